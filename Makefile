@@ -1,0 +1,47 @@
+# Two commands set everything up on a fresh machine: `make score` and `make test`.
+# PYTHON chooses the interpreter of the environment; PIP_ARGS passes options to pip.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt
+PACKAGING := setup.py pyproject.toml constraints.txt
+
+.PHONY: score test bench lint train-tiny clean
+
+score: $(VENV)/.score
+	$(BIN)/vsm-fast score --refs examples/refs --gens examples/gens \
+		--out out/scores.parquet --heatmaps out/heatmaps
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+
+lint: $(VENV)/.test
+	$(INSTALL) --editable '.[dev]'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# PHOTOS: DreamBooth photographs, one sub-folder per subject (see vsm_fast/models/tiny/README.md).
+train-tiny: $(VENV)/.test
+	$(BIN)/python -m vsm_fast.training.tiny --photos $(PHOTOS) --out runs/tiny
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.score: $(PACKAGING) | $(VENV)/bin/python
+	@echo "Installing vsm_fast and what it needs into $(VENV) (a few minutes, once)."
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: $(PACKAGING) | $(VENV)/bin/python
+	@echo "Installing vsm_fast and its test tools into $(VENV) (a few minutes, once)."
+	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,86 @@
+"""Packaging of vsm_fast.
+
+``kernels/`` and ``export/`` stand at the top of the tree, where their readers look for them,
+and are installed as ``vsm_fast.kernels`` and ``vsm_fast.export``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def _version() -> str:
+    scope: dict[str, str] = {}
+    exec((HERE / "vsm_fast" / "version.py").read_text(encoding="utf-8"), scope)
+    return scope["__version__"]
+
+
+EXTRAS = {
+    # Scoring on NVIDIA GPUs.
+    "gpu": [
+        "triton>=3.3; platform_system == 'Linux'",
+        "xformers>=0.0.30; platform_system == 'Linux'",
+        "onnxruntime-gpu>=1.22; platform_system == 'Linux'",
+        "tensorrt>=10.13; platform_system == 'Linux'",
+    ],
+    # Export, and scoring with ONNX Runtime on a CPU.
+    "onnx": ["onnx>=1.18", "onnxscript>=0.4", "onnxruntime>=1.22"],
+    # Controlled pairs (OpenCV: warps, Poisson blending, inpainting) and training.
+    "train": ["opencv-python-headless>=4.10", "scipy>=1.13"],
+    # Tables as data frames.
+    "report": ["pandas>=2.2"],
+    "ray": ["ray[data]>=2.40"],
+    "test": [
+        "pytest>=8.2",
+        "pytest-benchmark>=5.1",
+        "hypothesis>=6.100",
+        "opencv-python-headless>=4.10",
+        "scipy>=1.13",
+        "pandas>=2.2",
+        "faiss-cpu>=1.9",  # a peer in the benchmarks
+    ],
+    "dev": ["ruff>=0.12", "mypy>=1.16", "pre-commit>=4.0"],
+}
+
+setup(
+    name="vsm_fast",
+    version=_version(),
+    description="Visual Semantic Matching: does a generated image still show the same subject, "
+    "and where not",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["vsm_fast", "vsm_fast.*"]),
+        "vsm_fast.kernels",
+        "vsm_fast.export",
+    ],
+    package_dir={"vsm_fast.kernels": "kernels", "vsm_fast.export": "export"},
+    package_data={
+        "vsm_fast": ["py.typed", "models/*/*.json", "models/*/*.safetensors",
+                     "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md"],
+    },
+    install_requires=[
+        "torch>=2.5",
+        "diffusers>=0.33",
+        "numpy>=1.26",
+        "pillow>=10.3",
+        "safetensors>=0.5",
+        "huggingface-hub>=0.30",
+        "tqdm>=4.66",
+        "pyarrow>=16",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["vsm-fast=vsm_fast.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""vsm_fast: does a generated image still show the same subject, and where not.
+
+Visual Semantic Matching (arXiv 2509.21989) for large batches::
+
+    scores = vsm_fast.score_batch(["reference.png"], ["a.png", "b.png"], heatmaps=True)
+    scores.score        # float32 [2], 1 = consistent, NaN where undefined
+    scores.heatmap(0)   # float32 [H, W], 1 = inconsistent, NaN off the subject
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vsm_fast.errors import InputError, ModelError, PairingError, Status, VSMError
+from vsm_fast.version import __version__
+
+if TYPE_CHECKING:
+    from vsm_fast.api import score_batch
+    from vsm_fast.descriptors import Descriptors
+    from vsm_fast.results import VSMResult, VSMScores
+    from vsm_fast.scorer import VSMScorer
+
+__all__ = [
+    "Descriptors",
+    "InputError",
+    "ModelError",
+    "PairingError",
+    "Status",
+    "VSMError",
+    "VSMResult",
+    "VSMScorer",
+    "VSMScores",
+    "__version__",
+    "score_batch",
+]
+
+_HOMES = {
+    "Descriptors": "descriptors",
+    "VSMResult": "results",
+    "VSMScorer": "scorer",
+    "VSMScores": "results",
+    "score_batch": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use, so that `import vsm_fast` costs nothing to programs that only
+    # read results or build a command line.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vsm_fast' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"vsm_fast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

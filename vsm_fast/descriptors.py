@@ -1,0 +1,120 @@
+"""Descriptors: the packed semantic and visual descriptors of many subjects.
+
+Only the grid cells inside a subject's mask are stored. The rows of all images lie one
+after the other and ``offsets`` says where each image begins, so that a batch of subjects
+of different sizes needs no padding and one reference can serve many pairs without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Descriptors of ``B`` subjects, packed by rows; ``R`` rows (points) in all.
+
+    Attributes:
+        semantic: float [R, D_s], unit length; rows of one image in row-major cell order.
+        visual: float [R, D_v], unit length, same rows as ``semantic``.
+        offsets: int64 [B + 1] on the CPU; image ``b`` owns rows ``offsets[b]:offsets[b+1]``.
+            An empty range is an image without a usable subject.
+        cells: int64 [R] on the CPU; row-major index of each row's cell in ``grid``.
+        grid: (rows, columns) of the descriptor grid.
+    """
+
+    semantic: Tensor
+    visual: Tensor
+    offsets: Tensor
+    cells: Tensor
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        rows = self.semantic.shape[0]
+        if self.visual.shape[0] != rows or self.cells.shape[0] != rows:
+            raise ValueError(
+                f"Descriptors need as many rows in semantic, visual and cells; got {rows}, "
+                f"{self.visual.shape[0]} and {self.cells.shape[0]}."
+            )
+        if self.offsets.ndim != 1 or len(self.offsets) == 0 or int(self.offsets[-1]) != rows:
+            raise ValueError(
+                f"offsets must be 1-D, start at 0 and end at the number of rows ({rows}); "
+                f"got {self.offsets.tolist()[:8]}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def points(self, image: int) -> int:
+        """Number of points (masked cells) of one image."""
+        return int(self.offsets[image + 1] - self.offsets[image])
+
+    def rows(self, image: int) -> slice:
+        """The rows of one image, for indexing ``semantic``, ``visual`` and ``cells``."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    def select(self, images: Sequence[int]) -> Descriptors:
+        """The descriptors of some of the images, in the order given."""
+        parts = [self.rows(image) for image in images]
+        counts = torch.tensor([0, *(part.stop - part.start for part in parts)])
+        if not parts:
+            return Descriptors(self.semantic[:0], self.visual[:0], counts, self.cells[:0], self.grid)
+        return Descriptors(
+            torch.cat([self.semantic[part] for part in parts]),
+            torch.cat([self.visual[part] for part in parts]),
+            counts.cumsum(0),
+            torch.cat([self.cells[part] for part in parts]),
+            self.grid,
+        )
+
+    def to(self, device: torch.device | str) -> Descriptors:
+        """The same descriptors with the two descriptor tensors on ``device``."""
+        return Descriptors(
+            self.semantic.to(device), self.visual.to(device), self.offsets, self.cells, self.grid
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Descriptors]) -> Descriptors:
+        """Join descriptors of several batches; all must share grid, channels and device."""
+        if not parts:
+            raise ValueError("Descriptors.cat needs at least one part; got none.")
+        grids = {part.grid for part in parts}
+        if len(grids) != 1:
+            raise ValueError(f"Descriptors.cat needs one grid; got {sorted(grids)}.")
+        counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(p.offsets.diff() for p in parts)])
+        return Descriptors(
+            torch.cat([part.semantic for part in parts]),
+            torch.cat([part.visual for part in parts]),
+            counts.cumsum(0),
+            torch.cat([part.cells for part in parts]),
+            parts[0].grid,
+        )
+
+    @staticmethod
+    def pack(semantic: Tensor, visual: Tensor, masks: Tensor) -> Descriptors:
+        """Keep the masked cells of dense descriptors.
+
+        Args:
+            semantic: float [B, D_s, h, w].
+            visual: float [B, D_v, h, w].
+            masks: bool [B, h, w], True on the subject.
+        """
+        batch, _, height, width = semantic.shape
+        if masks.shape != (batch, height, width):
+            raise ValueError(
+                f"masks must be [{batch}, {height}, {width}] like the descriptors; "
+                f"got {list(masks.shape)}."
+            )
+        flat = masks.reshape(batch, -1)
+        keep = flat.to(semantic.device)
+        return Descriptors(
+            semantic.flatten(2).transpose(1, 2)[keep],
+            visual.flatten(2).transpose(1, 2)[keep],
+            torch.cat([torch.zeros(1, dtype=torch.int64), flat.sum(1).cpu()]).cumsum(0),
+            flat.nonzero()[:, 1].cpu(),
+            (height, width),
+        )

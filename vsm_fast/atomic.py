@@ -1,0 +1,32 @@
+"""Files that are either complete or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it becomes ``path`` in one step.
+
+    The temporary file lies beside ``path``, because a rename is atomic only inside one file
+    system. After an error it is removed and what was at ``path`` before stays as it was.
+
+    Args:
+        path: the file to make or replace; its folder must exist.
+
+    Yields:
+        The temporary path, with the suffix of ``path`` (some writers choose by suffix).
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem[:100]}.{os.getpid()}.tmp{target.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

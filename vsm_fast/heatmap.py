@@ -1,0 +1,232 @@
+"""Heat maps: where on the generated subject the visual test failed.
+
+A pair keeps only the raw material (``HeatmapEvidence``, a few kilobytes); the map at pixel
+resolution is made when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SMOOTHING_SIGMA = 1.0  # cells
+SMOOTHING_REACH = 3  # cells along each axis; farther judged cells have no say
+
+
+@dataclass(frozen=True, eq=False)
+class HeatmapEvidence:
+    """What one pair keeps so that its heat map can be drawn later.
+
+    Attributes:
+        cells: int64 [n], row-major index in ``grid`` of each point of the generated subject.
+        kept: bool [n], True where the point matched the reference semantically (was judged).
+        visual_similarity: float32 [n] in [-1, 1], best visual similarity; read where kept.
+        grid: (rows, columns) of the descriptor grid.
+        box: (left, top, right, bottom) in pixels, the region of the generated image that the
+            grid covers.
+        size: (height, width) in pixels of the generated image.
+        packed_mask: uint8 [ceil(height * width / 8)], the subject mask, one bit a pixel.
+    """
+
+    cells: NDArray[np.int64]
+    kept: NDArray[np.bool_]
+    visual_similarity: NDArray[np.float32]
+    grid: tuple[int, int]
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    packed_mask: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("cells", np.int64), ("kept", np.bool_)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
+        similarity = np.asarray(self.visual_similarity, np.float32)
+        object.__setattr__(self, "visual_similarity", similarity)
+        lengths = {self.cells.shape, self.kept.shape, similarity.shape}
+        if len(lengths) != 1 or self.cells.ndim != 1:
+            raise ValueError(
+                "cells, kept and visual_similarity must be 1-D and equally long; got shapes "
+                f"{self.cells.shape}, {self.kept.shape} and {similarity.shape}."
+            )
+        rows, columns = self.grid
+        if len(self.cells) and not 0 <= self.cells.min() <= self.cells.max() < rows * columns:
+            raise ValueError(
+                f"cells must lie in [0, {rows * columns}) for a {rows} x {columns} grid; got "
+                f"{self.cells.min()} to {self.cells.max()}."
+            )
+        left, top, right, bottom = self.box
+        height, width = self.size
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise ValueError(
+                f"box must be a non-empty (left, top, right, bottom) inside the {width} x "
+                f"{height} pixel image; got {self.box}."
+            )
+        if self.packed_mask.shape != (-(-height * width // 8),):
+            raise ValueError(
+                f"packed_mask must hold one bit for each of {height} x {width} pixels; got shape "
+                f"{self.packed_mask.shape}. Use HeatmapEvidence.pack to make it from a mask."
+            )
+
+    @staticmethod
+    def pack(
+        cells: ArrayLike,
+        kept: ArrayLike,
+        visual_similarity: ArrayLike,
+        grid: tuple[int, int],
+        box: tuple[int, int, int, int],
+        mask: ArrayLike,
+    ) -> HeatmapEvidence:
+        """Make the evidence from a plain mask.
+
+        Args:
+            cells: int [n], see the class.
+            kept: bool [n].
+            visual_similarity: float [n] in [-1, 1].
+            grid: (rows, columns).
+            box: (left, top, right, bottom) in pixels.
+            mask: bool [H, W], True on the generated subject.
+        """
+        pixels = np.asarray(mask, np.bool_)
+        if pixels.ndim != 2:
+            raise ValueError(f"mask must be bool [H, W]; got shape {pixels.shape}.")
+        return HeatmapEvidence(
+            np.asarray(cells, np.int64),
+            np.asarray(kept, np.bool_),
+            np.asarray(visual_similarity, np.float32),
+            grid,
+            box,
+            (pixels.shape[0], pixels.shape[1]),
+            np.packbits(pixels),
+        )
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The subject mask, bool [H, W]."""
+        height, width = self.size
+        bits = np.unpackbits(self.packed_mask, count=height * width)
+        return bits.reshape(height, width).astype(np.bool_)
+
+
+def inconsistency(visual_similarity: ArrayLike, visual_threshold: float) -> NDArray[np.float32]:
+    """How inconsistent a point looks: 0 at similarity 1, exactly 0.5 at the threshold.
+
+    ``0.5 * (1 - similarity) / (1 - threshold)``, clipped to [0, 1]: a point that passes the
+    visual test is below 0.5 (or equal to it, where float32 cannot tell them apart).
+
+    Args:
+        visual_similarity: float, any shape, in [-1, 1].
+        visual_threshold: the visual threshold, in [-1, 1).
+
+    Returns:
+        float32, same shape, in [0, 1].
+
+    Raises:
+        ValueError: the threshold is not in [-1, 1).
+
+    Source: a display scale of this project; arXiv 2509.21989 shows the failing points only.
+    """
+    if not -1 <= visual_threshold < 1:
+        raise ValueError(
+            f"visual_threshold must lie in [-1, 1) to draw a heat map; got {visual_threshold}."
+        )
+    similarity = np.asarray(visual_similarity, np.float32).astype(np.float64)
+    # Scores compare in float32, so the threshold that maps to 0.5 is the float32 one.
+    threshold = float(np.float32(visual_threshold))
+    value = 0.5 * ((1.0 - similarity) / (1.0 - threshold))
+    return np.clip(value, 0.0, 1.0).astype(np.float32)
+
+
+def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.float32]:
+    """The heat map of one pair at the resolution of its generated image.
+
+    Judged cells show their ``inconsistency``; the other cells take a Gaussian average of the
+    judged cells around them, or the nearest judged cell when none is in reach. The grid is then
+    resampled bilinearly over the box, cell centre to pixel centre.
+
+    Args:
+        evidence: the pair's raw material.
+        visual_threshold: the visual threshold that 0.5 stands for, in [-1, 1).
+
+    Returns:
+        float32 [H, W] in [0, 1], 1 = inconsistent; NaN off the subject.
+
+    Raises:
+        ValueError: no point was judged, or the threshold is not in [-1, 1).
+    """
+    if not evidence.kept.any():
+        raise ValueError(
+            "no point of this pair matched the reference semantically, so there is nothing to "
+            "draw a heat map from."
+        )
+    rows, columns = evidence.grid
+    values = np.zeros(rows * columns, np.float32)
+    judged = np.zeros(rows * columns, np.bool_)
+    cells = evidence.cells[evidence.kept]
+    values[cells] = inconsistency(evidence.visual_similarity[evidence.kept], visual_threshold)
+    judged[cells] = True
+    filled = fill_cells(values.reshape(rows, columns), judged.reshape(rows, columns))
+
+    left, top, right, bottom = evidence.box
+    result = np.full(evidence.size, np.nan, np.float32)
+    region = result[top:bottom, left:right]
+    inside = evidence.mask[top:bottom, left:right]
+    smooth = _resize_bilinear(filled, bottom - top, right - left)
+    region[inside] = np.clip(smooth[inside], 0.0, 1.0)  # interpolation may round one unit out
+    return result
+
+
+def fill_cells(values: NDArray[np.float32], judged: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give every cell of the grid a value from the judged cells.
+
+    Args:
+        values: float32 [h, w], read where judged.
+        judged: bool [h, w], True on at least one cell.
+
+    Returns:
+        float32 [h, w]: judged cells unchanged; others the normalised Gaussian average (sigma
+        one cell) of the judged cells at most three cells away along each axis, or the nearest
+        judged cell.
+    """
+    weights = judged.astype(np.float64)
+    down, across = (_gaussian_band(length) for length in judged.shape)
+    weight = down @ weights @ across
+    total = down @ (np.where(judged, values, 0.0) * weights) @ across
+    # An average cannot leave the range of its terms; rounding can, by one unit.
+    lowest, highest = values[judged].min(), values[judged].max()
+    with np.errstate(invalid="ignore"):
+        filled = np.clip(total / weight, lowest, highest)
+    filled[judged] = values[judged]
+    lonely = np.argwhere(weight == 0)
+    if len(lonely):
+        known = np.argwhere(judged)
+        nearest = ((lonely[:, None] - known[None]) ** 2).sum(-1).argmin(1)
+        filled[tuple(lonely.T)] = values[tuple(known[nearest].T)]
+    return filled.astype(np.float32)
+
+
+def _gaussian_band(length: int) -> NDArray[np.float64]:
+    """float64 [length, length]: Gaussian weight between cells, zero out of reach."""
+    cell = np.arange(length)
+    distance = np.abs(cell[:, None] - cell[None])
+    weight = np.exp(-0.5 * (distance / SMOOTHING_SIGMA) ** 2)
+    return np.where(distance <= SMOOTHING_REACH, weight, 0.0)
+
+
+def _resize_bilinear(grid: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Bilinear resampling with half-pixel centres; beyond the outer centres the edge holds."""
+    above, below, part_y = _neighbours(grid.shape[0], height)
+    before, after, part_x = _neighbours(grid.shape[1], width)
+    tall = grid[above] + (grid[below] - grid[above]) * part_y[:, None]
+    return np.asarray(tall[:, before] + (tall[:, after] - tall[:, before]) * part_x, np.float32)
+
+
+def _neighbours(
+    cells: int, pixels: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Per pixel along one axis: the two cells around its centre and the part of the second."""
+    centre = (np.arange(pixels) + 0.5) * (cells / pixels) - 0.5
+    centre = np.clip(centre, 0, cells - 1)
+    first = np.floor(centre).astype(np.int64)
+    second = np.minimum(first + 1, cells - 1)
+    return first, second, (centre - first).astype(np.float32)

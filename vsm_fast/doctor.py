@@ -1,0 +1,165 @@
+"""What ``vsm-fast doctor`` finds out: versions, devices, the model's state, chosen paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypedDict
+
+from vsm_fast.errors import ModelError
+from vsm_fast.version import __version__
+
+REQUIRED = ("torch", "numpy", "pillow", "diffusers", "safetensors", "huggingface-hub", "pyarrow")
+OPTIONAL = {
+    "triton": ("triton",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "xformers": ("xformers",),
+    "pandas": ("pandas",),
+    "opencv": ("opencv-python-headless", "opencv-python"),
+}
+
+
+class Stage(TypedDict):
+    """Which implementation a stage uses on a device, and why."""
+
+    stage: str
+    device: str
+    path: str
+    reason: str
+
+
+class Report(TypedDict):
+    """Everything that the doctor found; plain values, ready for JSON."""
+
+    versions: dict[str, str]
+    optional: dict[str, str | None]
+    devices: list[str]
+    threads: dict[str, int]
+    model: dict[str, str]
+    stages: list[Stage]
+    problems: list[str]
+
+
+def examine(model: str = "tiny") -> Report:
+    """Examine this installation; reads files, computes nothing and asks no network.
+
+    Args:
+        model: Name or folder of the model to check; a Hub model must be downloaded already.
+
+    Returns:
+        The report; ``problems`` is empty when scoring with ``model`` will work.
+    """
+    problems: list[str] = []
+    versions = {"python": platform.python_version(), "vsm_fast": __version__}
+    for name in REQUIRED:
+        found = _installed(name)
+        versions[name] = found or "missing"
+        if found is None:
+            problems.append(f"{name} is required and not installed: pip install {name}")
+    optional = {name: _first_installed(names) for name, names in OPTIONAL.items()}
+    report = Report(
+        versions=versions,
+        optional=optional,
+        devices=[],
+        threads={"cpus": os.cpu_count() or 1},
+        model={"name": model},
+        stages=[],
+        problems=problems,
+    )
+    if "missing" not in versions.values():
+        kinds = _examine_devices(report)
+        _examine_model(report, model)
+        report["stages"] = [_matching_stage(kind) for kind in kinds]
+    return report
+
+
+def render(report: Report) -> str:
+    """The report as text for people."""
+    absent = "not installed (optional)"
+    sections = {
+        "versions": list(report["versions"].items()),
+        "optional": [(name, found or absent) for name, found in report["optional"].items()],
+        "devices": [(name.split(":")[0], name) for name in report["devices"]],
+        "threads": [(name, str(count)) for name, count in report["threads"].items()],
+        "model": list(report["model"].items()),
+        "stages": [
+            (f"{stage['stage']} on {stage['device']}", f"{stage['path']}: {stage['reason']}")
+            for stage in report["stages"]
+        ],
+    }
+    lines = []
+    for title, items in sections.items():
+        width = max((len(name) for name, _ in items), default=0)
+        lines += [title, *(f"  {name:<{width}}  {text}" for name, text in items), ""]
+    if report["problems"]:
+        lines += ["problems", *(f"  {problem}" for problem in report["problems"])]
+    else:
+        lines.append("all is well")
+    return "\n".join(lines)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _first_installed(names: tuple[str, ...]) -> str | None:
+    """The first of several distributions of one package, without importing any."""
+    return next((f"{found} ({name})" for name in names if (found := _installed(name))), None)
+
+
+def _examine_devices(report: Report) -> list[str]:
+    """Fill in devices and threads; the kinds of device that scoring can use."""
+    import torch
+
+    report["devices"].append(f"cpu: {platform.machine()}, {platform.system()}")
+    report["threads"]["torch"] = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        return ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        report["devices"].append(
+            f"cuda:{index}: {properties.name}, compute capability {properties.major}."
+            f"{properties.minor}, {properties.total_memory / 2**30:.0f} GiB"
+        )
+    return ["cpu", "cuda"]
+
+
+def _examine_model(report: Report, model: str) -> None:
+    """Load the model on the CPU, which checks that its files are whole and unaltered."""
+    import torch
+
+    from vsm_fast.checkpoints import load_model
+
+    try:
+        config, network = load_model(
+            model,
+            revision=None,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            local_files_only=True,
+        )
+    except ModelError as error:
+        report["model"]["state"] = "unusable"
+        report["problems"].append(f"model {model}: {' '.join(str(error).split())}")
+        return
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    report["model"] |= {
+        "state": "complete, hashes match",
+        "parameters": f"{parameters:,}",
+        "semantic threshold": f"{config.thresholds.semantic:g}",
+        "visual threshold": f"{config.thresholds.visual:g}",
+    }
+
+
+def _matching_stage(device: str) -> Stage:
+    import torch
+
+    from vsm_fast.matching import choose_path
+
+    path, reason = choose_path(torch.device(device))
+    return Stage(stage="matching", device=device, path=path, reason=reason)

@@ -1,0 +1,1 @@
+"""Backbones: image -> features of a frozen diffusion network."""

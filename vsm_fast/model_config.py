@@ -1,0 +1,169 @@
+"""Configuration of a model: what ``config.json`` of a model folder says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vsm_fast.errors import ModelError
+
+FORMAT = "vsm_fast/1"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """How an image becomes features.
+
+    Attributes:
+        levels: Up-block layers to read, like ``("us3", "us5")``.
+        resolution: Side in pixels of the square that the network sees.
+        timestep: Constant time step of the forward pass.
+        framing: ``"image"`` shows the network the whole image (the paper), ``"subject"`` the
+            square around the subject.
+        interpolation: Resampling of the image, ``"bicubic"`` or ``"bilinear"``.
+        pixel_unshuffle: Space-to-depth factor of a UNet without a VAE; 1 = none.
+        latent_scale: Factor on the VAE's latent.
+    """
+
+    levels: tuple[str, ...]
+    resolution: int
+    timestep: float
+    framing: Literal["image", "subject"] = "image"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    pixel_unshuffle: int = 1
+    latent_scale: float = 0.18215
+
+    def __post_init__(self) -> None:
+        _check(bool(self.levels), "levels", self.levels, "at least one level")
+        _check(self.resolution > 0, "resolution", self.resolution, "a positive size in pixels")
+        framings, filters = ("image", "subject"), ("bicubic", "bilinear")
+        _check(self.framing in framings, "framing", self.framing, f"one of {framings}")
+        _check(self.interpolation in filters, "interpolation", self.interpolation, f"one of {filters}")
+
+
+@dataclass(frozen=True)
+class AggregationConfig:
+    """Shape of the two aggregation networks; the defaults are the paper's.
+
+    Attributes:
+        grid: (rows, columns) of the descriptor map.
+        bottleneck_channels: Width inside each bottleneck.
+        descriptor_channels: Channels of a descriptor.
+        groups: Groups of every GroupNorm.
+        first_level_weight: ``"one"``: the first level enters the sum with weight 1, as in the
+            published networks; ``"mixing"``: with its softmax weight like the others.
+    """
+
+    grid: tuple[int, int] = (48, 48)
+    bottleneck_channels: int = 96
+    descriptor_channels: int = 384
+    groups: int = 32
+    first_level_weight: Literal["one", "mixing"] = "one"
+
+    def __post_init__(self) -> None:
+        _check(len(self.grid) == 2 and min(self.grid) > 0, "grid", self.grid, "two positive sizes")
+        for name in ("bottleneck_channels", "descriptor_channels"):
+            value = getattr(self, name)
+            _check(value % self.groups == 0, name, value, f"a multiple of {self.groups} groups")
+        choices = ("one", "mixing")
+        first = self.first_level_weight
+        _check(first in choices, "first_level_weight", first, f"one of {choices}")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Similarities above which points match; the defaults are the paper's."""
+
+    semantic: float = 0.7
+    visual: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("semantic", "visual"):
+            value = getattr(self, name)
+            _check(-1 <= value <= 1, name, value, "a cosine similarity in [-1, 1]")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model.
+
+    Attributes:
+        name: Name for tables and messages.
+        backbone: How an image becomes features.
+        aggregation: How features become descriptors.
+        thresholds: The model's own thresholds.
+        base_revision: Where the base weights came from; "" when trained here.
+        files: sha256 (hex) of every weight file by its path in the folder.
+    """
+
+    name: str
+    backbone: BackboneConfig
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    base_revision: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str = "config.json") -> ModelConfig:
+        """Read ``config.json``.
+
+        Args:
+            text: Its content.
+            where: What to call it in an error.
+
+        Raises:
+            ModelError: Not JSON, another format, or a field that is missing, unknown or wrong.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"{where} is not JSON: {error}.") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ModelError(f"{where} must have format {FORMAT!r}; got {found!r}.")
+        del content["format"]
+        for name, kind in _SECTIONS.items():
+            if name in content:
+                content[name] = _section(kind, content[name], f"{where}: {name}")
+        config: ModelConfig = _section(ModelConfig, content, where)
+        return config
+
+
+_SECTIONS = {
+    "backbone": BackboneConfig,
+    "aggregation": AggregationConfig,
+    "thresholds": Thresholds,
+}
+
+
+def _section(kind: Any, values: object, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ModelError(f"{where} must be an object; got {type(values).__name__}.")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(
+        name
+        for name, f in known.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    )
+    if unknown or missing:
+        raise ModelError(f"{where}: unknown fields {unknown}, missing fields {missing}.")
+    frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    try:
+        return kind(**frozen)
+    except (TypeError, ModelError) as error:
+        raise ModelError(f"{where}: {error}") from error
+
+
+def _check(right: bool, name: str, value: object, wanted: str) -> None:
+    if not right:
+        raise ModelError(f"{name} must be {wanted}; got {value!r}.")

@@ -1,0 +1,295 @@
+"""Nearest targets on a CPU: blocks of rows, worked off by threads that never wait for each other.
+
+Two facts of CPUs shape this file. A full similarity matrix goes through main memory, a block of
+its rows stays in cache. And an operation that is split over threads ends when its slowest thread
+ends: on a busy machine each such operation can cost a whole slice of the scheduler. So every
+thread takes the next block, does all of its work alone, and the threads meet once, at the end.
+
+Where bfloat16 products are much faster than float32 ones they only *filter*: rounding moves a
+similarity by no more than a known bound, every target within that bound of the best is compared
+again in float32, and rows where too many are left go through float32 entirely. What comes out
+are float32 similarities and the index that attains them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# One block of scores: it is written by the product and read right after, so it should stay in
+# a core's second-level cache (1 to 2 MiB on current server cores). Half or double costs 2 %.
+_BLOCK_BYTES = 1 << 20
+_MIN_ROWS = 64  # with fewer rows the product spends its time on repacking the targets
+# Threads take about 0.1 ms to start, the time of this many multiplications in float32.
+_THREADS_PAY = 1 << 23
+# Targets are reduced in groups of those whose index is equal modulo _LANES: the maximum then
+# runs over whole vector registers (4 of int16 with AVX-512), five times as fast as along rows.
+_LANES = 128
+_MAX_GROUPS = 16  # with more promising groups in a row float32 costs less than comparing again
+# Below these sizes the fixed cost of filtering a block is more than what it saves.
+_FILTER_TARGETS = 384
+_FILTER_CHANNELS = 64
+_UNIT = 1.001  # the bounds of the filter hold for vectors up to this length
+_SUMMATION = 2e-4  # more than the order of a float32 sum over 1000 channels can change
+_PAYS = 2.0  # bfloat16 products have to be this much faster, because filtering adds work
+
+
+@dataclass(frozen=True)
+class NearestJob:
+    """Find for each query the most similar target and write it to the outputs.
+
+    Args:
+        query: float32 [n, D], unit length.
+        target: float32 [m, D], unit length, m > 0.
+        similarity: float32 [n], output: the highest dot product.
+        index: int64 [n], output: the first target that attains it.
+    """
+
+    query: Tensor
+    target: Tensor
+    similarity: Tensor
+    index: Tensor
+
+
+def find_nearest(jobs: Sequence[NearestJob], *, bfloat16_filter: bool | None = None) -> None:
+    """Work off ``jobs`` with as many threads as torch uses.
+
+    Args:
+        jobs: What to find; jobs that hold the same target tensor share its preparation.
+        bfloat16_filter: Whether large jobs are filtered in bfloat16; None measures once whether
+            it pays here, and is False in torch's deterministic mode, because last bits must not
+            depend on a measurement.
+    """
+    large = [job for job in jobs if _is_large(job)]
+    if bfloat16_filter is None:
+        bfloat16_filter = (
+            bool(large) and not torch.are_deterministic_algorithms_enabled() and _filter_pays()
+        )
+    targets: dict[int, _FilterTarget] = {}
+    if bfloat16_filter:
+        _accept_beta_sparse()
+        targets = {id(job.target): _FilterTarget(job.target) for job in large}
+    tasks = deque(task for job in jobs for task in _tasks(job, targets.get(id(job.target))))
+    targets.clear()  # the tasks hold them now: a prepared target goes with its last task
+    threads = torch.get_num_threads()
+    workers = min(threads, len(tasks))
+    work = sum(job.query.shape[0] * job.target.numel() for job in jobs)
+    if workers < 2 or work < _THREADS_PAY:
+        _drain(tasks, from_the_end=False)
+        return
+    try:
+        with ThreadPoolExecutor(workers, "vsm-match", _use_one_thread) as pool:
+            # From both ends, so that two threads do not prepare the same target first.
+            running = [pool.submit(_drain, tasks, bool(i % 2)) for i in range(workers)]
+            for worker in running:
+                worker.result()
+    finally:
+        torch.set_num_threads(threads)  # what threads that start later will begin with
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)  # of the calling thread; others keep theirs
+
+
+def _is_large(job: NearestJob) -> bool:
+    return job.target.shape[0] >= _FILTER_TARGETS and job.target.shape[1] >= _FILTER_CHANNELS
+
+
+@cache
+def _accept_beta_sparse() -> None:
+    """Use up torch's one warning that sparse CSR tensors are in beta: users cannot act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        torch.eye(1).to_sparse_csr()
+
+
+@cache
+def _filter_pays() -> bool:
+    """Whether bfloat16 products are much faster here, measured once, in one thread."""
+    with ThreadPoolExecutor(1, "vsm-measure", _use_one_thread) as pool:
+        ratio = pool.submit(_bfloat16_speed).result()
+    logger.debug("bfloat16 products run %.1f times as fast as float32 here", ratio)
+    return ratio >= _PAYS
+
+
+@torch.inference_mode()
+def _bfloat16_speed() -> float:
+    sides = torch.full((128, 384), 0.05), torch.full((384, 512), 0.05)
+    rounded = sides[0].bfloat16(), sides[1].bfloat16()
+    best = [float("inf"), float("inf")]
+    for _ in range(6):
+        for which, (left, right) in enumerate((sides, rounded)):
+            begin = time.perf_counter()
+            torch.mm(left, right)
+            best[which] = min(best[which], time.perf_counter() - begin)
+    return best[0] / best[1]
+
+
+@dataclass(frozen=True)
+class _Task:
+    job: NearestJob
+    filter_target: _FilterTarget | None
+
+
+def _tasks(job: NearestJob, filter_target: _FilterTarget | None) -> list[_Task]:
+    """Split a job into blocks of rows of nearly equal size."""
+    rows, columns = job.query.shape[0], job.target.shape[0]
+    size = 4 if filter_target is None else 2
+    limit = max(_MIN_ROWS, _BLOCK_BYTES // (size * columns))
+    if rows <= limit:
+        return [_Task(job, filter_target)]
+    blocks = -(-rows // limit)
+    height = -(-rows // blocks)
+    parts = (t.split(height) for t in (job.query, job.similarity, job.index))
+    return [
+        _Task(NearestJob(query, job.target, similarity, index), filter_target)
+        for query, similarity, index in zip(*parts, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _drain(tasks: deque[_Task], from_the_end: bool) -> None:
+    """Take tasks until none is left."""
+    take = tasks.pop if from_the_end else tasks.popleft
+    scratch = torch.empty(0)
+    while True:
+        try:
+            task = take()
+        except IndexError:
+            return
+        job = task.job
+        needed = job.query.shape[0] * (job.target.shape[0] + _LANES)
+        if scratch.numel() < needed:
+            scratch = torch.empty(needed)
+        if task.filter_target is None:
+            _nearest_float32(job, scratch)
+        else:
+            _nearest_filtered(job, task.filter_target, scratch)
+
+
+def _nearest_float32(job: NearestJob, scratch: Tensor) -> None:
+    rows, columns = job.query.shape[0], job.target.shape[0]
+    scores = scratch[: rows * columns].view(rows, columns)
+    torch.mm(job.query, job.target.T, out=scores)
+    torch.max(scores, 1, out=(job.similarity, job.index))
+
+
+class _FilterTarget:
+    """Targets rounded to bfloat16, prepared by the first thread that needs them."""
+
+    def __init__(self, target: Tensor) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._prepared: tuple[Tensor, Tensor] | None = None
+
+    def get(self) -> tuple[Tensor, Tensor]:
+        """Bfloat16 [m up to a multiple of _LANES, D]; float32 scalar, the longest error."""
+        with self._lock:
+            if self._prepared is None:
+                target = self._target
+                rounded = target.bfloat16()
+                error = _rounding_error(target, rounded).amax()
+                # Copies of the last target fill the last group: never better than the original.
+                copies = rounded[-1:].expand(-target.shape[0] % _LANES, -1)
+                self._prepared = torch.cat([rounded, copies]), error
+            return self._prepared
+
+
+def _rounding_error(exact: Tensor, rounded: Tensor) -> Tensor:
+    """Length of each row's rounding error [n]; NaN for rows that the filter must not judge."""
+    error = torch.linalg.vector_norm(exact - rounded, dim=1)
+    return error.masked_fill_(torch.linalg.vector_norm(exact, dim=1) > _UNIT, torch.nan)
+
+
+def _nearest_filtered(job: NearestJob, filter_target: _FilterTarget, scratch: Tensor) -> None:
+    """Nearest targets: bfloat16 finds the candidates, float32 decides between them."""
+    target, target_error = filter_target.get()
+    rows, columns = job.query.shape[0], target.shape[0]
+    rounded = job.query.bfloat16()
+    scores = scratch.view(torch.bfloat16)[: rows * columns].view(rows, columns)
+    torch.mm(rounded, target.T, out=scores)
+    row, column, decided = _candidates(scores, _rounding_error(job.query, rounded) + target_error)
+    if decided.any():
+        # Fewer targets than columns: the copies stand for the last target.
+        _decide(job, row, np.minimum(column, job.target.shape[0] - 1), decided)
+    if not decided.all():
+        rest = torch.from_numpy(np.flatnonzero(~decided))
+        exact = scratch[: len(rest) * job.target.shape[0]].view(len(rest), -1)
+        torch.mm(job.query[rest], job.target.T, out=exact)
+        job.similarity[rest], job.index[rest] = torch.max(exact, 1)
+
+
+def _candidates(
+    scores: Tensor, error: Tensor
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The scores that may belong to the best target of their row.
+
+    Args:
+        scores: bfloat16 [n, m], m a multiple of _LANES.
+        error: float32 [n], bound of the error of a score before it was rounded itself.
+
+    Returns:
+        Row and column [k] of each candidate, sorted by row; bool [n], the rows whose candidates
+        are all there. The other rows have too many candidates, a best score near or below zero,
+        or values that are not finite.
+    """
+    # Positive floats sort like the integers with the same bits, and integers are faster here.
+    # Negative ones sort backwards, but below all positive ones: rows without a clearly positive
+    # score are left undecided.
+    bits = scores.view(torch.int16).view(len(scores), -1, _LANES)
+    groups = bits.amax(1)
+    best = groups.amax(1).view(torch.bfloat16).float()
+    # Two scores, each wrong by `error` and rounded to a bfloat16 by half a step (below 1: 2^-9).
+    half_step = torch.where(best < 0.98, 2.0**-9, 2.0**-8)
+    floor = best - 2 * (error + _SUMMATION + half_step)
+    floor_bits = (floor.view(torch.int32) >> 16).short()  # rounded down to a bfloat16
+    promising = (groups >= floor_bits[:, None]).numpy()
+    decided = (floor > 0).numpy() & (np.count_nonzero(promising, axis=1) <= _MAX_GROUPS)
+    promising[~decided] = False
+    row, lane = np.divmod(np.flatnonzero(promising), _LANES)
+    members = bits.numpy()[row, :, lane]
+    member, step = (members >= floor_bits.numpy()[row, None]).nonzero()
+    return row[member], step * _LANES + lane[member], decided
+
+
+def _decide(
+    job: NearestJob,
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    decided: NDArray[np.bool_],
+) -> None:
+    """Write the best of each decided row's candidates, compared in float32."""
+    counts = np.bincount(row, minlength=len(decided))
+    bounds = np.concatenate([[0], counts.cumsum()])
+    positions = torch.sparse_csr_tensor(
+        torch.from_numpy(bounds),
+        torch.from_numpy(column),
+        torch.zeros(len(column)),
+        (len(decided), job.target.shape[0]),
+        check_invariants=False,
+    )
+    # Dot products at these positions only, each summed in the same order whatever is around it.
+    exact = (
+        torch.sparse.sampled_addmm(positions, job.query, job.target.T, beta=0.0).values().numpy()
+    )
+    starts = bounds[:-1][decided]
+    similarity = np.maximum.reduceat(exact, starts)
+    attained = exact == np.repeat(similarity, counts[decided])
+    first = np.minimum.reduceat(np.where(attained, column, job.target.shape[0]), starts)
+    where = torch.from_numpy(np.flatnonzero(decided))
+    job.similarity[where] = torch.from_numpy(similarity)
+    job.index[where] = torch.from_numpy(first)

@@ -1,0 +1,87 @@
+"""The one-call interface: :func:`score_batch`."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from vsm_fast.inputs import Images, Masks
+from vsm_fast.progress import Progress
+from vsm_fast.results import VSMScores
+from vsm_fast.scorer import VSMScorer
+
+
+@lru_cache(maxsize=2)
+def _scorer(model: str, device: str, dtype: str, runtime: str) -> VSMScorer:
+    """The scorer of the last calls, so that a loop over score_batch loads its model once."""
+    return VSMScorer.from_pretrained(model, device=device, dtype=dtype, runtime=runtime)
+
+
+def score_batch(
+    refs: Images,
+    gens: Images,
+    *,
+    ref_masks: Masks = None,
+    gen_masks: Masks = None,
+    model: str | os.PathLike[str] = "tiny",
+    semantic_threshold: float | None = None,
+    visual_threshold: float | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    runtime: str = "auto",
+    batch_size: int | None = None,
+    heatmaps: bool = False,
+    cache: None = None,
+    progress: Progress = None,
+) -> VSMScores:
+    """Score generated images against their references.
+
+    Args:
+        refs: Reference images: paths, PIL images, uint8 arrays [H, W, 3] or float tensors
+            [3, H, W] in [0, 1]. Equal lengths pair up with ``gens`` in order; ONE reference is
+            described once and scored against every generation.
+        gens: Generated images, as ``refs``.
+        ref_masks: Per reference its subject: path, PIL image, bool or uint8 array [H, W], or
+            None for the alpha channel if there is one and else the whole image.
+        gen_masks: The same for ``gens``.
+        model: ``"tiny"`` (embedded), a model folder, or a Hub repository id.
+        semantic_threshold: In [-1, 1]; points match semantically above it. None = the model's.
+        visual_threshold: In [-1, 1]; points match visually above it. None = the model's.
+        device: ``"auto"`` (CUDA when there is one) or a torch device.
+        dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA) or a name like ``"float32"``.
+        runtime: ``"auto"`` or ``"torch"``; this version has no other.
+        batch_size: Images per forward pass; None chooses.
+        heatmaps: Keep what ``scores.heatmap(i)`` needs.
+        cache: Reserved for descriptors on disk; this version accepts None only.
+        progress: True for a bar, or a function of (images done, images in all).
+
+    Returns:
+        One row per pair. A bad image gives its rows a status and NaN; the others are scored.
+
+    Raises:
+        PairingError: The lists do not pair up.
+        ModelError: The model is missing or altered.
+        ValueError: An option has a value that this version does not have.
+
+    Source: arXiv 2509.21989, the VSM metric.
+
+    Example:
+        >>> import numpy as np, vsm_fast
+        >>> image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+        >>> vsm_fast.score_batch([image], [image]).score.tolist()
+        [1.0]
+    """
+    if cache is not None:
+        raise ValueError(f"cache: this version keeps no descriptors on disk; got {cache!r}.")
+    scorer = _scorer(os.fspath(model), str(device), dtype, runtime)
+    return scorer.score(
+        refs,
+        gens,
+        ref_masks=ref_masks,
+        gen_masks=gen_masks,
+        semantic_threshold=semantic_threshold,
+        visual_threshold=visual_threshold,
+        batch_size=batch_size,
+        heatmaps=heatmaps,
+        progress=progress,
+    )

@@ -1,0 +1,126 @@
+"""Collects the scores of batches into one table, in the order of the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.errors import Status
+from vsm_fast.heatmap import HeatmapEvidence
+from vsm_fast.matching import Matches
+from vsm_fast.results import VSMScores
+from vsm_fast.scoring import share_above
+from vsm_fast.subjects import Subject
+
+_NONE = np.empty(0, np.float32)
+
+
+@dataclass
+class ScoreCollector:
+    """Rows of the result, filled batch by batch.
+
+    Args:
+        pairs: int64 [P, 2], (reference, generation) of each row.
+        heatmaps: Keep the evidence of heat maps.
+    """
+
+    pairs: NDArray[np.int64]
+    heatmaps: bool
+    _similarity: list[NDArray[np.float32]] = field(init=False)
+    _evidence: list[HeatmapEvidence | None] = field(init=False)
+    _columns: dict[str, list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = len(self.pairs)
+        self._n_source = np.zeros(rows, np.int64)
+        self._similarity = [_NONE] * rows
+        self._evidence = [None] * rows
+        names = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
+        self._columns = {name: [""] * rows for name in names}
+
+    def add(
+        self,
+        rows: NDArray[np.int64],
+        matches: Matches,
+        descriptors: Descriptors,
+        references: Sequence[Subject],
+        generations: Sequence[Subject],
+        first: int,
+    ) -> None:
+        """Take in the matches of one batch.
+
+        Args:
+            rows: int64 [p], the row of each pair of ``matches``.
+            matches: Of the batch's pairs.
+            descriptors: Of the batch's generations.
+            references: All references.
+            generations: The batch's generations.
+            first: Position of the batch's first generation among all.
+        """
+        kept_all = matches.kept.cpu().numpy()
+        visual_all = matches.visual_similarity.float().cpu().numpy()
+        offsets = matches.offsets.tolist()
+        for position, row in enumerate(rows.tolist()):
+            points = slice(offsets[position], offsets[position + 1])
+            reference, generation = self.pairs[row].tolist()
+            subject = generations[generation - first]
+            kept, visual = kept_all[points], visual_all[points]
+            self._n_source[row] = len(kept)
+            self._similarity[row] = visual[kept]
+            self._set_text(row, references[reference], subject, bool(kept.any()))
+            if self.heatmaps and kept.any():
+                assert subject.mask is not None  # a subject with points was prepared
+                cells = descriptors.cells[descriptors.rows(generation - first)].numpy()
+                self._evidence[row] = HeatmapEvidence.pack(
+                    cells, kept, visual, descriptors.grid, subject.box, subject.mask
+                )
+
+    def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
+        if reference.status is not Status.OK:
+            status, reason = reference.status, f"reference: {reference.reason}"
+        elif generation.status is not Status.OK:
+            status, reason = generation.status, f"generation: {generation.reason}"
+        elif not matched:
+            status = Status.NO_MATCH
+            reason = "no point of the generation matches the reference semantically."
+        else:
+            status, reason = Status.OK, ""
+        notes = [f"reference: {note}" for note in reference.notes]
+        notes += [f"generation: {note}" for note in generation.notes]
+        self._columns["status"][row] = status.value
+        self._columns["reason"][row] = reason
+        self._columns["notes"][row] = "; ".join(notes)
+        self._columns["ref_mask_origin"][row] = reference.mask_origin
+        self._columns["gen_mask_origin"][row] = generation.mask_origin
+
+    def finish(
+        self,
+        ref_ids: Sequence[str],
+        gen_ids: Sequence[str],
+        model: str,
+        semantic_threshold: float,
+        visual_threshold: float,
+    ) -> VSMScores:
+        """The table of all rows."""
+        n_matched = np.array([len(part) for part in self._similarity], np.int64)
+        offsets = np.concatenate([[0], n_matched.cumsum()]).astype(np.int64)
+        similarity = np.concatenate([_NONE, *self._similarity])
+        return VSMScores(
+            score=share_above(similarity, offsets, visual_threshold),
+            n_matched=n_matched,
+            n_source=self._n_source,
+            status=np.array(self._columns.pop("status"), object),
+            ref_id=np.array([ref_ids[ref] for ref in self.pairs[:, 0]], object),
+            gen_id=np.array([gen_ids[gen] for gen in self.pairs[:, 1]], object),
+            visual_similarity=similarity,
+            offsets=offsets,
+            semantic_threshold=semantic_threshold,
+            visual_threshold=visual_threshold,
+            model=model,
+            evidence=self._evidence if self.heatmaps else None,
+            **self._columns,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,102 @@
+"""What callers may pass as images, masks and pairs, brought into one form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.errors import PairingError
+from vsm_fast.images import ImageSource
+from vsm_fast.masks import MaskSource
+
+Images = ImageSource | Sequence[ImageSource]
+Masks = MaskSource | Sequence[MaskSource | None] | None
+
+_SINGLE = (str, os.PathLike, Image.Image)
+
+
+def image_list(images: Images) -> list[ImageSource]:
+    """A list of images; a single one becomes a list of one.
+
+    An array or tensor with one axis more than an image is a batch: [B, H, W, 3], [B, 3, H, W].
+    """
+    if isinstance(images, _SINGLE):
+        return [images]
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    return list(images)
+
+
+def mask_list(masks: Masks, count: int, side: str) -> list[MaskSource | None]:
+    """One mask or None per image.
+
+    Raises:
+        PairingError: There are not as many masks as images.
+    """
+    if masks is None:
+        return [None] * count
+    if isinstance(masks, _SINGLE):
+        listed: list[MaskSource | None] = [masks]
+    elif isinstance(masks, np.ndarray | torch.Tensor):
+        listed = list(masks) if masks.ndim == 3 else [masks]
+    else:
+        listed = list(masks)
+    if len(listed) != count:
+        raise PairingError(
+            f"{side}_masks needs one entry (or None) per image: got {len(listed)} masks for "
+            f"{count} images."
+        )
+    return listed
+
+
+def image_names(images: Sequence[ImageSource] | Descriptors, side: str) -> list[str]:
+    """A name per image: its path, or side and position, like ``gen[3]``."""
+    if isinstance(images, Descriptors):
+        return [f"{side}[{i}]" for i in range(len(images))]
+    return [
+        os.fspath(image) if isinstance(image, str | os.PathLike) else f"{side}[{i}]"
+        for i, image in enumerate(images)
+    ]
+
+
+def pair_up(pairs: ArrayLike | None, references: int, generations: int) -> NDArray[np.int64]:
+    """The pairs to score, int64 [P, 2]: (reference, generation) positions.
+
+    Args:
+        pairs: The pairs wanted, or None: one reference against every generation, or lists of
+            equal length in order.
+        references: Number of references.
+        generations: Number of generations.
+
+    Raises:
+        PairingError: The lists do not pair up, or a position is out of range.
+    """
+    if pairs is None:
+        if references == generations:
+            return np.stack([np.arange(generations)] * 2, axis=1)
+        if references == 1 or generations == 0:
+            return np.stack([np.zeros(generations, np.int64), np.arange(generations)], axis=1)
+        raise PairingError(
+            f"cannot pair {references} references with {generations} generations: pass one "
+            "reference, lists of equal length, or pairs=[(reference, generation), ...]."
+        )
+    wanted = np.asarray(pairs)
+    if wanted.size == 0:
+        return np.empty((0, 2), np.int64)
+    if wanted.ndim != 2 or wanted.shape[1] != 2 or wanted.dtype.kind not in "iu":
+        raise PairingError(
+            f"pairs must be integers [P, 2] of (reference, generation); got {wanted.dtype} "
+            f"{list(wanted.shape)}."
+        )
+    if wanted.min() < 0 or (wanted >= [references, generations]).any():
+        raise PairingError(
+            f"pairs must lie in [0, {references}) x [0, {generations}); got "
+            f"{wanted.min(0).tolist()} to {wanted.max(0).tolist()}."
+        )
+    return wanted.astype(np.int64)

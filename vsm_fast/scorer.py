@@ -1,0 +1,303 @@
+"""The scorer: the one file that knows the order of the stages.
+
+Image -> pixels and mask -> features -> descriptors -> matches -> scores. References are
+described once and kept; generations stream through in batches, so that memory does not grow
+with their number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from vsm_fast.checkpoints import load_model
+from vsm_fast.collector import ScoreCollector
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.devices import choose_device, choose_dtype
+from vsm_fast.errors import InputError, ModelError, PairingError, Status
+from vsm_fast.images import ImageSource
+from vsm_fast.inputs import Images, Masks, image_list, image_names, mask_list, pair_up
+from vsm_fast.masks import MaskSource
+from vsm_fast.matching import match
+from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model_config import ModelConfig
+from vsm_fast.progress import Progress, reporting
+from vsm_fast.results import VSMScores
+from vsm_fast.subjects import Subject, prepare_subject
+
+OnError = Literal["record", "raise"]
+
+_CPU_BATCH = 8  # larger batches gain nothing on a CPU and hold more memory
+_CUDA_BATCH = 32
+
+
+class VSMScorer:
+    """Scores generated images against references with one model, which it keeps.
+
+    Args:
+        config: The model's configuration.
+        network: Its network, on ``device`` and in eval mode.
+        device: Where the network is.
+
+    Example:
+        >>> scorer = VSMScorer.from_pretrained("tiny")
+        >>> reference = scorer.describe(["cat.png"])                      # doctest: +SKIP
+        >>> scorer.score(reference, ["a.png", "b.png"]).score             # doctest: +SKIP
+    """
+
+    def __init__(
+        self, config: ModelConfig, network: DescriptorNetwork, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config = config
+        self.network = network
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = "tiny",
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        runtime: str = "auto",
+        local_files_only: bool = False,
+    ) -> VSMScorer:
+        """Load a model.
+
+        Args:
+            name_or_path: ``"tiny"`` (embedded), a model folder, or a Hub repository id.
+            revision: Commit, tag or branch of a Hub repository.
+            device: ``"auto"`` (CUDA when there is one), or a torch device.
+            dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
+            runtime: ``"auto"`` or ``"torch"``; this version has no other.
+            local_files_only: Never ask the network, even for a Hub repository.
+
+        Raises:
+            ModelError: Files are missing, altered or do not fit together.
+            ValueError: An unknown dtype or runtime.
+        """
+        if runtime not in ("auto", "torch"):
+            raise ValueError(f"runtime must be 'auto' or 'torch' in this version; got {runtime!r}.")
+        chosen = choose_device(device)
+        config, network = load_model(
+            name_or_path,
+            revision=revision,
+            device=chosen,
+            dtype=choose_dtype(dtype, chosen),
+            local_files_only=local_files_only,
+        )
+        return cls(config, network, chosen)
+
+    def describe(
+        self,
+        images: Images,
+        masks: Masks = None,
+        *,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Descriptors:
+        """Describe subjects once, to score against them as often as needed.
+
+        Args:
+            images: Paths, PIL images, uint8 arrays [H, W, 3] or float tensors [3, H, W] in [0, 1].
+            masks: One per image or None: path, PIL image, bool or uint8 array [H, W].
+            batch_size: Images per forward pass; None chooses.
+            on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty.
+
+        Returns:
+            The descriptors of the subjects, in order.
+
+        Raises:
+            InputError: An image or mask cannot be used and ``on_error`` is ``"raise"``.
+        """
+        listed = image_list(images)
+        all_masks = mask_list(masks, len(listed), "image")
+        return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)[0]
+
+    def score(
+        self,
+        refs: Images | Descriptors,
+        gens: Images,
+        *,
+        pairs: ArrayLike | None = None,
+        ref_masks: Masks = None,
+        gen_masks: Masks = None,
+        semantic_threshold: float | None = None,
+        visual_threshold: float | None = None,
+        batch_size: int | None = None,
+        heatmaps: bool = False,
+        on_error: OnError = "record",
+        progress: Progress = None,
+    ) -> VSMScores:
+        """Score generated images against references.
+
+        Args:
+            refs: References as for :meth:`describe`, or what it returned.
+            gens: Generated images.
+            pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
+                reference against every generation, or lists of equal length pair up.
+            ref_masks: Subject masks; None = alpha channel if there is one, else whole image.
+            gen_masks: The same for ``gens``.
+            semantic_threshold: In [-1, 1]; None = the model's.
+            visual_threshold: In [-1, 1]; None = the model's.
+            batch_size: Images per forward pass; None chooses.
+            heatmaps: Keep what :meth:`VSMScores.heatmap` needs.
+            on_error: ``"record"`` gives a bad image's rows a status and NaN; ``"raise"`` stops.
+            progress: True for a bar, or a function of (images done, images in all).
+
+        Returns:
+            One row per pair, in the order of ``pairs``.
+
+        Raises:
+            PairingError: Lists that do not pair up, or an index out of range.
+            InputError: A bad image or mask, only with ``on_error="raise"``.
+
+        Source: arXiv 2509.21989, the VSM metric.
+        """
+        ref_list = refs if isinstance(refs, Descriptors) else image_list(refs)
+        gen_list = image_list(gens)
+        pair_index = pair_up(pairs, len(ref_list), len(gen_list))
+        gen_mask_list = mask_list(gen_masks, len(gen_list), "gen")
+        thresholds = self.config.thresholds
+        semantic = thresholds.semantic if semantic_threshold is None else float(semantic_threshold)
+        visual = thresholds.visual if visual_threshold is None else float(visual_threshold)
+
+        collector = ScoreCollector(pair_index, heatmaps)
+        by_generation = np.argsort(pair_index[:, 1], kind="stable")
+        with reporting(progress, len(ref_list) + len(gen_list)) as advance:
+            references, ref_subjects = self._references(
+                ref_list, ref_masks, batch_size, on_error, advance
+            )
+            for first, described, subjects in self._described_batches(
+                gen_list, gen_mask_list, batch_size, on_error
+            ):
+                last = first + len(subjects)
+                span = pair_index[by_generation, 1].searchsorted([first, last])
+                rows = by_generation[span[0] : span[1]]
+                # Consecutive pairs with one reference are matched together.
+                rows = rows[np.argsort(pair_index[rows, 0], kind="stable")]
+                batch_pairs = np.stack([pair_index[rows, 1] - first, pair_index[rows, 0]], axis=1)
+                matches = match(described, references, torch.from_numpy(batch_pairs), semantic)
+                collector.add(rows, matches, described, ref_subjects, subjects, first)
+                advance(len(subjects))
+        return collector.finish(
+            ref_ids=image_names(ref_list, "ref"),
+            gen_ids=image_names(gen_list, "gen"),
+            model=self.config.name,
+            semantic_threshold=semantic,
+            visual_threshold=visual,
+        )
+
+    def _references(
+        self,
+        refs: Sequence[ImageSource] | Descriptors,
+        masks: Masks,
+        batch_size: int | None,
+        on_error: OnError,
+        advance: Callable[[int], None],
+    ) -> tuple[Descriptors, list[Subject]]:
+        if isinstance(refs, Descriptors):
+            if masks is not None:
+                raise PairingError(
+                    "ref_masks came with references that are described already; pass the masks "
+                    "to describe() instead."
+                )
+            advance(len(refs))
+            return refs.to(self.device), [_described_subject(refs, i) for i in range(len(refs))]
+        listed = mask_list(masks, len(refs), "ref")
+        return self._describe(refs, listed, batch_size, on_error, advance)
+
+    def _describe(
+        self,
+        images: Sequence[ImageSource],
+        masks: Sequence[MaskSource | None],
+        batch_size: int | None,
+        on_error: OnError,
+        advance: Callable[[int], None],
+    ) -> tuple[Descriptors, list[Subject]]:
+        parts, subjects = [self._empty(0)], []
+        for _, part, batch in self._described_batches(images, masks, batch_size, on_error):
+            parts.append(part)
+            subjects += [subject.summary() for subject in batch]
+            advance(len(batch))
+        return Descriptors.cat(parts), subjects
+
+    def _described_batches(
+        self,
+        images: Sequence[ImageSource],
+        masks: Sequence[MaskSource | None],
+        batch_size: int | None,
+        on_error: OnError,
+    ) -> Iterator[tuple[int, Descriptors, list[Subject]]]:
+        """(position of the first image, descriptors, subjects) of each batch, in order."""
+        size = self._default_batch() if batch_size is None else batch_size
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {size}.")
+
+        def prepare(start: int) -> list[Subject]:
+            chunk = zip(images[start : start + size], masks[start : start + size], strict=True)
+            return [
+                prepare_subject(image, mask, f"image {start + offset}", self.config)
+                for offset, (image, mask) in enumerate(chunk)
+            ]
+
+        starts = range(0, len(images), size)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vsm-decode") as pool:
+            # One batch ahead: the next images are decoded while the network works.
+            ahead: list[Future[list[Subject]]] = [pool.submit(prepare, s) for s in starts[:1]]
+            for start in starts:
+                subjects = ahead.pop().result()
+                ahead += [pool.submit(prepare, s) for s in (start + size,) if s < len(images)]
+                if on_error == "raise":
+                    _raise_first(subjects)
+                yield start, self._describe_batch(subjects), subjects
+
+    @torch.inference_mode()
+    def _describe_batch(self, subjects: Sequence[Subject]) -> Descriptors:
+        pixels = [subject.pixels for subject in subjects if subject.pixels is not None]
+        masks = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
+        if not pixels:
+            return self._empty(len(subjects))
+        semantic, visual = self.network(torch.stack(pixels).to(self.device))
+        if not (torch.isfinite(semantic).all() and torch.isfinite(visual).all()):
+            raise ModelError(
+                f"model {self.config.name!r} gave NaN or Inf descriptors; score with "
+                "dtype='float32', and if it stays, the weights are damaged."
+            )
+        packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
+        counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
+        usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
+        counts[usable] = packed.offsets.diff()
+        return Descriptors(
+            packed.semantic, packed.visual, counts.cumsum(0), packed.cells, packed.grid
+        )
+
+    def _empty(self, images: int) -> Descriptors:
+        """Descriptors of ``images`` subjects without a point."""
+        aggregation = self.config.aggregation
+        rows = torch.empty(0, aggregation.descriptor_channels, device=self.device)
+        none = torch.empty(0, dtype=torch.int64)
+        offsets = torch.zeros(images + 1, dtype=torch.int64)
+        return Descriptors(rows, rows, offsets, none, aggregation.grid)
+
+    def _default_batch(self) -> int:
+        return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH
+
+
+def _described_subject(described: Descriptors, image: int) -> Subject:
+    if described.points(image):
+        return Subject()
+    return Subject(Status.EMPTY_MASK, "its descriptors have no point.")
+
+
+def _raise_first(subjects: Sequence[Subject]) -> None:
+    for subject in subjects:
+        if subject.status is not Status.OK:
+            raise InputError(subject.status, subject.reason)

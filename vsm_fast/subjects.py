@@ -1,0 +1,81 @@
+"""One image prepared for the network: decoded, masked, framed and resized."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vsm_fast.errors import InputError, Status
+from vsm_fast.images import Box, ImageSource, load_image, subject_box, to_input
+from vsm_fast.masks import MaskSource, reduce_mask, resolve_mask
+from vsm_fast.model_config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image, framed and ready for the network, or the reason why it is not.
+
+    Attributes:
+        status: ``OK``, or what the rows of this image will say.
+        reason: The status for people; "" when ok.
+        notes: Conversions that were done to the image or its mask.
+        mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``; "" when unknown.
+        pixels: float32 [3, R, R] in [-1, 1]; None unless ok.
+        cell_mask: bool [h, w], the subject on the descriptor grid; None unless ok.
+        box: (left, top, right, bottom) in pixels of the region that the network sees.
+        mask: bool [H, W], the subject on the image; None unless ok.
+    """
+
+    status: Status = Status.OK
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    mask_origin: str = ""
+    pixels: Tensor | None = None
+    cell_mask: NDArray[np.bool_] | None = None
+    box: Box = (0, 0, 0, 0)
+    mask: NDArray[np.bool_] | None = None
+
+    def summary(self) -> Subject:
+        """The same without pixels and masks: what is kept of a described reference."""
+        return Subject(self.status, self.reason, self.notes, self.mask_origin)
+
+
+def prepare_subject(
+    source: ImageSource, mask_source: MaskSource | None, name: str, config: ModelConfig
+) -> Subject:
+    """Decode, mask, frame and resize one image.
+
+    Args:
+        source: The image.
+        mask_source: Its subject mask, or None.
+        name: What to call the image in a reason.
+        config: The model that will see it.
+
+    Returns:
+        The prepared subject; a bad image or mask gives a status, never an exception.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+    try:
+        image = load_image(source)
+        mask, origin = resolve_mask(mask_source, image)
+    except InputError as error:
+        message = str(error)
+        return Subject(error.status, message if name in message else f"{name}: {message}")
+    if not mask.any():
+        reason = f"{name}: the mask ({origin}) marks no pixel of the image."
+        return Subject(Status.EMPTY_MASK, reason, image.notes, origin)
+    backbone = config.backbone
+    box = subject_box(mask, backbone.framing)
+    return Subject(
+        notes=image.notes,
+        mask_origin=origin,
+        pixels=to_input(image.pixels, box, backbone.resolution, backbone.interpolation),
+        cell_mask=reduce_mask(mask, box, config.aggregation.grid),
+        box=box,
+        mask=mask,
+    )

@@ -1,0 +1,1 @@
+"""Training of a small backbone and of the aggregation networks (extra ``train``)."""

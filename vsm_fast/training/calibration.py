@@ -1,0 +1,136 @@
+"""Thresholds from controlled pairs of validation subjects, figures on test subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
+
+from vsm_fast.data.controlled import ControlledPair
+from vsm_fast.matching import match
+from vsm_fast.scorer import VSMScorer
+
+
+@dataclass(frozen=True)
+class PointTable:
+    """The matched points of many pairs, before any threshold.
+
+    Attributes:
+        semantic: float32 [T], similarity of the best source of each matched target.
+        visual: float32 [T], best visual similarity of that source.
+        altered: float32 [T], 1 where the source's cell centre lies in the altered part.
+        offsets: int64 [P + 1]; pair ``p`` owns rows ``offsets[p]:offsets[p + 1]``.
+    """
+
+    semantic: NDArray[np.float32]
+    visual: NDArray[np.float32]
+    altered: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+
+    def scores(self, semantic_threshold: float, visual_threshold: float) -> NDArray[np.float64]:
+        """VSM of every pair, NaN where nothing is kept.
+
+        The best source of a target is the same at every semantic threshold, so one matching
+        without a threshold serves them all.
+        """
+        kept = self.semantic > np.float32(semantic_threshold)
+        passed = kept & (self.visual > np.float32(visual_threshold))
+        totals = [np.concatenate([[0], part.cumsum()])[self.offsets] for part in (kept, passed)]
+        n_kept, n_passed = np.diff(totals[0]), np.diff(totals[1])
+        with np.errstate(invalid="ignore"):
+            return np.where(n_kept > 0, n_passed / n_kept, np.nan)
+
+
+def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTable:
+    """Describe and match controlled pairs without thresholds."""
+    references = scorer.describe([p.reference for p in pairs], [p.reference_mask for p in pairs])
+    sources = scorer.describe([p.generation for p in pairs], [p.generation_mask for p in pairs])
+    index = torch.arange(len(pairs))
+    matches = match(sources, references, torch.stack([index, index], dim=1), -2.0)
+    kept = matches.kept
+    counts = [int(kept[a:b].sum()) for a, b in zip(matches.offsets, matches.offsets[1:])]  # noqa: B905, RUF007
+    altered = np.concatenate([
+        cell_values(scorer, pair, sources.cells[sources.rows(i)].numpy())
+        for i, pair in enumerate(pairs)
+    ])
+    return PointTable(
+        matches.semantic_similarity[kept].numpy(),
+        matches.visual_similarity[kept].numpy(),
+        altered[kept.numpy()],
+        np.concatenate([[0], np.cumsum(counts)]),
+    )
+
+
+def cell_values(
+    scorer: VSMScorer, pair: ControlledPair, cells: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Whether the centre of each cell lies in the altered part, float32 [n]."""
+    from vsm_fast.images import subject_box
+
+    left, top, right, bottom = subject_box(
+        pair.generation_mask, scorer.config.backbone.framing
+    )
+    rows, columns = scorer.config.aggregation.grid
+    y = top + (cells // columns + 0.5) * (bottom - top) / rows
+    x = left + (cells % columns + 0.5) * (right - left) / columns
+    return pair.part[y.astype(np.int64), x.astype(np.int64)].astype(np.float32)
+
+
+def calibrate(table: PointTable, oracle: NDArray[np.float64]) -> tuple[float, float]:
+    """(semantic, visual) thresholds whose scores correlate best with the oracle.
+
+    Thresholds that leave more than 5 % of the pairs without a score are not considered.
+    """
+    best, chosen = -1.0, (0.5, 0.5)
+    for semantic in np.arange(0.3, 0.91, 0.05):
+        for visual in np.arange(0.3, 0.96, 0.025):
+            scores = table.scores(semantic, visual)
+            scored = np.isfinite(scores)
+            if scored.mean() < 0.95 or np.ptp(scores[scored]) == 0:
+                continue
+            value = pearsonr(scores[scored], oracle[scored])[0]
+            if value > best:
+                best, chosen = value, (round(float(semantic), 3), round(float(visual), 3))
+    return chosen
+
+
+def report(
+    pairs: Sequence[ControlledPair], table: PointTable, semantic: float, visual: float
+) -> dict[str, float]:
+    """Figures of controlled pairs at fixed thresholds."""
+    scores = table.scores(semantic, visual)
+    scored = np.isfinite(scores)
+    oracle = np.array([pair.oracle for pair in pairs])
+    share = 1 - oracle
+    figures: dict[str, float] = {"pairs": len(pairs), "scored": int(scored.sum())}
+    for view in ("all", "warp", "photo"):
+        mine = scored & np.array([view in ("all", pair.view) for pair in pairs])
+        if mine.sum() < 3:
+            continue
+        figures[f"pearson_{view}"] = float(pearsonr(scores[mine], oracle[mine])[0])
+        figures[f"spearman_{view}"] = float(spearmanr(scores[mine], oracle[mine])[0])
+        consistent, half = mine & (share == 0), mine & (np.abs(share - 0.5) <= 0.06)
+        figures[f"mean_consistent_{view}"] = float(scores[consistent].mean())
+        figures[f"mean_half_altered_{view}"] = float(scores[half].mean())
+    for kind in sorted({pair.kind for pair in pairs}):
+        mine = scored & np.array([pair.kind in (kind, "none") for pair in pairs])
+        if kind != "none":
+            figures[f"pearson_{kind}"] = float(pearsonr(scores[mine], oracle[mine])[0])
+    figures["point_auroc"] = _auroc(table, semantic)
+    return figures
+
+
+def _auroc(table: PointTable, semantic: float) -> float:
+    """Probability that an altered matched point has the lower visual similarity."""
+    kept = table.semantic > semantic
+    altered = table.altered[kept] > 0
+    ranks = table.visual[kept].argsort().argsort()
+    positives, negatives = int(altered.sum()), int((~altered).sum())
+    if not positives or not negatives:
+        return float("nan")
+    below = ranks[~altered].sum() - negatives * (negatives - 1) / 2
+    return float(below / (positives * negatives))

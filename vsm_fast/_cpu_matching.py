@@ -31,18 +31,20 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 # One block of scores: it is written by the product and read right after, so it should stay in
-# a core's second-level cache (1 to 2 MiB on current server cores). Half or double costs 2 %.
-_BLOCK_BYTES = 1 << 20
+# cache (1 to 2 MiB per core in the second level of current server cores, more in the third).
+# Smaller blocks lose more on repacking the targets and on fixed costs than they win in cache.
+_BLOCK_BYTES = 2 << 20
 _MIN_ROWS = 64  # with fewer rows the product spends its time on repacking the targets
 # Threads take about 0.1 ms to start, the time of this many multiplications in float32.
 _THREADS_PAY = 1 << 23
 # Targets are reduced in groups of those whose index is equal modulo _LANES: the maximum then
-# runs over whole vector registers (4 of int16 with AVX-512), five times as fast as along rows.
-_LANES = 128
+# runs over whole vector registers of int16, five times as fast as along rows.
+_LANES = 64
 _MAX_GROUPS = 16  # with more promising groups in a row float32 costs less than comparing again
 # Below these sizes the fixed cost of filtering a block is more than what it saves.
 _FILTER_TARGETS = 384
 _FILTER_CHANNELS = 64
+_PREPARED_ROWS = 256  # targets are rounded in steps that stay in cache
 _UNIT = 1.001  # the bounds of the filter hold for vectors up to this length
 _SUMMATION = 2e-4  # more than the order of a float32 sum over 1000 channels can change
 _PAYS = 2.0  # bfloat16 products have to be this much faster, because filtering adds work
@@ -154,10 +156,13 @@ def _tasks(job: NearestJob, filter_target: _FilterTarget | None) -> list[_Task]:
         return [_Task(job, filter_target)]
     blocks = -(-rows // limit)
     height = -(-rows // blocks)
-    parts = (t.split(height) for t in (job.query, job.similarity, job.index))
+    parts = [slice(begin, begin + height) for begin in range(0, rows, height)]
     return [
-        _Task(NearestJob(query, job.target, similarity, index), filter_target)
-        for query, similarity, index in zip(*parts, strict=True)
+        _Task(
+            NearestJob(job.query[part], job.target, job.similarity[part], job.index[part]),
+            filter_target,
+        )
+        for part in parts
     ]
 
 
@@ -165,25 +170,34 @@ def _tasks(job: NearestJob, filter_target: _FilterTarget | None) -> list[_Task]:
 def _drain(tasks: deque[_Task], from_the_end: bool) -> None:
     """Take tasks until none is left."""
     take = tasks.pop if from_the_end else tasks.popleft
-    scratch = torch.empty(0)
+    scratch = _Scratch()
     while True:
         try:
             task = take()
         except IndexError:
             return
-        job = task.job
-        needed = job.query.shape[0] * (job.target.shape[0] + _LANES)
-        if scratch.numel() < needed:
-            scratch = torch.empty(needed)
         if task.filter_target is None:
-            _nearest_float32(job, scratch)
+            _nearest_float32(task.job, scratch)
         else:
-            _nearest_filtered(job, task.filter_target, scratch)
+            _nearest_filtered(task.job, task.filter_target, scratch)
 
 
-def _nearest_float32(job: NearestJob, scratch: Tensor) -> None:
-    rows, columns = job.query.shape[0], job.target.shape[0]
-    scores = scratch[: rows * columns].view(rows, columns)
+class _Scratch:
+    """Memory that a thread uses again for each block: fresh memory costs a page fault per 4 KiB."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[torch.dtype, Tensor] = {}
+
+    def get(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised [rows, columns]; valid until the next call with the same ``dtype``."""
+        buffer = self._buffers.get(dtype)
+        if buffer is None or buffer.numel() < rows * columns:
+            buffer = self._buffers[dtype] = torch.empty(rows * columns, dtype=dtype)
+        return buffer[: rows * columns].view(rows, columns)
+
+
+def _nearest_float32(job: NearestJob, scratch: _Scratch) -> None:
+    scores = scratch.get(len(job.query), len(job.target), torch.float32)
     torch.mm(job.query, job.target.T, out=scores)
     torch.max(scores, 1, out=(job.similarity, job.index))
 
@@ -196,39 +210,49 @@ class _FilterTarget:
         self._lock = threading.Lock()
         self._prepared: tuple[Tensor, Tensor] | None = None
 
-    def get(self) -> tuple[Tensor, Tensor]:
+    def get(self, scratch: _Scratch) -> tuple[Tensor, Tensor]:
         """Bfloat16 [m up to a multiple of _LANES, D]; float32 scalar, the longest error."""
         with self._lock:
             if self._prepared is None:
-                target = self._target
-                rounded = target.bfloat16()
-                error = _rounding_error(target, rounded).amax()
+                rows, channels = self._target.shape
+                rounded = torch.empty(rows + -rows % _LANES, channels, dtype=torch.bfloat16)
+                rounded[:rows] = self._target
                 # Copies of the last target fill the last group: never better than the original.
-                copies = rounded[-1:].expand(-target.shape[0] % _LANES, -1)
-                self._prepared = torch.cat([rounded, copies]), error
+                rounded[rows:] = rounded[rows - 1]
+                parts = [
+                    slice(begin, min(begin + _PREPARED_ROWS, rows))
+                    for begin in range(0, rows, _PREPARED_ROWS)
+                ]
+                errors = [
+                    _rounding_error(self._target[part], rounded[part], scratch).amax()
+                    for part in parts
+                ]
+                self._prepared = rounded, torch.stack(errors).amax()
             return self._prepared
 
 
-def _rounding_error(exact: Tensor, rounded: Tensor) -> Tensor:
+def _rounding_error(exact: Tensor, rounded: Tensor, scratch: _Scratch) -> Tensor:
     """Length of each row's rounding error [n]; NaN for rows that the filter must not judge."""
-    error = torch.linalg.vector_norm(exact - rounded, dim=1)
+    difference = scratch.get(exact.shape[0], exact.shape[1], torch.float32)
+    torch.sub(exact, rounded, out=difference)
+    error: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return error.masked_fill_(torch.linalg.vector_norm(exact, dim=1) > _UNIT, torch.nan)
 
 
-def _nearest_filtered(job: NearestJob, filter_target: _FilterTarget, scratch: Tensor) -> None:
+def _nearest_filtered(job: NearestJob, filter_target: _FilterTarget, scratch: _Scratch) -> None:
     """Nearest targets: bfloat16 finds the candidates, float32 decides between them."""
-    target, target_error = filter_target.get()
-    rows, columns = job.query.shape[0], target.shape[0]
+    target, target_error = filter_target.get(scratch)
     rounded = job.query.bfloat16()
-    scores = scratch.view(torch.bfloat16)[: rows * columns].view(rows, columns)
+    error = _rounding_error(job.query, rounded, scratch) + target_error
+    scores = scratch.get(len(rounded), len(target), torch.bfloat16)
     torch.mm(rounded, target.T, out=scores)
-    row, column, decided = _candidates(scores, _rounding_error(job.query, rounded) + target_error)
+    row, column, decided = _candidates(scores, error)
     if decided.any():
         # Fewer targets than columns: the copies stand for the last target.
-        _decide(job, row, np.minimum(column, job.target.shape[0] - 1), decided)
+        _decide(job, row, np.minimum(column, len(job.target) - 1), decided)
     if not decided.all():
         rest = torch.from_numpy(np.flatnonzero(~decided))
-        exact = scratch[: len(rest) * job.target.shape[0]].view(len(rest), -1)
+        exact = scratch.get(len(rest), len(job.target), torch.float32)
         torch.mm(job.query[rest], job.target.T, out=exact)
         job.similarity[rest], job.index[rest] = torch.max(exact, 1)
 
@@ -257,12 +281,13 @@ def _candidates(
     half_step = torch.where(best < 0.98, 2.0**-9, 2.0**-8)
     floor = best - 2 * (error + _SUMMATION + half_step)
     floor_bits = (floor.view(torch.int32) >> 16).short()  # rounded down to a bfloat16
-    promising = (groups >= floor_bits[:, None]).numpy()
-    decided = (floor > 0).numpy() & (np.count_nonzero(promising, axis=1) <= _MAX_GROUPS)
-    promising[~decided] = False
-    row, lane = np.divmod(np.flatnonzero(promising), _LANES)
+    promising = groups >= floor_bits[:, None]
+    decided = ((floor > 0) & (promising.sum(1) <= _MAX_GROUPS)).numpy()
+    promising.numpy()[~decided] = False
+    row, lane = np.divmod(np.flatnonzero(promising.numpy()), _LANES)
     members = bits.numpy()[row, :, lane]
-    member, step = (members >= floor_bits.numpy()[row, None]).nonzero()
+    high = np.flatnonzero(members >= floor_bits.numpy()[row, None])
+    member, step = np.divmod(high, members.shape[1])
     return row[member], step * _LANES + lane[member], decided
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class NormalisedConv(nn.Module):
         return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float [B, inputs, h, w] -> float [B, outputs, h, w]."""
+        """Convolve and normalise: float [B, inputs, h, w] -> float [B, outputs, h, w]."""
         return self.norm(self.project(x))  # type: ignore[no-any-return]
 
 
@@ -44,10 +45,17 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, level: Tensor, grid: tuple[int, int]) -> Tensor:
-        """float [B, inputs, h, w] at the level's resolution -> float [B, outputs, *grid].
+        """Describe one level on the grid.
 
         A 1x1 convolution without bias commutes with bilinear resizing, so that both 1x1
         convolutions run on the side of the resize that has fewer cells.
+
+        Args:
+            level: float [B, inputs, h, w] at the level's own resolution.
+            grid: (rows, columns) of the result.
+
+        Returns:
+            float [B, outputs, rows, columns].
         """
         if level.shape[2] * level.shape[3] > grid[0] * grid[1]:
             level = _resize(level, grid)
@@ -80,7 +88,7 @@ class AggregationNetwork(nn.Module):
         The published networks were trained with the first level entering with weight 1
         instead of its softmax weight; ``first_level_weight="one"`` keeps that.
         """
-        weights = self.mixing_weights.softmax(0)
+        weights = self.mixing_weights.float().softmax(0)
         if self.config.first_level_weight == "one":
             weights = torch.cat([torch.ones_like(weights[:1]), weights[1:]])
         return weights
@@ -92,7 +100,7 @@ class AggregationNetwork(nn.Module):
             levels: One float [B, C_l, h_l, w_l] per level.
 
         Returns:
-            float [B, D, h, w], unit length over D.
+            float32 [B, D, h, w], unit length over D in whatever precision the network computes.
 
         Raises:
             ModelError: The number of levels is not the network's.
@@ -105,10 +113,10 @@ class AggregationNetwork(nn.Module):
         weights = self.mixing()
         total: Tensor | None = None
         for layer, level, weight in zip(self.bottleneck_layers, levels, weights, strict=True):
-            mixed = weight * layer[0](level, self.config.grid)
+            mixed = weight * cast(nn.ModuleList, layer)[0](level, self.config.grid)
             total = mixed if total is None else total + mixed
         assert total is not None
-        return F.normalize(total, dim=1)
+        return F.normalize(total.float(), dim=1)
 
 
 def _resize(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -2,7 +2,8 @@
 
 A folder holds ``config.json``, ``aggregation.safetensors``, ``unet/`` and perhaps ``vae/`` in
 diffusers' format, and perhaps ``conditioning.safetensors`` with constant inputs of the UNet.
-Weights are safetensors only and their sha256 is checked before they are read.
+Weights are safetensors only and their sha256 is checked before they are read; a folder that
+also holds pickled weights is refused.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Mapping, Sequence
 from importlib.resources import files as package_files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -31,7 +34,9 @@ EMBEDDED = ("tiny",)
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _AGGREGATION = "aggregation.safetensors"
 _CONDITIONING = "conditioning.safetensors"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def find_model(
@@ -56,13 +61,17 @@ def find_model(
     folder = Path(name)
     if folder.is_dir():
         return folder
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _HUB_ID.fullmatch(name):
         raise ModelError(
             f"no model {name!r}: not one of {list(EMBEDDED)}, not a folder, and not a Hub "
             "repository id like 'owner/name'."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         fetched = snapshot_download(
@@ -71,7 +80,7 @@ def find_model(
             local_files_only=local_files_only,
             allow_patterns=["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"],
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         raise ModelError(
             f"model {name!r} is not in the local cache and could not be fetched "
@@ -104,6 +113,7 @@ def load_model(
         ModelError: A file is missing, altered, damaged, or does not fit the configuration.
     """
     folder = find_model(name_or_path, revision=revision, local_files_only=local_files_only)
+    _refuse_pickles(folder)
     config = read_config(folder)
     verify_files(folder, config)
     network = build_network(config, folder)
@@ -124,10 +134,8 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        pickled = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLED)
-        hint = f" It has {pickled}, but only safetensors are read." if pickled else ""
         raise ModelError(
-            f"{folder} is not a model folder: config.json cannot be read ({error}).{hint}"
+            f"{folder} is not a model folder: config.json cannot be read ({error})."
         ) from error
     return ModelConfig.from_json(text, str(path))
 
@@ -139,11 +147,13 @@ def verify_files(folder: Path, config: ModelConfig) -> None:
         ModelError: A file is missing, altered, or not listed in the configuration.
     """
     for name, expected in config.files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) and not path.is_symlink():
+        # By the name alone: in the Hub's cache every file is a link to somewhere else.
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in name or ":" in name:
             raise ModelError(f"{folder}: config.json lists a file outside the folder: {name!r}.")
+        path = folder / name
         if not path.is_file():
-            raise ModelError(f"{folder}: {name} is missing.")
+            raise ModelError(f"{folder}: {name} is missing. Fetch the model again.")
         found = _sha256(path)
         if found != expected:
             raise ModelError(
@@ -183,23 +193,7 @@ def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:
         pixel_unshuffle=backbone.pixel_unshuffle,
         conditioning=_read(conditioning_file) if conditioning_file.exists() else None,
     )
-    weights = _read(folder / _AGGREGATION)
-    channels = _level_channels(weights, len(backbone.levels))
-    networks = []
-    for branch in ("semantic", "visual"):
-        network = AggregationNetwork(channels, config.aggregation)
-        prefixes = {
-            f"bottleneck_layers_{branch}.": "bottleneck_layers.",
-            f"mixing_weights_{branch}": "mixing_weights",
-        }
-        mine = {
-            new + key.removeprefix(old): value
-            for key, value in weights.items()
-            for old, new in prefixes.items()
-            if key.startswith(old)
-        }
-        _load_strictly(network, mine, f"{folder / _AGGREGATION} ({branch})")
-        networks.append(network)
+    networks = _load_aggregation(folder / _AGGREGATION, features.level_channels, config)
     return DescriptorNetwork(features, *networks)
 
 
@@ -210,41 +204,82 @@ def save_model(
     semantic: AggregationNetwork,
     visual: AggregationNetwork,
     dtype: torch.dtype = torch.float16,
+    *,
+    vae: Any = None,
+    conditioning: Mapping[str, Tensor] | None = None,
 ) -> ModelConfig:
     """Write a model folder; the folder appears complete or not at all.
 
     Args:
-        folder: Replaced when it exists.
+        folder: Replaced when it is a model folder already.
         config: Its ``files`` are filled in.
-        unet: diffusers UNet.
+        unet: diffusers UNet, whole: not one that features have been read from.
         semantic: Semantic aggregation network.
         visual: Visual aggregation network.
         dtype: Precision of the weights on disk.
+        vae: diffusers ``AutoencoderKL``, whole, or None.
+        conditioning: Constant inputs of the UNet by name, or None.
 
     Returns:
         The configuration as written.
+
+    Raises:
+        ModelError: ``folder`` is something else, ``unet`` or ``vae`` was cut, or a weight does
+            not fit into ``dtype``.
     """
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} exists and is not a model folder; it is left as it is.")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "unet").mkdir(parents=True)
-    unet.save_config(temporary / "unet")
-    _save(unet.state_dict(), temporary / "unet" / _WEIGHTS, dtype)
-    tensors: dict[str, Tensor] = {}
-    for branch, network in (("semantic", semantic), ("visual", visual)):
-        for key, value in network.state_dict().items():
-            first, dot, rest = key.partition(".")
-            tensors[f"{first}_{branch}{dot}{rest}"] = value
-    _save(tensors, temporary / _AGGREGATION, dtype)
-    hashes = {
-        path.relative_to(temporary).as_posix(): _sha256(path)
-        for path in sorted(temporary.rglob("*.safetensors"))
-    }
-    written = dataclasses.replace(config, files=hashes)
-    (temporary / "config.json").write_text(written.to_json(), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    temporary.mkdir(parents=True)
+    try:
+        _save_diffusers(unet, temporary / "unet", "conv_out", dtype)
+        if vae is not None:
+            _save_diffusers(vae, temporary / "vae", "decoder", dtype)
+        if conditioning:
+            _save(conditioning, temporary / _CONDITIONING, dtype)
+        tensors: dict[str, Tensor] = {}
+        for branch, network in (("semantic", semantic), ("visual", visual)):
+            for key, value in network.state_dict().items():
+                first, dot, rest = key.partition(".")
+                tensors[f"{first}_{branch}{dot}{rest}"] = value
+        _save(tensors, temporary / _AGGREGATION, dtype)
+        hashes = {
+            path.relative_to(temporary).as_posix(): _sha256(path)
+            for path in sorted(temporary.rglob("*.safetensors"))
+        }
+        written = dataclasses.replace(config, files=hashes)
+        (temporary / "config.json").write_text(written.to_json(), encoding="utf-8")
+        _replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return written
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put ``new`` in the place of ``folder``; a folder that is in use is never half there."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
+
+
+def _save_diffusers(model: Any, folder: Path, part: str, dtype: torch.dtype) -> None:
+    if getattr(model, part) is None:
+        raise ModelError(
+            f"this {type(model).__name__} has lost its {part} to a feature extractor, so that it "
+            "could not be loaded again; save a whole one."
+        )
+    folder.mkdir()
+    model.save_config(folder)
+    _save(model.state_dict(), folder / _WEIGHTS, dtype)
 
 
 def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
@@ -258,9 +293,59 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
     name = settings.get("_class_name") if isinstance(settings, dict) else None
     if name not in classes:
         raise ModelError(f"{folder}/config.json must be of {' or '.join(classes)}; got {name!r}.")
-    model = getattr(diffusers, name).from_config(settings)
-    _load_strictly(model, _read(folder / _WEIGHTS), str(folder / _WEIGHTS))
+    path = folder / _WEIGHTS
+    # On the meta device, so that no time goes into random weights that are replaced at once.
+    with torch.device("meta"):
+        model = getattr(diffusers, name).from_config(settings)
+    if any(True for _ in model.buffers()):
+        model = getattr(diffusers, name).from_config(settings)
+    _load_strictly(model, {_modern_key(key): v for key, v in _read(path).items()}, str(path))
     return model
+
+
+def _modern_key(key: str) -> str:
+    """Today's name of a weight; files from 2022, such as SD 2.1's VAE, have older ones."""
+    old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", key)
+    return f"{old[1]}{_ATTENTION_NAMES[old[2]]}{old[3]}" if old else key
+
+
+def _load_aggregation(
+    path: Path, level_channels: Sequence[int], config: ModelConfig
+) -> list[AggregationNetwork]:
+    """The semantic and the visual network, from one file under the published names."""
+    weights = _read(path)
+    networks = []
+    for branch in ("semantic", "visual"):
+        network = AggregationNetwork(level_channels, config.aggregation)
+        prefixes = {
+            f"bottleneck_layers_{branch}.": "bottleneck_layers.",
+            f"mixing_weights_{branch}": "mixing_weights",
+        }
+        mine = {
+            new + key.removeprefix(old): weights.pop(key)
+            for key in list(weights)
+            for old, new in prefixes.items()
+            if key.startswith(old)
+        }
+        _load_strictly(network, mine, f"{path} ({branch})")
+        networks.append(network)
+    if weights:
+        raise ModelError(f"{path} does not fit the model: {_some('unknown', sorted(weights))}.")
+    return networks
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickled = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _PICKLED
+    )
+    if pickled:
+        raise ModelError(
+            f"{folder} holds pickled weights ({', '.join(pickled[:4])}). Reading such a file can "
+            "run any code, so only safetensors are accepted: convert the weights and remove "
+            "these files."
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -273,14 +358,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
-def _save(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    save_file(
-        {
-            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for key, value in tensors.items()
-        },
-        path,
-    )
+def _save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    cast = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in tensors.items()
+    }
+    broken = sorted(key for key, value in cast.items() if not torch.isfinite(value).all())
+    if broken:
+        raise ModelError(f"not finite as {dtype}: {_some('such', broken)}; weights not saved.")
+    save_file(cast, path)
 
 
 def _load_strictly(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -298,23 +384,12 @@ def _load_strictly(module: nn.Module, weights: dict[str, Tensor], where: str) ->
     ]
     if shapes:
         raise ModelError(f"{where} does not fit the model: {'; '.join(shapes[:4])}.")
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, assign=True)
 
 
 def _some(kind: str, keys: list[str]) -> str:
     shown = ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
     return f"{len(keys)} {kind} keys" + (f" ({shown})" if keys else "")
-
-
-def _level_channels(weights: dict[str, Tensor], levels: int) -> list[int]:
-    """Input channels of each level, read off the first convolutions."""
-    channels = []
-    for level in range(levels):
-        key = f"bottleneck_layers_semantic.{level}.0.conv1.weight"
-        if key not in weights or weights[key].ndim != 4:
-            raise ModelError(f"{_AGGREGATION} has no usable {key} for {levels} levels.")
-        channels.append(int(weights[key].shape[1]))
-    return channels
 
 
 def _sha256(path: Path) -> str:

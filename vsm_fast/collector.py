@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from vsm_fast.errors import Status
 from vsm_fast.heatmap import HeatmapEvidence
 from vsm_fast.matching import Matches
 from vsm_fast.results import VSMScores
-from vsm_fast.scoring import share_above
+from vsm_fast.scoring import score
 from vsm_fast.subjects import Subject
 
 _NONE = np.empty(0, np.float32)
@@ -25,22 +25,22 @@ class ScoreCollector:
 
     Args:
         pairs: int64 [P, 2], (reference, generation) of each row.
+        visual_threshold: Of the score column.
         heatmaps: Keep the evidence of heat maps.
     """
 
     pairs: NDArray[np.int64]
+    visual_threshold: float
     heatmaps: bool
-    _similarity: list[NDArray[np.float32]] = field(init=False)
-    _evidence: list[HeatmapEvidence | None] = field(init=False)
-    _columns: dict[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         rows = len(self.pairs)
+        self._score = np.full(rows, np.nan, np.float32)
         self._n_source = np.zeros(rows, np.int64)
-        self._similarity = [_NONE] * rows
-        self._evidence = [None] * rows
+        self._similarity: list[NDArray[np.float32]] = [_NONE] * rows
+        self._evidence: list[HeatmapEvidence | None] = [None] * rows
         names = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
-        self._columns = {name: [""] * rows for name in names}
+        self._columns: dict[str, list[str]] = {name: [""] * rows for name in names}
 
     def add(
         self,
@@ -64,6 +64,7 @@ class ScoreCollector:
         kept_all = matches.kept.cpu().numpy()
         visual_all = matches.visual_similarity.float().cpu().numpy()
         offsets = matches.offsets.tolist()
+        self._score[rows] = score(matches, [self.visual_threshold]).score[:, 0].numpy()
         for position, row in enumerate(rows.tolist()):
             points = slice(offsets[position], offsets[position + 1])
             reference, generation = self.pairs[row].tolist()
@@ -81,7 +82,8 @@ class ScoreCollector:
 
     def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
         if reference.status is not Status.OK:
-            status, reason = reference.status, f"reference: {reference.reason}"
+            status: Status = reference.status
+            reason = f"reference: {reference.reason}"
         elif generation.status is not Status.OK:
             status, reason = generation.status, f"generation: {generation.reason}"
         elif not matched:
@@ -103,14 +105,13 @@ class ScoreCollector:
         gen_ids: Sequence[str],
         model: str,
         semantic_threshold: float,
-        visual_threshold: float,
     ) -> VSMScores:
         """The table of all rows."""
         n_matched = np.array([len(part) for part in self._similarity], np.int64)
         offsets = np.concatenate([[0], n_matched.cumsum()]).astype(np.int64)
         similarity = np.concatenate([_NONE, *self._similarity])
         return VSMScores(
-            score=share_above(similarity, offsets, visual_threshold),
+            score=self._score,
             n_matched=n_matched,
             n_source=self._n_source,
             status=np.array(self._columns.pop("status"), object),
@@ -119,7 +120,7 @@ class ScoreCollector:
             visual_similarity=similarity,
             offsets=offsets,
             semantic_threshold=semantic_threshold,
-            visual_threshold=visual_threshold,
+            visual_threshold=self.visual_threshold,
             model=model,
             evidence=self._evidence if self.heatmaps else None,
             **self._columns,  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -54,7 +55,7 @@ def match_eager(
         visual = source.visual[mine].float() @ target.visual[theirs].float().T
         if semantic.shape[1] == 0:
             nothing = semantic.new_full((len(semantic),), torch.nan)
-            parts.append((nothing, nothing.new_full(nothing.shape, -1).long(), nothing, nothing > 0))
+            parts.append((nothing, torch.full_like(nothing, -1).long(), nothing, nothing > 0))
             continue
         similarity, index = semantic.max(dim=1)  # of equal ones the first
         kept = similarity > semantic_threshold
@@ -68,7 +69,8 @@ def match_eager(
     if not parts:
         none = source.semantic.new_empty(0, dtype=torch.float32)
         return Matches(none, none.long(), none, none.bool(), offsets)
-    return Matches(*(torch.cat(column) for column in zip(*parts, strict=True)), offsets)
+    similarity, index, visual, kept = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Matches(similarity, index, visual, kept, offsets)
 
 
 @torch.no_grad()
@@ -95,14 +97,149 @@ def match_blocked(
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
-    starts, counts, target_starts, target_counts = _extents(source, target, pairs)
+    sources, targets = pairs.cpu().unbind(1)
+    starts, counts = source.offsets[sources], source.offsets.diff()[sources]
+    target_starts, target_counts = target.offsets[targets], target.offsets.diff()[targets]
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    total = int(offsets[-1])
-    similarity = torch.full((total,), torch.nan)
-    visual_similarity = torch.full((total,), torch.nan)
-    index = torch.full((total,), -1)
+    points = int(offsets[-1])
+    similarity, visual_similarity = torch.full((2, points), torch.nan)
+    index, unused = torch.full((2, points), -1)
+    branches = [
+        (mine.float().contiguous(), theirs.float().contiguous(), best, position)
+        for mine, theirs, best, position in (
+            (source.semantic, target.semantic, similarity, index),
+            (source.visual, target.visual, visual_similarity, unused),
+        )
+    ]
+    # Consecutive pairs that share their target and whose sources lie one after the other are
+    # one tall block of rows.
+    joined = (targets[1:] == targets[:-1]) & (starts[1:] == (starts + counts)[:-1])
+    bounds = [0, *((~joined).nonzero()[:, 0] + 1).tolist(), len(sources)] if len(sources) else [0]
+    parts: dict[int, list[Tensor]] = {}
     jobs = []
-    for first, last in _runs(pairs, starts, counts, target_counts):
-        rows = slice(int(starts[first]), int(starts[last] + counts[last]))
-        columns = slice(int(target_starts[first]), int(target_starts[first] + target_counts[first]))
-        out = slice(int(offsets[first]), int(offsets[last + 1]))
+    for first, end in pairwise(bounds):
+        out = slice(int(offsets[first]), int(offsets[end]))
+        image, columns = int(targets[first]), int(target_counts[first])
+        if out.start == out.stop or columns == 0:
+            continue
+        if image not in parts:
+            where = slice(int(target_starts[first]), int(target_starts[first]) + columns)
+            parts[image] = [theirs[where] for _, theirs, _, _ in branches]
+        rows = slice(int(starts[first]), int(starts[first]) + out.stop - out.start)
+        jobs += [
+            NearestJob(mine[rows], part, best[out], position[out])
+            for (mine, _, best, position), part in zip(branches, parts[image], strict=True)
+        ]
+    find_nearest(jobs, bfloat16_filter=bfloat16_filter)
+    # Target points of all pairs in one numbering, so that one pass settles all rivalries.
+    numbering = (target_counts.cumsum(0) - target_counts).repeat_interleave(counts) + index
+    kept = _one_source_per_target(
+        similarity, numbering, similarity > semantic_threshold, int(target_counts.sum())
+    )
+    return Matches(similarity, index, visual_similarity, kept, offsets)
+
+
+def _one_source_per_target(
+    similarity: Tensor, target: Tensor, kept: Tensor, n_targets: int
+) -> Tensor:
+    """Keep the most similar source of each target, of equal ones the first; bool [T]."""
+    rows = kept.nonzero()[:, 0]
+    chosen, score = target[rows], similarity[rows]
+    best = score.new_full((n_targets,), -torch.inf).scatter_reduce_(0, chosen, score, "amax")
+    rows, chosen = (column[score == best[chosen]] for column in (rows, chosen))
+    first = rows.new_full((n_targets,), len(kept)).scatter_reduce_(0, chosen, rows, "amin")
+    winner = torch.zeros_like(kept)
+    winner[rows[first[chosen] == rows]] = True
+    return winner
+
+
+def choose_path(
+    device: torch.device | str, path: Literal["auto"] | MatchPath = "auto"
+) -> tuple[MatchPath, str]:
+    """Choose the implementation of matching.
+
+    Args:
+        device: Where the descriptors are.
+        path: ``"auto"``, or the name of one to insist on.
+
+    Returns:
+        Its name and the reason in a few words.
+
+    Raises:
+        ValueError: An unknown path, or one that cannot run on ``device``.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    if path == "auto":
+        if on_cpu:
+            return "blocked", "on a CPU blocks of rows stay in cache"
+        return "eager", f"no special path for {torch.device(device).type} devices"
+    if path not in get_args(MatchPath):
+        known = ", ".join(map(repr, ("auto", *get_args(MatchPath))))
+        raise ValueError(f"path must be one of {known}; got {path!r}.")
+    if path == "blocked" and not on_cpu:
+        raise ValueError(
+            f"path 'blocked' runs on a CPU; the descriptors are on {device}. "
+            "Use path='auto' or move them with .to('cpu')."
+        )
+    return path, "asked for"
+
+
+def match(
+    source: Descriptors,
+    target: Descriptors,
+    pairs: Tensor,
+    semantic_threshold: float,
+    *,
+    path: Literal["auto"] | MatchPath = "auto",
+) -> Matches:
+    """Match the points of pairs of images.
+
+    A source point is kept when its best semantic similarity is above the threshold and no other
+    kept source point of the pair has the same best target point with a higher similarity (of
+    equal ones the first stays). Its visual similarity is the best over all target points.
+
+    Args:
+        source: The generated images; descriptors of unit length.
+        target: The references, on the same device.
+        pairs: int64 [P, 2], (image of ``source``, image of ``target``). Pairs with one reference
+            are fastest one after the other, in the order of their generated images.
+        semantic_threshold: In [-1, 1]; a point matches strictly above it.
+        path: ``"auto"``, ``"eager"`` or ``"blocked"``.
+
+    Returns:
+        Matches, float32, on the device of the descriptors.
+
+    Raises:
+        ValueError: Pairs of a wrong shape or out of range, descriptors that do not fit together,
+            or a path that cannot run.
+
+    Source: arXiv 2509.21989, the definition of VSM.
+    """
+    _check(source, target, pairs)
+    device = source.semantic.device
+    chosen, reason = choose_path(device, path)
+    logger.debug("matching %d pairs on %s: %s (%s)", len(pairs), device, chosen, reason)
+    implementation = {"eager": match_eager, "blocked": match_blocked}[chosen]
+    return implementation(source, target, pairs, semantic_threshold)
+
+
+def _check(source: Descriptors, target: Descriptors, pairs: Tensor) -> None:
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64:
+        raise ValueError(
+            f"pairs must be int64 [P, 2], (source image, target image); got {pairs.dtype} "
+            f"{list(pairs.shape)}."
+        )
+    for column, (name, descriptors) in enumerate((("source", source), ("target", target))):
+        images = pairs[:, column]
+        if len(images) and not (0 <= int(images.min()) <= int(images.max()) < len(descriptors)):
+            raise ValueError(
+                f"pairs name {name} images {int(images.min())} to {int(images.max())}; there are "
+                f"{len(descriptors)}, counted from 0."
+            )
+    for branch in ("semantic", "visual"):
+        mine, theirs = getattr(source, branch), getattr(target, branch)
+        if mine.shape[1] != theirs.shape[1] or mine.device != theirs.device:
+            raise ValueError(
+                f"{branch} descriptors must have the same channels and device; source has "
+                f"{mine.shape[1]} on {mine.device}, target {theirs.shape[1]} on {theirs.device}."
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from vsm_fast.aggregation import AggregationNetwork
@@ -34,11 +33,5 @@ class DescriptorNetwork(nn.Module):
         Returns:
             Semantic and visual descriptors, float32 [B, D, h, w] each, unit length over D.
         """
-        weight = self.semantic.mixing_weights
-        levels = self.backbone(images.to(weight.dtype))
-        semantic, visual = self.semantic(levels), self.visual(levels)
-        if weight.dtype is not torch.float32:
-            # Unit length to float32 precision, whatever the network computed in.
-            semantic = nn.functional.normalize(semantic.float(), dim=1)
-            visual = nn.functional.normalize(visual.float(), dim=1)
-        return semantic, visual
+        levels = self.backbone(images.to(self.semantic.mixing_weights.dtype))
+        return self.semantic(levels), self.visual(levels)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,11 +38,19 @@ class BackboneConfig:
     latent_scale: float = 0.18215
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check(bool(self.levels), "levels", self.levels, "at least one level")
         _check(self.resolution > 0, "resolution", self.resolution, "a positive size in pixels")
+        for name in ("timestep", "latent_scale"):
+            value = getattr(self, name)
+            _check(math.isfinite(value), name, value, "finite")
+        factor = self.pixel_unshuffle
+        divides = factor > 0 and self.resolution % factor == 0
+        _check(divides, "pixel_unshuffle", factor, f"a divisor of resolution {self.resolution}")
         framings, filters = ("image", "subject"), ("bicubic", "bilinear")
         _check(self.framing in framings, "framing", self.framing, f"one of {framings}")
-        _check(self.interpolation in filters, "interpolation", self.interpolation, f"one of {filters}")
+        chosen = self.interpolation
+        _check(chosen in filters, "interpolation", chosen, f"one of {filters}")
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,17 @@ class AggregationConfig:
     first_level_weight: Literal["one", "mixing"] = "one"
 
     def __post_init__(self) -> None:
-        _check(len(self.grid) == 2 and min(self.grid) > 0, "grid", self.grid, "two positive sizes")
+        _check_types(self)
+        _check(min(self.grid) > 0, "grid", self.grid, "two positive sizes")
+        _check(self.groups > 0, "groups", self.groups, "a positive number")
         for name in ("bottleneck_channels", "descriptor_channels"):
             value = getattr(self, name)
-            _check(value % self.groups == 0, name, value, f"a multiple of {self.groups} groups")
+            _check(
+                value > 0 and value % self.groups == 0,
+                name,
+                value,
+                f"a multiple of {self.groups} groups",
+            )
         choices = ("one", "mixing")
         first = self.first_level_weight
         _check(first in choices, "first_level_weight", first, f"one of {choices}")
@@ -81,6 +97,7 @@ class Thresholds:
     visual: float = 0.6
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in ("semantic", "visual"):
             value = getattr(self, name)
             _check(-1 <= value <= 1, name, value, "a cosine similarity in [-1, 1]")
@@ -105,6 +122,9 @@ class ModelConfig:
     thresholds: Thresholds = field(default_factory=Thresholds)
     base_revision: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
     def to_json(self) -> str:
         """The text of ``config.json``."""
@@ -160,8 +180,43 @@ def _section(kind: Any, values: object, where: str) -> Any:
     frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     try:
         return kind(**frozen)
-    except (TypeError, ModelError) as error:
+    except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_int, value))
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping) and _is_words((*value.keys(), *value.values()))
+
+
+# By annotation. Literals are compared with their choices instead, and sections check themselves.
+_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "int": (_is_int, "a whole number"),
+    "float": (lambda value: _is_int(value) or isinstance(value, float), "a number"),
+    "str": (lambda value: isinstance(value, str), "a string"),
+    "tuple[str, ...]": (_is_words, "a list of strings"),
+    "tuple[int, int]": (_is_size, "a list of two whole numbers"),
+    "Mapping[str, str]": (_is_table, "an object of strings"),
+}
+
+
+def _check_types(section: Any) -> None:
+    for entry in dataclasses.fields(section):
+        if entry.type in _TYPES:
+            is_right, wanted = _TYPES[str(entry.type)]
+            value = getattr(section, entry.name)
+            _check(is_right(value), entry.name, value, wanted)
 
 
 def _check(right: bool, name: str, value: object, wanted: str) -> None:

@@ -169,7 +169,7 @@ class VSMScorer:
         semantic = thresholds.semantic if semantic_threshold is None else float(semantic_threshold)
         visual = thresholds.visual if visual_threshold is None else float(visual_threshold)
 
-        collector = ScoreCollector(pair_index, heatmaps)
+        collector = ScoreCollector(pair_index, visual, heatmaps)
         by_generation = np.argsort(pair_index[:, 1], kind="stable")
         with reporting(progress, len(ref_list) + len(gen_list)) as advance:
             references, ref_subjects = self._references(
@@ -192,7 +192,6 @@ class VSMScorer:
             gen_ids=image_names(gen_list, "gen"),
             model=self.config.name,
             semantic_threshold=semantic,
-            visual_threshold=visual,
         )
 
     def _references(

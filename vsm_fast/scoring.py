@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def score_eager(matches: Matches, visual_thresholds: Sequence[float]) -> PairSco
     rows: list[list[float]] = []
     n_matched: list[int] = []
     bounds = matches.offsets.tolist()
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         visual = matches.visual_similarity[start:stop][matches.kept[start:stop]]
         rows.append([float((visual > tau).float().mean()) for tau in visual_thresholds])
         n_matched.append(len(visual))

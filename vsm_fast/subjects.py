@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images import Box, ImageSource, load_image, subject_box, to_input
-from vsm_fast.masks import MaskSource, reduce_mask, resolve_mask
+from vsm_fast.masks import MaskSource, reduce_mask, subject_mask
 from vsm_fast.model_config import ModelConfig
 
 
@@ -62,20 +62,21 @@ def prepare_subject(
         name = os.fspath(source)
     try:
         image = load_image(source)
-        mask, origin = resolve_mask(mask_source, image)
+        mask = subject_mask(mask_source, image)
     except InputError as error:
         message = str(error)
         return Subject(error.status, message if name in message else f"{name}: {message}")
-    if not mask.any():
-        reason = f"{name}: the mask ({origin}) marks no pixel of the image."
-        return Subject(Status.EMPTY_MASK, reason, image.notes, origin)
+    notes = image.notes + tuple(f"mask: {note}" for note in mask.notes)
+    if not mask.pixels.any():
+        reason = f"{name}: the mask ({mask.origin}) marks no pixel of the image."
+        return Subject(Status.EMPTY_MASK, reason, notes, mask.origin)
     backbone = config.backbone
-    box = subject_box(mask, backbone.framing)
+    box = subject_box(mask.pixels, backbone.framing)
     return Subject(
-        notes=image.notes,
-        mask_origin=origin,
+        notes=notes,
+        mask_origin=mask.origin,
         pixels=to_input(image.pixels, box, backbone.resolution, backbone.interpolation),
-        cell_mask=reduce_mask(mask, box, config.aggregation.grid),
+        cell_mask=reduce_mask(mask.pixels, box, config.aggregation.grid),
         box=box,
-        mask=mask,
+        mask=mask.pixels,
     )

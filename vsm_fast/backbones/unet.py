@@ -17,6 +17,24 @@ from torch import Tensor, nn
 
 from vsm_fast.errors import ModelError
 
+_DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
+_MIDDLE_BLOCKS = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
+_UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
+_CONTEXT = "encoder_hidden_states"
+
+# Settings that change what a diffusers UNet computes before its up blocks, with the only
+# value that the traversal below reproduces. Anything else is refused rather than ignored.
+_PLAIN_SETTINGS = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_act_fn": None,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "addition_embed_type": None,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+}
+
 
 def level_index(name: str) -> int:
     """Zero-based up-block layer of a level name: ``"us3"`` -> 2.
@@ -24,7 +42,7 @@ def level_index(name: str) -> int:
     Raises:
         ModelError: The name is not ``us`` and a positive number.
     """
-    found = re.fullmatch(r"us([1-9]\d*)", name)
+    found = re.fullmatch(r"us([1-9][0-9]*)", name)
     if not found:
         raise ModelError(f"levels are named us1, us2, ...; got {name!r}.")
     return int(found[1]) - 1
@@ -38,12 +56,18 @@ class UNetFeatures(nn.Module):
             level: use it for nothing else.
         levels: Level names, each at most once.
         timestep: Constant time step of the forward pass.
-        vae: diffusers ``AutoencoderKL``; None for a UNet on pixels.
-        latent_scale: Factor on the latent.
-        pixel_unshuffle: Space-to-depth factor on the pixels of a UNet without a VAE.
-        conditioning: Constant keyword tensors of the UNet, such as ``encoder_hidden_states``
-            [1, tokens, channels].
+        vae: diffusers ``AutoencoderKL``, which loses its decoder; None for a UNet on pixels.
+        latent_scale: Factor on the VAE's latent.
+        pixel_unshuffle: Space-to-depth factor on the pixels of a UNet without a VAE; 1 = none.
+        conditioning: Constant inputs of a ``UNet2DConditionModel`` by name:
+            ``encoder_hidden_states``, float [1, tokens, channels].
+
+    Raises:
+        ModelError: The UNet has no such level, uses a block or setting that is not supported,
+            or does not fit the VAE, ``pixel_unshuffle`` or ``conditioning``.
     """
+
+    context: Tensor | None
 
     def __init__(
         self,
@@ -57,32 +81,34 @@ class UNetFeatures(nn.Module):
         conditioning: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        _check_supported(unet)
+        _check_input_channels(unet, vae, pixel_unshuffle)
         self.levels = tuple(levels)
-        self._wanted = [level_index(name) for name in levels]
-        layers = sum(len(block.resnets) for block in unet.up_blocks)
-        if not self._wanted or len(set(self._wanted)) < len(self._wanted):
-            raise ModelError(f"levels must be at least one, each once; got {list(levels)}.")
-        if max(self._wanted) >= layers:
-            raise ModelError(
-                f"this UNet has levels us1 to us{layers}; got {list(levels)}."
-            )
+        self._wanted = _wanted_layers(unet, self.levels)
+        resnets = [resnet for block in unet.up_blocks for resnet in block.resnets]
+        self.level_channels = tuple(int(resnets[k].out_channels) for k in self._wanted)
+        # A float, not a buffer: casting the network to bfloat16 must not turn 261 into 260.
+        self.timestep = float(timestep)
         self.latent_scale = latent_scale
         self.pixel_unshuffle = pixel_unshuffle
-        self.unet = unet
-        self.vae = vae
-        if vae is not None:
-            vae.decoder = None
-            vae.post_quant_conv = None
+        self.register_buffer("context", _context(unet, conditioning or {}), persistent=False)
         _cut(unet, max(self._wanted))
-        self.register_buffer("timestep", torch.tensor([float(timestep)]), persistent=False)
-        self._conditioning = tuple(conditioning or {})
-        for name, value in (conditioning or {}).items():
-            self.register_buffer(f"conditioning_{name}", value, persistent=False)
+        self.unet = unet
+        if vae is not None:
+            vae.decoder = vae.post_quant_conv = None
+        self.vae = vae
 
     def latent(self, images: Tensor) -> Tensor:
-        """What the UNet sees: float [B, 3, R, R] in [-1, 1] -> float [B, C, h, w].
+        """What the UNet sees.
 
-        The mode of the posterior, not a sample of it: the same image gives the same latent.
+        With a VAE it is the mode of the posterior, not a sample of it: the same image always
+        gives the same latent.
+
+        Args:
+            images: float [B, 3, R, R] in [-1, 1].
+
+        Returns:
+            float [B, C, h, w].
         """
         if self.vae is None:
             return F.pixel_unshuffle(images, self.pixel_unshuffle)
@@ -100,14 +126,15 @@ class UNetFeatures(nn.Module):
         return self.unet_features(self.latent(images))
 
     def unet_features(self, sample: Tensor) -> tuple[Tensor, ...]:
-        """The levels of a latent, float [B, C, h, w]."""
+        """The levels of a latent, float [B, C, h, w], in the order of ``levels``."""
         unet = self.unet
-        timestep = self.timestep.expand(len(sample))
+        # One row for the whole batch: the blocks broadcast it, and an image's features do not
+        # depend on how many others are embedded beside it.
+        timestep = torch.full((1,), self.timestep, dtype=torch.float32, device=sample.device)
         embedding = unet.time_embedding(unet.time_proj(timestep).to(sample.dtype))
-        context = None
-        if "encoder_hidden_states" in self._conditioning:
-            context = self.conditioning_encoder_hidden_states.to(sample.dtype)
-            context = context.expand(len(sample), -1, -1)
+        context = self.context
+        if context is not None:
+            context = context.to(sample.dtype).expand(sample.shape[0], -1, -1)
         sample = unet.conv_in(sample)
         skips = [sample]
         for block in unet.down_blocks:
@@ -118,19 +145,17 @@ class UNetFeatures(nn.Module):
         collected: dict[int, Tensor] = {}
         layer = 0
         for block in unet.up_blocks:
-            attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-            for resnet, attention in zip(block.resnets, attentions, strict=True):
+            for position, resnet in enumerate(block.resnets):
                 sample = resnet(torch.cat([sample, skips.pop()], dim=1), embedding)
-                if attention is not None:
-                    sample = _attend(attention, sample, context)
-                last = resnet is block.resnets[-1] and not getattr(block, "was_cut", False)
-                if last and block.upsamplers is not None:
+                sample = _attend(block, position, sample, context)
+                if position + 1 == len(block.resnets) and block.upsamplers is not None:
                     size = skips[-1].shape[2:] if skips else None
                     for upsampler in block.upsamplers:
                         sample = upsampler(sample, size)
-                collected[layer] = sample
+                if layer in self._wanted:
+                    collected[layer] = sample
                 layer += 1
-        return tuple(collected[index] for index in self._wanted)
+        return tuple(collected[layer] for layer in self._wanted)
 
 
 def _call(block: nn.Module, sample: Tensor, embedding: Tensor, context: Tensor | None) -> Any:
@@ -139,10 +164,79 @@ def _call(block: nn.Module, sample: Tensor, embedding: Tensor, context: Tensor |
     return block(sample, embedding)
 
 
-def _attend(attention: nn.Module, sample: Tensor, context: Tensor | None) -> Tensor:
-    if context is None:
-        return attention(sample)  # type: ignore[no-any-return]
-    return attention(sample, encoder_hidden_states=context, return_dict=False)[0]  # type: ignore[no-any-return]
+def _attend(block: Any, position: int, sample: Tensor, context: Tensor | None) -> Tensor:
+    """The attention after a layer of an up block, if the block has any."""
+    if getattr(block, "attentions", None) is None:
+        return sample
+    attention = block.attentions[position]
+    if getattr(block, "has_cross_attention", False):
+        return attention(sample, encoder_hidden_states=context, return_dict=False)[0]  # type: ignore[no-any-return]
+    return attention(sample)  # type: ignore[no-any-return]
+
+
+def _blocks(unet: Any) -> list[Any]:
+    middle = [] if unet.mid_block is None else [unet.mid_block]
+    return [*unet.down_blocks, *middle, *unet.up_blocks]
+
+
+def _check_supported(unet: Any) -> None:
+    known = {*_DOWN_BLOCKS, *_MIDDLE_BLOCKS, *_UP_BLOCKS}
+    unknown = {type(block).__name__ for block in _blocks(unet)} - known
+    # AttnUpBlock2D can also have ResNet blocks as up-samplers, which take other arguments.
+    upsamplers = [up for block in unet.up_blocks for up in block.upsamplers or ()]
+    unknown |= {type(upsampler).__name__ for upsampler in upsamplers} - {"Upsample2D"}
+    if unknown:
+        raise ModelError(
+            f"UNet blocks {sorted(unknown)} are not supported; supported are {sorted(known)} "
+            "with plain up-samplers."
+        )
+    for name, plain in _PLAIN_SETTINGS.items():
+        value = unet.config.get(name, plain)
+        if value != plain:
+            raise ModelError(f"UNets with {name}={value!r} are not supported, only {plain!r}.")
+
+
+def _check_input_channels(unet: Any, vae: Any, pixel_unshuffle: int) -> None:
+    if vae is None:
+        given, origin = 3 * pixel_unshuffle**2, f"pixels with pixel_unshuffle {pixel_unshuffle}"
+    elif pixel_unshuffle != 1:
+        raise ModelError(
+            f"pixel_unshuffle is for UNets without a VAE; got {pixel_unshuffle} and a VAE."
+        )
+    else:
+        given, origin = vae.config.latent_channels, "the VAE's latent"
+    if unet.config.in_channels != given:
+        raise ModelError(
+            f"the UNet takes {unet.config.in_channels} channels, but {origin} gives {given}."
+        )
+
+
+def _wanted_layers(unet: Any, levels: tuple[str, ...]) -> list[int]:
+    wanted = [level_index(name) for name in levels]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ModelError(f"levels must be at least one, each once; got {list(levels)}.")
+    layers = sum(len(block.resnets) for block in unet.up_blocks)
+    if max(wanted) >= layers:
+        raise ModelError(f"this UNet has levels us1 to us{layers}; got {list(levels)}.")
+    return wanted
+
+
+def _context(unet: Any, conditioning: Mapping[str, Tensor]) -> Tensor | None:
+    """The constant condition; without one diffusers would silently attend to the image."""
+    takes = any(getattr(block, "has_cross_attention", False) for block in _blocks(unet))
+    wanted = {_CONTEXT} if takes else set()
+    if set(conditioning) != wanted:
+        raise ModelError(
+            f"this UNet needs the conditioning tensors {sorted(wanted)}; "
+            f"got {sorted(conditioning)}."
+        )
+    if not takes:
+        return None
+    context, width = conditioning[_CONTEXT], unet.config.cross_attention_dim
+    fits = context.ndim == 3 and context.shape[0] == 1
+    if not fits or (isinstance(width, int) and context.shape[2] != width):
+        raise ModelError(f"{_CONTEXT} must be [1, tokens, {width}]; got {list(context.shape)}.")
+    return context
 
 
 def _cut(unet: Any, last: int) -> None:
@@ -153,13 +247,12 @@ def _cut(unet: Any, last: int) -> None:
         wanted = last + 1 - first
         first += len(block.resnets)
         if wanted <= 0:
-            continue
+            break
         if wanted < len(block.resnets):
             block.resnets = block.resnets[:wanted]
-            if getattr(block, "attentions", None):
+            if getattr(block, "attentions", None) is not None:
                 block.attentions = block.attentions[:wanted]
             block.upsamplers = None
-            block.was_cut = True
         kept.append(block)
     unet.up_blocks = nn.ModuleList(kept)
     unet.conv_norm_out = unet.conv_act = unet.conv_out = None

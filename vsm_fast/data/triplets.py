@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from vsm_fast.data.alterations import alter, random_part
 from vsm_fast.data.photographs import Photograph
 from vsm_fast.data.procedural import (
-    View,
     alter_subject,
     correspondence,
     make_subject,
     render,
     sample_cameras,
+    sample_light,
 )
 from vsm_fast.data.warps import colour_jitter, random_warp, replace_background
 
@@ -123,18 +123,14 @@ def procedural_triplet(
     """
     subject = make_subject(rng, textures)
     camera_1, camera_2 = sample_cameras(rng)
-    light = rng.integers(2**32, size=2)
+    lights = sample_light(rng), sample_light(rng)
     backgrounds = [_crop(textures, rng, size) if rng.random() < 0.8 else None for _ in range(2)]
-
-    def view(which: object, camera: object, seed: int, background: Pixels | None) -> View:
-        return render(which, camera, np.random.default_rng(seed), size, background)
-
-    first = view(subject, camera_1, light[0], backgrounds[0])
-    second = view(subject, camera_2, light[1], backgrounds[1])
+    first = render(subject, camera_1, lights[0], size, backgrounds[0])
+    second = render(subject, camera_2, lights[1], size, backgrounds[1])
     flow = correspondence(first, second, camera_2)
     if rng.random() < 0.5:
-        changed_subject, _ = alter_subject(subject, rng, textures)
-        again = view(changed_subject, camera_1, light[0], backgrounds[0])
+        repainted, _ = alter_subject(subject, rng, textures, view=first)
+        again = render(repainted, camera_1, lights[0], size, backgrounds[0])
         altered, part, kind = again.pixels, again.altered & first.mask, "rendered"
     else:
         kind = str(rng.choice(list(kinds)))

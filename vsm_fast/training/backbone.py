@@ -39,7 +39,7 @@ class BackboneTraining:
     pixel_unshuffle: int = 4
     crop: int = 128
     batch: int = 32
-    steps: int = 4000
+    steps: int = 2200
     learning_rate: float = 6e-4
     warmup: int = 100
     ema: float = 0.998

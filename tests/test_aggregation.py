@@ -1,0 +1,162 @@
+"""Aggregation networks against a plain implementation written from the paper's description."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import AGGREGATION, aggregation_pair, published_names
+
+from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.errors import ModelError
+
+CHANNELS = (24, 16, 12, 8)  # the second equals descriptor_channels: no shortcut convolution
+SIZES = ((3, 3), (6, 6), (12, 12), (9, 4))  # below, at and above the grid, and mixed
+
+
+def levels(count=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(count, channels, *size, generator=generator)
+        for channels, size in zip(CHANNELS, SIZES, strict=True)
+    ]
+
+
+def bilinear(image, rows, columns):
+    """Bilinear resize with half-pixel centres, channel by channel, from its definition."""
+    _, height, width = image.shape
+    resized = np.zeros((image.shape[0], rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            y = min(max((row + 0.5) * height / rows - 0.5, 0), height - 1)
+            x = min(max((column + 0.5) * width / columns - 0.5, 0), width - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            v, u = y - top, x - left
+            upper = image[:, top, left] * (1 - u) + image[:, top, right] * u
+            lower = image[:, bottom, left] * (1 - u) + image[:, bottom, right] * u
+            resized[:, row, column] = upper * (1 - v) + lower * v
+    return resized
+
+
+def group_norm(x, weight, bias, groups):
+    split = x.reshape(groups, -1)
+    spread = np.sqrt(split.var(1, keepdims=True) + 1e-5)
+    normed = ((split - split.mean(1, keepdims=True)) / spread).reshape(x.shape)
+    return normed * weight[:, None, None] + bias[:, None, None]
+
+
+def convolve(x, weight):
+    reach = weight.shape[2] // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+    result = np.zeros((weight.shape[0], *x.shape[1:]))
+    for dy in range(weight.shape[2]):
+        for dx in range(weight.shape[3]):
+            window = padded[:, dy : dy + x.shape[1], dx : dx + x.shape[2]]
+            result += np.einsum("oi,ihw->ohw", weight[:, :, dy, dx], window)
+    return result
+
+
+def plain_aggregation(maps, weights, branch, config):
+    """One image: every level resized first, then its bottleneck, mixed, L2 over channels."""
+    mixing = np.exp(weights[f"mixing_weights_{branch}"])
+    mixing = mixing / mixing.sum()
+    total = 0.0
+    for level, features in enumerate(maps):
+
+        def step(x, part, level=level):
+            name = f"bottleneck_layers_{branch}.{level}.0.{part}"
+            norm = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
+            return group_norm(convolve(x, weights[f"{name}.weight"]), *norm, config.groups)
+
+        x = bilinear(features, *config.grid)
+        y = np.maximum(step(x, "conv1"), 0)
+        y = np.maximum(step(y, "conv2"), 0)
+        y = step(y, "conv3")
+        has_shortcut = f"bottleneck_layers_{branch}.{level}.0.shortcut.weight" in weights
+        y = np.maximum(y + (step(x, "shortcut") if has_shortcut else x), 0)
+        is_one = level == 0 and config.first_level_weight == "one"
+        total = total + (1.0 if is_one else mixing[level]) * y
+    return total / np.linalg.norm(total, axis=0, keepdims=True)
+
+
+@pytest.mark.parametrize("first", ["one", "mixing"])
+@torch.no_grad()
+def test_it_computes_what_the_description_says(first):
+    config = dataclasses.replace(AGGREGATION, first_level_weight=first)
+    networks = aggregation_pair(CHANNELS, config)
+    weights = {k: v.double().numpy() for k, v in published_names(*networks).items()}
+    for branch, network in zip(("semantic", "visual"), networks, strict=True):
+        found = network(levels()).numpy()
+        for image in range(2):
+            maps = [level[image].double().numpy() for level in levels()]
+            wanted = plain_aggregation(maps, weights, branch, config)
+            np.testing.assert_allclose(found[image], wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_projecting_before_the_resize_equals_resizing_first():
+    network, _ = aggregation_pair(CHANNELS)
+    resize = torch.nn.functional.interpolate
+    resized = [
+        resize(level, size=AGGREGATION.grid, mode="bilinear", align_corners=False)
+        for level in levels()
+    ]
+    torch.testing.assert_close(network(levels()), network(resized), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_weight_of_the_first_level_matters():
+    mixing = dataclasses.replace(AGGREGATION, first_level_weight="mixing")
+    one, _ = aggregation_pair(CHANNELS)
+    other, _ = aggregation_pair(CHANNELS, mixing)
+    assert one.mixing()[0] == 1
+    assert torch.equal(one.mixing()[1:], other.mixing()[1:])
+    assert float(other.mixing().sum()) == pytest.approx(1)
+    assert (one(levels()) - other(levels())).abs().max() > 1e-3
+
+
+def test_weights_have_the_published_names_and_shapes():
+    network = AggregationNetwork(CHANNELS, AGGREGATION)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert shapes["mixing_weights"] == (4,)
+    first = "bottleneck_layers.0.0."
+    assert shapes[first + "conv1.weight"] == (8, 24, 1, 1)
+    assert shapes[first + "conv2.weight"] == (8, 8, 3, 3)
+    assert shapes[first + "conv3.weight"] == (16, 8, 1, 1)
+    assert shapes[first + "shortcut.weight"] == (16, 24, 1, 1)
+    assert shapes[first + "shortcut.norm.bias"] == (16,)
+    assert not any("bias" in name and "norm" not in name for name in shapes)
+    assert not any(name.startswith("bottleneck_layers.1.0.shortcut") for name in shapes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_descriptors_have_unit_length_to_float32_precision(dtype):
+    network = aggregation_pair(CHANNELS)[0].to(dtype)
+    described = network([level.to(dtype) for level in levels()])
+    assert described.dtype == torch.float32
+    assert described.shape == (2, 16, 6, 6)
+    torch.testing.assert_close(described.norm(dim=1), torch.ones(2, 6, 6), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_neighbours():
+    network, _ = aggregation_pair(CHANNELS)
+    alone = network([level[1:] for level in levels()])
+    torch.testing.assert_close(network(levels())[1:], alone, rtol=0, atol=1e-6)
+
+
+def test_a_wrong_number_of_levels_is_refused():
+    network, _ = aggregation_pair(CHANNELS)
+    with pytest.raises(ModelError, match="has 4 levels; got 3"):
+        network(levels()[:3])
+
+
+def test_every_weight_is_trained():
+    network = AggregationNetwork(CHANNELS, dataclasses.replace(AGGREGATION))
+    network(levels())[:, :3].sum().backward()
+    still = [name for name, weight in network.named_parameters() if not weight.grad.any()]
+    assert still == []

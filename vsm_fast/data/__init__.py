@@ -1,0 +1,1 @@
+"""Training data: photographs, procedural renderings and controlled alterations of both."""

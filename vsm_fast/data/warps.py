@@ -1,0 +1,153 @@
+"""Random second views of one photograph, with exact correspondence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+_CONTROL = 5  # elastic control points per side; few, so that the field stays smooth
+_REMAP_LIMIT = 16384  # OpenCV's remap takes fewer than 32768 positions per row
+_INVERSIONS = 12  # fixed-point steps; the displacement contracts, so these reach < 0.1 px
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A warp of pictures of one size.
+
+    Attributes:
+        inverse: float32 [H, W, 2], (x, y) in the source picture of each warped pixel.
+        matrix: float64 [3, 3], the projective part, source to warped.
+        elastic: float32 [H, W, 2], displacement of the warped pixel before ``matrix`` is undone.
+    """
+
+    inverse: NDArray[np.float32]
+    matrix: NDArray[np.float64]
+    elastic: NDArray[np.float32]
+
+    def image(self, pixels: Pixels, border: int = cv2.BORDER_REFLECT_101) -> Pixels:
+        """The warped picture, uint8 [H, W, 3]."""
+        return cv2.remap(pixels, self.inverse, None, cv2.INTER_LINEAR, borderMode=border)
+
+    def mask(self, mask: Mask) -> Mask:
+        """The warped mask, bool [H, W]; False beyond the source picture."""
+        warped = cv2.remap(
+            mask.astype(np.uint8), self.inverse, None, cv2.INTER_NEAREST, borderValue=0
+        )
+        return warped > 0
+
+    def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where source positions land.
+
+        Args:
+            xy: float [N, 2], (x, y) pixel positions in the source picture.
+
+        Returns:
+            float32 [N, 2], positions in the warped picture, perhaps outside it; accurate to a
+            quarter of a pixel.
+        """
+        straight = cv2.perspectiveTransform(
+            np.asarray(xy, np.float64).reshape(1, -1, 2), self.matrix
+        )[0]
+        # inverse(p) = matrix^-1(p + elastic(p)), so p solves p = straight - elastic(p).
+        landed = straight.copy()
+        for _ in range(_INVERSIONS):
+            landed = straight - sample_field(self.elastic, landed)
+        return landed.astype(np.float32)
+
+
+def sample_field(field: NDArray[np.float32], xy: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Bilinear values of a field [H, W, C] at positions [N, 2]; float32 [N, C]."""
+    chunks = [
+        cv2.remap(
+            field, part[None].astype(np.float32), None, cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )[0]
+        for part in np.split(xy, range(_REMAP_LIMIT, len(xy), _REMAP_LIMIT))
+    ]  # fmt: skip
+    return np.concatenate(chunks)
+
+
+def random_warp(
+    rng: np.random.Generator, size: tuple[int, int], *, strength: float = 1.0
+) -> Warp:
+    """A random rotation, scale, shift, perspective and smooth elastic deformation.
+
+    Args:
+        rng: Source of randomness.
+        size: (height, width) in pixels.
+        strength: 0 = nearly none; 1 = rotation to 25 degrees, scale 0.75 to 1.2, perspective
+            to 12 % of the side, elastic displacement to 4 % of it.
+
+    Returns:
+        The warp; the elastic part is bounded so that it never folds over.
+    """
+    height, width = size
+    side = min(size)
+    angle = np.deg2rad(rng.uniform(-25, 25)) * strength
+    scale = np.exp(rng.uniform(np.log(0.75), np.log(1.2)) * strength)
+    stretch = np.exp(rng.uniform(-0.15, 0.15) * strength)
+    cos, sin = np.cos(angle), np.sin(angle)
+    linear = scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch, 1 / stretch])
+    centre = np.array([width, height]) / 2
+    shift = rng.uniform(-0.06, 0.06, 2) * side * strength
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+    moved = (corners - centre) @ linear.T + centre + shift
+    moved += rng.uniform(-0.06, 0.06, (4, 2)) * side * strength
+    matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
+    # Neighbouring control points lie side / 4 apart: 4 % each keeps the gradient below 0.5.
+    control = rng.uniform(-0.04, 0.04, (_CONTROL, _CONTROL, 2)) * side * strength
+    elastic = cv2.resize(
+        control.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
+    moved_grid = (grid + elastic).reshape(1, -1, 2)
+    inverse = cv2.perspectiveTransform(moved_grid, np.linalg.inv(matrix))
+    return Warp(inverse.reshape(height, width, 2).astype(np.float32), matrix, elastic)
+
+
+def colour_jitter(rng: np.random.Generator, pixels: Pixels, strength: float = 1.0) -> Pixels:
+    """The picture under another exposure: what two photographs of one subject differ by.
+
+    Args:
+        rng: Source of randomness.
+        pixels: uint8 [H, W, 3].
+        strength: 0 = unchanged; 1 = gain, contrast and saturation to ±25 %, white balance to
+            ±8 %, gamma 0.8 to 1.25, slight blur or noise, JPEG of quality 40 upwards.
+    """
+    image = pixels.astype(np.float32) / 255
+    image = image ** np.exp(rng.uniform(-0.22, 0.22) * strength)
+    image *= 1 + rng.uniform(-0.08, 0.08, 3) * strength
+    image *= 1 + rng.uniform(-0.25, 0.25) * strength
+    mean = image.mean()
+    image = mean + (image - mean) * (1 + rng.uniform(-0.25, 0.25) * strength)
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (image - grey) * (1 + rng.uniform(-0.25, 0.25) * strength)
+    blur, noise = rng.uniform(0, 0.9) * strength, rng.uniform(0, 0.02) * strength
+    if blur > 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), blur)
+    image = image + rng.normal(0, 1, image.shape) * noise
+    result = np.clip(image * 255, 0, 255).astype(np.uint8)
+    if strength > 0 and rng.random() < 0.5:
+        quality = int(rng.integers(100 - int(60 * strength), 101))
+        encoded = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        result = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return result
+
+
+def replace_background(pixels: Pixels, mask: Mask, background: Pixels) -> Pixels:
+    """The subject on another background, with an edge feathered over about two pixels.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        mask: bool [H, W], the subject.
+        background: uint8 [h, w, 3], resized to fit.
+    """
+    height, width = mask.shape
+    resized = cv2.resize(background, (width, height), interpolation=cv2.INTER_AREA)
+    alpha = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0)[..., None]
+    return (pixels * alpha + resized * (1 - alpha) + 0.5).astype(np.uint8)

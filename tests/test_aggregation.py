@@ -6,12 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from tiny_models import AGGREGATION, aggregation_pair, published_names
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.errors import ModelError
 
+one_thread = tiny_models.one_thread
 CHANNELS = (24, 16, 12, 8)  # the second equals descriptor_channels: no shortcut convolution
 SIZES = ((3, 3), (6, 6), (12, 12), (9, 4))  # below, at and above the grid, and mixed
 

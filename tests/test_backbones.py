@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import tiny_models
 import torch
 from diffusers import UNet2DConditionModel
 from tiny_models import condition_unet, context, images, pixel_unet, plain_levels, small_vae
@@ -12,6 +13,7 @@ from tiny_models import condition_unet, context, images, pixel_unet, plain_level
 from vsm_fast.backbones.unet import UNetFeatures, level_index
 from vsm_fast.errors import ModelError
 
+one_thread = tiny_models.one_thread
 PIXEL_LEVELS = [f"us{k}" for k in range(1, 7)]
 CONDITION_LEVELS = [f"us{k}" for k in range(1, 13)]
 
@@ -55,9 +57,7 @@ def test_levels_of_a_conditional_unet_are_those_of_the_plain_forward():
 def test_cutting_after_any_level_leaves_it_unchanged(level):
     unet, sample = condition_unet(), torch.randn(1, 4, 16, 16)
     features = condition_features([level], unet)
-    assert_same(
-        features.unet_features(sample), [plain_levels(unet, sample, 261, context())[level]]
-    )
+    assert_same(features.unet_features(sample), [plain_levels(unet, sample, 261, context())[level]])
     layers = [resnet for block in features.unet.up_blocks for resnet in block.resnets]
     assert len(layers) == level_index(level) + 1
     assert features.unet.conv_out is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
+import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import save_file
@@ -15,6 +16,15 @@ from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig
 AGGREGATION = AggregationConfig(
     grid=(6, 6), bottleneck_channels=8, descriptor_channels=16, groups=4
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small gain nothing from threads, and on a busy machine they wait for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def randomised(module, seed=0):

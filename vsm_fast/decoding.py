@@ -101,7 +101,7 @@ def orient(array: NDArray[_Scalar], orientation: int) -> NDArray[_Scalar]:
 
 def _check_file(name: str) -> None:
     try:
-        found = Path(name).stat()
+        found = os.stat(name)  # noqa: PTH116 - Path("") would be the current folder
     except PermissionError as error:
         raise InputError(Status.UNREADABLE, f"{name} cannot be read: {error}.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -111,13 +111,9 @@ def match_blocked(
             (source.visual, target.visual, visual_similarity, unused),
         )
     ]
-    # Consecutive pairs that share their target and whose sources lie one after the other are
-    # one tall block of rows.
-    joined = (targets[1:] == targets[:-1]) & (starts[1:] == (starts + counts)[:-1])
-    bounds = [0, *((~joined).nonzero()[:, 0] + 1).tolist(), len(sources)] if len(sources) else [0]
     parts: dict[int, list[Tensor]] = {}
     jobs = []
-    for first, end in pairwise(bounds):
+    for first, end in pairwise(_joined(targets, starts, counts)):
         out = slice(int(offsets[first]), int(offsets[end]))
         image, columns = int(targets[first]), int(target_counts[first])
         if out.start == out.stop or columns == 0:
@@ -137,6 +133,16 @@ def match_blocked(
         similarity, numbering, similarity > semantic_threshold, int(target_counts.sum())
     )
     return Matches(similarity, index, visual_similarity, kept, offsets)
+
+
+def _joined(targets: Tensor, starts: Tensor, counts: Tensor) -> list[int]:
+    """Bounds of runs of pairs that share their target and whose source rows follow each other.
+
+    The rows of a run are matched together: one tall block instead of many small ones.
+    """
+    follows = (targets[1:] == targets[:-1]) & (starts[1:] == (starts + counts)[:-1])
+    ends = [len(targets)] if len(targets) else []
+    return [0, *((~follows).nonzero()[:, 0] + 1).tolist(), *ends]
 
 
 def _one_source_per_target(

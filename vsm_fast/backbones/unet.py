@@ -183,7 +183,11 @@ def _check_supported(unet: Any) -> None:
     known = {*_DOWN_BLOCKS, *_MIDDLE_BLOCKS, *_UP_BLOCKS}
     unknown = {type(block).__name__ for block in _blocks(unet)} - known
     # AttnUpBlock2D can also have ResNet blocks as up-samplers, which take other arguments.
-    upsamplers = [up for block in unet.up_blocks for up in block.upsamplers or ()]
+    upsamplers = [
+        upsampler
+        for block in unet.up_blocks
+        for upsampler in getattr(block, "upsamplers", None) or ()
+    ]
     unknown |= {type(upsampler).__name__ for upsampler in upsamplers} - {"Upsample2D"}
     if unknown:
         raise ModelError(

@@ -161,7 +161,7 @@ def test_a_truncated_file_with_a_matching_hash_is_found(folder, keep):
 def test_garbage_is_found(folder, content):
     (folder / "aggregation.safetensors").write_bytes(content)
     rehash(folder, config_of())
-    with pytest.raises(ModelError, match="aggregation.safetensors cannot be read as safetensors"):
+    with pytest.raises(ModelError, match=r"aggregation\.safetensors cannot be read"):
         load_model(folder)
 
 
@@ -203,7 +203,9 @@ def test_keys_are_checked_strictly(folder, name):
 
     edit_weights(folder / name, change)
     rehash(folder, config_of())
-    with pytest.raises(ModelError, match=r"9 unknown keys \(other.*\.\.\.\).*9 missing|missing"):
+    with pytest.raises(
+        ModelError, match=r"9 unknown keys \(other\..*, \.\.\.\); 9 missing keys \("
+    ):
         load_model(folder)
 
 
@@ -216,8 +218,8 @@ def test_one_unknown_aggregation_key_is_enough(folder):
 
 
 def test_weights_of_other_levels_do_not_fit(folder):
-    rehash(folder, config_of(("us3", "us5")))
-    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\], wanted \[8, 16, 1, 1\]"):
+    rehash(folder, config_of(("us6", "us5")))
+    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\], wanted \[8, 8, 1, 1\]"):
         load_model(folder)
 
 

@@ -52,7 +52,8 @@ def test_memory_format_and_batch_change_nothing():
 
 @torch.no_grad()
 def test_it_can_be_exported_with_any_batch_size():
-    batch = torch.export.Dim("batch", min=1, max=64)
+    # From 64 images on, diffusers' up-samplers take another branch.
+    batch = torch.export.Dim("batch", min=1, max=63)
     exported = torch.export.export(make(), (images(2),), dynamic_shapes={"images": {0: batch}})
     for count in (1, 5):
         for found, wanted in zip(exported.module()(images(count)), make()(images(count)),

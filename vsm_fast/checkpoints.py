@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.unet import UNetFeatures
@@ -34,6 +34,7 @@ EMBEDDED = ("tiny",)
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _AGGREGATION = "aggregation.safetensors"
 _CONDITIONING = "conditioning.safetensors"
+_BRANCHES = ("semantic", "visual")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -238,11 +239,11 @@ def save_model(
             _save_diffusers(vae, temporary / "vae", "decoder", dtype)
         if conditioning:
             _save(conditioning, temporary / _CONDITIONING, dtype)
-        tensors: dict[str, Tensor] = {}
-        for branch, network in (("semantic", semantic), ("visual", visual)):
-            for key, value in network.state_dict().items():
-                first, dot, rest = key.partition(".")
-                tensors[f"{first}_{branch}{dot}{rest}"] = value
+        tensors = {
+            _published_key(key, branch): value
+            for branch, network in zip(_BRANCHES, (semantic, visual), strict=True)
+            for key, value in network.state_dict().items()
+        }
         _save(tensors, temporary / _AGGREGATION, dtype)
         hashes = {
             path.relative_to(temporary).as_posix(): _sha256(path)
@@ -299,7 +300,9 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
         model = getattr(diffusers, name).from_config(settings)
     if any(True for _ in model.buffers()):
         model = getattr(diffusers, name).from_config(settings)
-    _load_strictly(model, {_modern_key(key): v for key, v in _read(path).items()}, str(path))
+    weights = {_modern_key(key): value for key, value in _read(path).items()}
+    _check_fit(weights, model.state_dict(), str(path))
+    model.load_state_dict(weights, assign=True)
     return model
 
 
@@ -314,24 +317,25 @@ def _load_aggregation(
 ) -> list[AggregationNetwork]:
     """The semantic and the visual network, from one file under the published names."""
     weights = _read(path)
-    networks = []
-    for branch in ("semantic", "visual"):
-        network = AggregationNetwork(level_channels, config.aggregation)
-        prefixes = {
-            f"bottleneck_layers_{branch}.": "bottleneck_layers.",
-            f"mixing_weights_{branch}": "mixing_weights",
-        }
-        mine = {
-            new + key.removeprefix(old): weights.pop(key)
-            for key in list(weights)
-            for old, new in prefixes.items()
-            if key.startswith(old)
-        }
-        _load_strictly(network, mine, f"{path} ({branch})")
-        networks.append(network)
-    if weights:
-        raise ModelError(f"{path} does not fit the model: {_some('unknown', sorted(weights))}.")
-    return networks
+    networks = {
+        branch: AggregationNetwork(level_channels, config.aggregation) for branch in _BRANCHES
+    }
+    wanted = {
+        _published_key(key, branch): value
+        for branch, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    _check_fit(weights, wanted, str(path))
+    for branch, network in networks.items():
+        mine = {key: weights[_published_key(key, branch)] for key in network.state_dict()}
+        network.load_state_dict(mine, assign=True)
+    return list(networks.values())
+
+
+def _published_key(key: str, branch: str) -> str:
+    """Name in the file: ``bottleneck_layers.0.0…`` -> ``bottleneck_layers_semantic.0.0…``."""
+    first, dot, rest = key.partition(".")
+    return f"{first}_{branch}{dot}{rest}"
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -369,8 +373,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None
     save_file(cast, path)
 
 
-def _load_strictly(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    wanted = module.state_dict()
+def _check_fit(weights: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
     unknown, missing = sorted(set(weights) - set(wanted)), sorted(set(wanted) - set(weights))
     if unknown or missing:
         raise ModelError(
@@ -384,7 +387,6 @@ def _load_strictly(module: nn.Module, weights: dict[str, Tensor], where: str) ->
     ]
     if shapes:
         raise ModelError(f"{where} does not fit the model: {'; '.join(shapes[:4])}.")
-    module.load_state_dict(weights, assign=True)
 
 
 def _some(kind: str, keys: list[str]) -> str:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vsm_fast
+
+ROOT = Path(__file__).parents[1]
+
+
+def _run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    ).stdout.strip()
+
+
+def test_kernels_and_export_are_installed_under_vsm_fast() -> None:
+    code = "import vsm_fast.kernels as k, vsm_fast.export as e; print(k.__file__, e.__file__)"
+    kernels, export = _run(code).split()
+    assert Path(kernels).parent.name == "kernels"
+    assert Path(export).parent.name == "export"
+
+
+def test_import_loads_no_heavy_package() -> None:
+    code = (
+        "import sys, vsm_fast; heavy = {'torch', 'diffusers', 'triton', 'pandas', 'pyarrow',"
+        "'PIL', 'cv2', 'scipy', 'transformers', 'huggingface_hub'}; print(heavy & set(sys.modules))"
+    )
+    assert _run(code) == "set()"
+
+
+def test_the_api_loads_no_diffusers_before_a_model_is_loaded() -> None:
+    code = "import sys, vsm_fast; vsm_fast.score_batch; print('diffusers' in sys.modules)"
+    assert _run(code) == "False"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in vsm_fast.__all__:
+        assert getattr(vsm_fast, name) is not None
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        vsm_fast.nothing_like_this  # noqa: B018
+
+
+def test_the_embedded_model_is_at_most_20_megabytes() -> None:
+    folder = ROOT / "vsm_fast" / "models" / "tiny"
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 20e6
+
+
+def test_nothing_is_unpickled() -> None:
+    forbidden = ("import pickle", "torch.load(", "allow_pickle=True", "trust_remote_code=True")
+    for folder in ("vsm_fast", "kernels", "export"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not [word for word in forbidden if word in text], path

@@ -1,0 +1,188 @@
+"""The whole way from images to scores, with the embedded model and shipped photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vsm_fast
+from vsm_fast import InputError, PairingError, VSMScorer
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def scorer() -> VSMScorer:
+    return VSMScorer.from_pretrained("tiny")
+
+
+def _photo(side: str, subject: str, name: str) -> tuple[str, str]:
+    folder = EXAMPLES / side / subject
+    return str(folder / f"{name}.jpg"), str(folder / f"{name}_mask.png")
+
+
+REFERENCE, REFERENCE_MASK = _photo("refs", "bear_plushie", "reference")
+REPAINTED, REPAINTED_MASK = _photo("gens", "bear_plushie", "repainted")
+OTHER, OTHER_MASK = _photo("refs", "robot_toy", "reference")
+
+
+def test_an_image_is_consistent_with_itself() -> None:
+    scores = vsm_fast.score_batch(
+        [REFERENCE], [REFERENCE], ref_masks=[REFERENCE_MASK], gen_masks=[REFERENCE_MASK]
+    )
+    assert scores.score.tolist() == [1.0]
+    assert scores.n_matched[0] == scores.n_source[0] > 100
+
+
+def test_scores_fall_from_same_to_repainted_to_another_subject() -> None:
+    scores = vsm_fast.score_batch(
+        [REFERENCE],
+        [REFERENCE, REPAINTED, OTHER],
+        ref_masks=[REFERENCE_MASK],
+        gen_masks=[REFERENCE_MASK, REPAINTED_MASK, OTHER_MASK],
+    ).score
+    assert scores[0] > scores[1] + 0.1
+    assert scores[1] > scores[2] + 0.1
+
+
+def test_the_heat_map_lights_up_the_repainted_part() -> None:
+    scores = vsm_fast.score_batch(
+        [REFERENCE],
+        [REPAINTED],
+        ref_masks=[REFERENCE_MASK],
+        gen_masks=[REPAINTED_MASK],
+        heatmaps=True,
+    )
+    heat = scores.heatmap(0)
+    part = np.asarray(Image.open(EXAMPLES / "parts" / "bear_plushie.png").convert("L")) > 127
+    mask = np.asarray(Image.open(REPAINTED_MASK).convert("L")) > 127
+    np.testing.assert_array_equal(np.isnan(heat), ~mask)
+    assert heat[part & mask].mean() > heat[~part & mask].mean() + 0.2
+
+
+def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
+    described = scorer.describe([REFERENCE], [REFERENCE_MASK])
+    gens, masks = [REPAINTED, OTHER], [REPAINTED_MASK, OTHER_MASK]
+    once = scorer.score(described, gens, gen_masks=masks)
+    again = scorer.score([REFERENCE], gens, ref_masks=[REFERENCE_MASK], gen_masks=masks)
+    np.testing.assert_array_equal(once.score, again.score)
+
+
+def test_masks_of_a_described_reference_are_refused(scorer: VSMScorer) -> None:
+    described = scorer.describe([REFERENCE])
+    with pytest.raises(PairingError, match="describe"):
+        scorer.score(described, [REFERENCE], ref_masks=[REFERENCE_MASK])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_batch_size_order_and_neighbours_do_not_change_a_score(
+    scorer: VSMScorer, batch_size: int
+) -> None:
+    gens = [REPAINTED, REFERENCE, OTHER, REPAINTED, REFERENCE]
+    masks = [REPAINTED_MASK, REFERENCE_MASK, OTHER_MASK, REPAINTED_MASK, REFERENCE_MASK]
+    options = {"ref_masks": [REFERENCE_MASK], "batch_size": batch_size}
+    together = scorer.score([REFERENCE], gens, gen_masks=masks, **options).score
+    backwards = scorer.score([REFERENCE], gens[::-1], gen_masks=masks[::-1], **options).score
+    alone = [
+        scorer.score([REFERENCE], [gen], gen_masks=[mask], ref_masks=[REFERENCE_MASK]).score[0]
+        for gen, mask in zip(gens, masks, strict=True)
+    ]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
+
+
+def test_pairs_choose_what_meets_what(scorer: VSMScorer) -> None:
+    refs, ref_masks = [REFERENCE, OTHER], [REFERENCE_MASK, OTHER_MASK]
+    scores = scorer.score(
+        refs, refs, ref_masks=ref_masks, gen_masks=ref_masks, pairs=[[1, 0], [0, 0], [1, 1]]
+    )
+    assert scores.ref_id.tolist() == [OTHER, REFERENCE, OTHER]
+    assert scores.gen_id.tolist() == [REFERENCE, REFERENCE, OTHER]
+    assert scores.score[1] == scores.score[2] == 1.0
+    assert not scores.score[0] > 0.9
+
+
+def test_a_bad_image_costs_its_own_rows_only(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(Path(REFERENCE).read_bytes()[:2000])
+    nan = torch.full((3, 64, 64), torch.nan)
+    blank = np.zeros(Image.open(REFERENCE).size[::-1], bool)
+    gens = [REFERENCE, "missing.png", str(empty), str(truncated), nan, REFERENCE, REFERENCE]
+    masks = [REFERENCE_MASK, None, None, None, None, blank, blank[:5]]
+    scores = vsm_fast.score_batch([REFERENCE], gens, ref_masks=[REFERENCE_MASK], gen_masks=masks)
+    assert scores.status.tolist() == [
+        "ok",
+        "missing_file",
+        "unreadable_image",
+        "unreadable_image",
+        "bad_pixel_values",
+        "empty_mask",
+        "bad_mask",
+    ]
+    assert scores.score[0] == 1.0
+    assert np.isnan(scores.score[1:]).all()
+    assert all(scores.reason[1:])
+
+
+def test_a_bad_reference_costs_its_own_rows_only(scorer: VSMScorer) -> None:
+    scores = scorer.score(["missing.png", REFERENCE], [REFERENCE, REFERENCE])
+    assert scores.status.tolist() == ["missing_file", "ok"]
+    assert scores.reason[0].startswith("reference:")
+
+
+def test_on_error_raise_stops_at_the_first_bad_image(scorer: VSMScorer) -> None:
+    with pytest.raises(InputError, match=r"missing\.png"):
+        scorer.score([REFERENCE], ["missing.png"], on_error="raise")
+
+
+def test_nothing_to_score_gives_an_empty_table() -> None:
+    scores = vsm_fast.score_batch([REFERENCE], [])
+    assert len(scores) == 0
+    assert scores.to_arrow().num_rows == 0
+
+
+def test_nothing_matched_is_undefined_and_says_so(scorer: VSMScorer) -> None:
+    scores = scorer.score([REFERENCE], [OTHER], semantic_threshold=1.0)
+    assert np.isnan(scores.score[0])
+    assert scores.status[0] == "no_semantic_match"
+    assert scores.n_source[0] > 0
+
+
+def test_progress_counts_every_image(scorer: VSMScorer) -> None:
+    calls: list[tuple[int, int]] = []
+    scorer.score(
+        [REFERENCE], [REPAINTED] * 3, batch_size=2, progress=lambda *done: calls.append(done)
+    )
+    assert calls == [(1, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"runtime": "tensorrt"}, {"dtype": "int3"}, {"cache": "x"}, {"batch_size": 0}]
+)
+def test_an_option_that_does_not_exist_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        vsm_fast.score_batch([REFERENCE], [REFERENCE], **options)  # type: ignore[arg-type]
+
+
+def test_every_kind_of_image_gives_the_same_score() -> None:
+    pixels = np.asarray(Image.open(REPAINTED).convert("RGB"))
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    kinds = [REPAINTED, Path(REPAINTED), Image.fromarray(pixels), pixels, tensor]
+    scores = vsm_fast.score_batch(
+        [REFERENCE], kinds, ref_masks=[REFERENCE_MASK], gen_masks=[REPAINTED_MASK] * 5
+    )
+    assert len(set(scores.score.tolist())) == 1
+
+
+def test_scores_at_another_threshold_agree_with_scoring_again(scorer: VSMScorer) -> None:
+    options = {"ref_masks": [REFERENCE_MASK], "gen_masks": [REPAINTED_MASK]}
+    first = scorer.score([REFERENCE], [REPAINTED], **options)
+    again = scorer.score([REFERENCE], [REPAINTED], visual_threshold=0.9, **options)
+    np.testing.assert_array_equal(first.at(0.9), again.score)
+    np.testing.assert_array_equal(first.at(first.visual_threshold), first.score)

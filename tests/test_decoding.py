@@ -171,6 +171,16 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
     assert loaded.notes[0] == "frame 2 of 3"
 
 
+def test_the_depth_map_in_a_photograph_is_no_frame(tmp_path):
+    main, depth = Image.new("RGB", (8, 8), (90, 90, 90)), Image.new("RGB", (8, 8))
+    main.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[depth])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.n_frames == 2
+    loaded = load_image(tmp_path / "a.jpg")
+    assert np.unique(loaded.pixels).tolist() == [90]
+    assert loaded.notes == ()
+
+
 def test_pil_images_stay_open_and_unchanged(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6

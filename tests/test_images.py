@@ -44,6 +44,12 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
     assert loaded.notes == ("16-bit->8-bit", "grey->rgb")
 
 
+def test_dark_16_bit_ppm_is_not_taken_for_8_bits(tmp_path):
+    data = b"P5\n3 1\n65535\n" + struct.pack(">3H", 0, 129, 255)
+    loaded = load_image(written(tmp_path / "a.pgm", data))
+    np.testing.assert_array_equal(loaded.pixels, grey([[0, 1, 1]]))
+
+
 def test_16_bit_colour_keeps_the_high_byte(tmp_path):
     data = b"\0" + struct.pack(">6H", 0xFFFF, 0x12FF, 0x0100, 0, 255, 256)
     loaded = load_image(written(tmp_path / "a.png", png(2, 1, data, depth=16)))

@@ -68,11 +68,7 @@ def find_model(
             "repository id like 'owner/name'."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         fetched = snapshot_download(
@@ -81,7 +77,7 @@ def find_model(
             local_files_only=local_files_only,
             allow_patterns=["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"],
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
         command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         raise ModelError(
             f"model {name!r} is not in the local cache and could not be fetched "

@@ -62,7 +62,9 @@ class Descriptors:
         parts = [self.rows(image) for image in images]
         counts = torch.tensor([0, *(part.stop - part.start for part in parts)])
         if not parts:
-            return Descriptors(self.semantic[:0], self.visual[:0], counts, self.cells[:0], self.grid)
+            return Descriptors(
+                self.semantic[:0], self.visual[:0], counts, self.cells[:0], self.grid
+            )
         return Descriptors(
             torch.cat([self.semantic[part] for part in parts]),
             torch.cat([self.visual[part] for part in parts]),

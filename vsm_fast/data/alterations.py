@@ -70,8 +70,7 @@ def perceptual_change(before: Pixels, after: Pixels, part: Mask) -> float:
     if not part.any():
         return 0.0
     labs = [
-        cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-        for image in (before, after)
+        cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in (before, after)
     ]
     fine = np.linalg.norm(labs[0] - labs[1], axis=2)
     coarse = np.linalg.norm(cv2.blur(labs[0], (8, 8)) - cv2.blur(labs[1], (8, 8)), axis=2)
@@ -111,8 +110,12 @@ def alter(
     for attempt in range(_TRIES):
         painted = _ALTERATIONS[kind](pixels, part, subject, rng, donor, 1 + 0.5 * attempt)
         # A soft edge inside the part: a hard one would be a clue that real edits do not leave.
-        alpha = cv2.GaussianBlur(cv2.erode(part.astype(np.uint8), np.ones((3, 3)))
-                                 .astype(np.float32), (0, 0), 1.0)[..., None] * part[..., None]
+        alpha = (
+            cv2.GaussianBlur(
+                cv2.erode(part.astype(np.uint8), np.ones((3, 3))).astype(np.float32), (0, 0), 1.0
+            )[..., None]
+            * part[..., None]
+        )
         result = (pixels * (1 - alpha) + painted * alpha + 0.5).astype(np.uint8)
         result[~part] = pixels[~part]
         change = perceptual_change(pixels, result, part)
@@ -195,9 +198,7 @@ def _remove(
 ) -> Pixels:
     """The background continues where the part was."""
     small = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    hole = cv2.resize(
-        subject.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST
-    )
+    hole = cv2.resize(subject.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     hole = cv2.dilate(hole, np.ones((5, 5)))
     filled = cv2.inpaint(small, hole, 3, cv2.INPAINT_TELEA)
     filled = cv2.resize(filled, pixels.shape[1::-1], interpolation=cv2.INTER_CUBIC)

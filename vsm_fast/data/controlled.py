@@ -70,12 +70,12 @@ def controlled_pairs(
             base, mask = frame_photograph(photo, rng, size)
             view = "photo" if siblings and repeat % 2 else "warp"
             if view == "photo":
-                other = siblings[rng.integers(len(siblings))]
+                other = siblings[int(rng.integers(len(siblings)))]
                 reference, reference_mask = frame_photograph(other, rng, size)
             else:
                 warp = random_warp(rng, (size, size), strength=rng.uniform(0.2, 1.0))
                 reference, reference_mask = warp.image(base), warp.mask(mask)
-                background = donors[rng.integers(len(donors))]
+                background = donors[int(rng.integers(len(donors)))]
                 reference = replace_background(reference, reference_mask, background)
                 reference = colour_jitter(rng, reference, 0.5)
             generation, part, kind = _altered(base, mask, donors, kinds, repeat // 2, rng)
@@ -92,9 +92,9 @@ def other_subject_pairs(
     masked = [photo for photo in photos if photo.mask is not None]
     for number in range(count):
         rng = np.random.default_rng((seed, number))
-        first = masked[rng.integers(len(masked))]
+        first = masked[int(rng.integers(len(masked)))]
         others = [photo for photo in masked if photo.subject != first.subject]
-        second = others[rng.integers(len(others))]
+        second = others[int(rng.integers(len(others)))]
         reference, reference_mask = frame_photograph(first, rng, size)
         generation, mask = frame_photograph(second, rng, size)
         yield ControlledPair(
@@ -117,6 +117,6 @@ def _altered(
     share = (0.45, 0.55) if turn % 4 == 1 else (0.05, 0.6)
     kind = str(rng.choice(list(kinds)))
     wanted = random_part(rng, mask, area_share=share)
-    donor = donors[rng.integers(len(donors))]
+    donor = donors[int(rng.integers(len(donors)))]
     altered, part = alter(kind, pixels, wanted, mask, rng, donor=donor)
     return altered, part & mask, kind

@@ -52,9 +52,7 @@ class Triplet:
     kind: str
 
 
-def frame_photograph(
-    photo: Photograph, rng: np.random.Generator, size: int
-) -> tuple[Pixels, Mask]:
+def frame_photograph(photo: Photograph, rng: np.random.Generator, size: int) -> tuple[Pixels, Mask]:
     """The subject of a photograph in a square of ``size`` pixels, at a random margin.
 
     Raises:
@@ -144,7 +142,7 @@ def procedural_triplet(
 
 def _crop(images: Sequence[Pixels], rng: np.random.Generator, size: int) -> Pixels:
     """A random square of a random image, uint8 [size, size, 3]."""
-    image = images[rng.integers(len(images))]
+    image = images[int(rng.integers(len(images)))]
     height, width = image.shape[:2]
     side = int(rng.uniform(0.4, 1.0) * min(height, width))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)

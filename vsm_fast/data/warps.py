@@ -72,9 +72,7 @@ def sample_field(field: NDArray[np.float32], xy: NDArray[np.float64]) -> NDArray
     return np.concatenate(chunks)
 
 
-def random_warp(
-    rng: np.random.Generator, size: tuple[int, int], *, strength: float = 1.0
-) -> Warp:
+def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: float = 1.0) -> Warp:
     """A random rotation, scale, shift, perspective and smooth elastic deformation.
 
     Args:
@@ -101,9 +99,7 @@ def random_warp(
     matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
     # Neighbouring control points lie side / 4 apart: 4 % each keeps the gradient below 0.5.
     control = rng.uniform(-0.04, 0.04, (_CONTROL, _CONTROL, 2)) * side * strength
-    elastic = cv2.resize(
-        control.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
+    elastic = cv2.resize(control.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
     moved_grid = (grid + elastic).reshape(1, -1, 2)
     inverse = cv2.perspectiveTransform(moved_grid, np.linalg.inv(matrix))

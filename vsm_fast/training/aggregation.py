@@ -92,7 +92,7 @@ def triplet_loss(
 def learning_rate_at(step: int, config: AggregationTraining) -> float:
     """Divided by 10 at each of ``drops`` (shares of all steps), after a short warm-up."""
     passed = sum(step >= share * config.steps for share in config.drops)
-    return config.learning_rate * min(1.0, (step + 1) / 50) * 10.0 ** -passed
+    return config.learning_rate * min(1.0, (step + 1) / 50) * 10.0**-passed
 
 
 def train_aggregation(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from vsm_fast.data.controlled import ControlledPair
+from vsm_fast.images import subject_box
 from vsm_fast.matching import match
 from vsm_fast.scorer import VSMScorer
 
@@ -52,16 +53,19 @@ def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTab
     index = torch.arange(len(pairs))
     matches = match(sources, references, torch.stack([index, index], dim=1), -2.0)
     kept = matches.kept
-    counts = [int(kept[a:b].sum()) for a, b in zip(matches.offsets, matches.offsets[1:])]  # noqa: B905, RUF007
-    altered = np.concatenate([
-        cell_values(scorer, pair, sources.cells[sources.rows(i)].numpy())
-        for i, pair in enumerate(pairs)
-    ])
+    # Kept points up to each boundary between pairs are the offsets of the kept points alone.
+    kept_before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+    altered = np.concatenate(
+        [
+            cell_values(scorer, pair, sources.cells[sources.rows(i)].numpy())
+            for i, pair in enumerate(pairs)
+        ]
+    )
     return PointTable(
         matches.semantic_similarity[kept].numpy(),
         matches.visual_similarity[kept].numpy(),
         altered[kept.numpy()],
-        np.concatenate([[0], np.cumsum(counts)]),
+        kept_before[matches.offsets].numpy(),
     )
 
 
@@ -69,11 +73,7 @@ def cell_values(
     scorer: VSMScorer, pair: ControlledPair, cells: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Whether the centre of each cell lies in the altered part, float32 [n]."""
-    from vsm_fast.images import subject_box
-
-    left, top, right, bottom = subject_box(
-        pair.generation_mask, scorer.config.backbone.framing
-    )
+    left, top, right, bottom = subject_box(pair.generation_mask, scorer.config.backbone.framing)
     rows, columns = scorer.config.aggregation.grid
     y = top + (cells // columns + 0.5) * (bottom - top) / rows
     x = left + (cells % columns + 0.5) * (right - left) / columns

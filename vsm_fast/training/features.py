@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vsm_fast.data.triplets import Triplet
 
-_log = logging.getLogger(__name__)
 _PART_SHARE = 0.5  # a cell is altered when at least this share of it is
 _CLEAN_SHARE = 0.05  # and clean when at most this share is; cells between are not trained on
 
@@ -43,6 +42,16 @@ class TripletFeatures:
         return len(self.features)
 
 
+def at_cell_centres(picture: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
+    """Values of a picture [H, W, ...] at the centre of each cell, [h, w, ...]."""
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * length / cells).astype(np.int64)
+        for cells, length in zip(grid, picture.shape, strict=False)
+    )
+    values: NDArray[Any] = picture[rows][:, columns]
+    return values
+
+
 def cell_matches(triplet: Triplet, grid: tuple[int, int]) -> NDArray[np.int64]:
     """The cell of view 2 that shows what each cell of view 1 shows, int64 [h * w], -1 = none.
 
@@ -50,16 +59,14 @@ def cell_matches(triplet: Triplet, grid: tuple[int, int]) -> NDArray[np.int64]:
     """
     size = triplet.mask_1.shape[0]
     rows, columns = grid
-    centre_y = ((np.arange(rows) + 0.5) * size / rows).astype(np.int64)
-    centre_x = ((np.arange(columns) + 0.5) * size / columns).astype(np.int64)
-    flow = triplet.flow[centre_y][:, centre_x].reshape(-1, 2)
-    inside = triplet.mask_1[centre_y][:, centre_x].ravel() & np.isfinite(flow).all(1)
+    flow = at_cell_centres(triplet.flow, grid).reshape(-1, 2)
+    inside = at_cell_centres(triplet.mask_1, grid).ravel() & np.isfinite(flow).all(1)
     landing = np.where(inside[:, None], flow, -1.0)
     inside &= (landing >= 0).all(1) & (landing < size).all(1)
     position = landing * [columns / size, rows / size]
     cell = np.floor(position).astype(np.int64)
     flat = np.where(inside, cell[:, 1] * columns + cell[:, 0], 0)
-    inside &= triplet.mask_2[centre_y][:, centre_x].ravel()[flat]
+    inside &= at_cell_centres(triplet.mask_2, grid).ravel()[flat]
     distance = np.square(position - cell - 0.5).sum(1)
     matched = np.full(rows * columns, -1, np.int64)
     best: dict[int, int] = {}
@@ -97,21 +104,17 @@ def triplet_features(
         triplets: The triplets; their images are R pixels square.
         grid: (rows, columns) that every level is resized to.
     """
-    images = [
-        view for t in triplets for view in (t.original_1, t.original_2, t.altered_1)
-    ]
+    images = [view for t in triplets for view in (t.original_1, t.original_2, t.altered_1)]
     levels = backbone(_network_input(images))
     resized = [
         F.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in levels
     ]
     stacked = torch.cat(resized, dim=1).to(torch.float16)
-    rows, columns = grid
-    centre = ((np.arange(rows) + 0.5) * triplets[0].mask_2.shape[0] / rows).astype(np.int64)
     return TripletFeatures(
         stacked.reshape(len(triplets), 3, *stacked.shape[1:]),
         torch.from_numpy(np.stack([cell_matches(t, grid) for t in triplets])),
         torch.from_numpy(np.stack([cell_part(t, grid) for t in triplets])),
-        torch.from_numpy(np.stack([t.mask_2[centre][:, centre].ravel() for t in triplets])),
+        torch.from_numpy(np.stack([at_cell_centres(t.mask_2, grid).ravel() for t in triplets])),
     )
 
 

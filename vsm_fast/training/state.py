@@ -7,7 +7,6 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -40,7 +39,7 @@ def save_state(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={"step": str(step)})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load_state(

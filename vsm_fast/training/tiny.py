@@ -76,7 +76,8 @@ def _features(unet: Any) -> UNetFeatures:
     features = UNetFeatures(
         unet, backbone.levels, backbone.timestep, pixel_unshuffle=backbone.pixel_unshuffle
     )
-    return features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    features.eval().requires_grad_(False)
+    return features
 
 
 def backbone_stage(photos: Path, out: Path) -> None:
@@ -120,7 +121,7 @@ def _make_triplets(shard: int) -> list[Triplet]:
     for number in range(shard * _SHARD, (shard + 1) * _SHARD):
         rng = np.random.default_rng((1, number))
         if number % 2:
-            photo = masked[rng.integers(len(masked))]
+            photo = masked[int(rng.integers(len(masked)))]
             made.append(photograph_triplet(photo, rng, donors, SEEN_KINDS))
         else:
             made.append(procedural_triplet(rng, donors, SEEN_KINDS))
@@ -184,8 +185,11 @@ def calibrate_stage(photos: Path, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run one stage or all."""
-    parser = argparse.ArgumentParser(prog="python -m vsm_fast.training.tiny", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m vsm_fast.training.tiny",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--photos", type=Path, required=True, help="SUBJECT/NN.jpg, NN_mask.png")
     parser.add_argument("--out", type=Path, required=True, help="folder of all checkpoints")
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")

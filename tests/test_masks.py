@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from vsm_fast.decoding import orient
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images import LoadedImage, load_image
-from vsm_fast.masks import load_mask, reduce_mask, resolve_mask, subject_mask
+from vsm_fast.masks import load_mask, reduce_mask, subject_mask
 
 SHAPE = (5, 7)
 ON = np.random.default_rng(0).random(SHAPE) > 0.5
@@ -207,7 +207,7 @@ def test_a_mask_like_the_stored_photograph_is_turned_with_it(tmp_path, orientati
         found = subject_mask(source, image)
         np.testing.assert_array_equal(found.pixels, orient(ON, orientation))
         assert found.notes == ("mask turned like its photograph's exif",)
-        assert resolve_mask(source, image)[1] == "given"
+        assert found.origin == "given"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -231,14 +231,14 @@ def test_a_square_mask_is_taken_as_upright(tmp_path):
 def test_given_then_alpha_then_whole_image():
     pixels = np.zeros((*SHAPE, 3), np.uint8)
     cut_out = LoadedImage(pixels, ~ON)
-    mask, origin = resolve_mask(ON, cut_out)
-    assert (mask.tolist(), origin) == (ON.tolist(), "given")
-    mask, origin = resolve_mask(None, cut_out)
-    assert (mask.tolist(), origin) == ((~ON).tolist(), "alpha")
-    mask, origin = resolve_mask(None, LoadedImage(pixels, None))
-    assert mask.shape == SHAPE
-    assert mask.all()
-    assert origin == "whole image"
+    for source, image, wanted, origin in (
+        (ON, cut_out, ON, "given"),
+        (None, cut_out, ~ON, "alpha"),
+        (None, LoadedImage(pixels, None), np.ones(SHAPE, bool), "whole image"),
+    ):
+        found = subject_mask(source, image)
+        np.testing.assert_array_equal(found.pixels, wanted)
+        assert found.origin == origin
 
 
 # Reduction

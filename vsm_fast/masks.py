@@ -87,14 +87,6 @@ def subject_mask(source: MaskSource | None, image: LoadedImage) -> SubjectMask:
     return SubjectMask(np.ones(image.size, bool), "whole image")
 
 
-def resolve_mask(
-    source: MaskSource | None, image: LoadedImage
-) -> tuple[NDArray[np.bool_], MaskOrigin]:
-    """:func:`subject_mask` without the notes: (bool [H, W], origin)."""
-    found = subject_mask(source, image)
-    return found.pixels, found.origin
-
-
 def reduce_mask(
     mask: NDArray[np.bool_],
     box: Box,

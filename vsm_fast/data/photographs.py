@@ -46,10 +46,12 @@ def load_photographs(root: Path, subjects: tuple[str, ...] = ()) -> list[Photogr
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in _SUFFIXES or path.stem.endswith("_mask"):
                 continue
-            pixels = load_image(path).pixels
+            image = load_image(path)
             mask_path = path.with_name(f"{path.stem}_mask.png")
-            mask = load_mask(mask_path, pixels.shape[:2]) if mask_path.exists() else None
-            photographs.append(Photograph(folder.name, path.stem, pixels, mask))
+            mask = None
+            if mask_path.exists():
+                mask = load_mask(mask_path, image.size, orientation=image.orientation)
+            photographs.append(Photograph(folder.name, path.stem, image.pixels, mask))
     if not photographs:
         raise PairingError(f"no photographs under {root}: sub-folders with .jpg or .png expected.")
     return photographs

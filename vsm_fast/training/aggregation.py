@@ -31,7 +31,7 @@ class AggregationTraining:
         margin: Similarity under which an altered point should stay; see ``nearest_margin``.
     """
 
-    steps: int = 3000
+    steps: int = 2500
     batch: int = 8
     learning_rate: float = 1e-3
     drops: tuple[float, ...] = (0.6, 0.85)

@@ -80,10 +80,10 @@ def _features(unet: Any) -> UNetFeatures:
     return features
 
 
-def backbone_stage(photos: Path, out: Path) -> None:
+def backbone_stage(photos: Path, out: Path, settings: BackboneTraining = BACKBONE) -> None:
     """Denoising training on the photographs of the training subjects."""
     images = [photo.pixels for photo in load_photographs(photos, splits.TRAIN)]
-    train_backbone(images, out, BACKBONE)
+    train_backbone(images, out, settings)
 
 
 def features_stage(photos: Path, out: Path, triplets: int, workers: int = 2) -> None:
@@ -144,7 +144,7 @@ def aggregation_stage(out: Path, settings: AggregationTraining) -> None:
     train_aggregation(semantic, visual, data, LEVEL_CHANNELS, out, settings)
 
 
-def calibrate_stage(photos: Path, out: Path) -> dict[str, Any]:
+def calibrate_stage(photos: Path, out: Path, repeats: int = 24) -> dict[str, Any]:
     """Write ``out/model`` with thresholds from validation, and figures on test subjects."""
     semantic, visual = _networks()
     load_state(out / "aggregation.safetensors", {"semantic": semantic, "visual": visual})
@@ -155,7 +155,7 @@ def calibrate_stage(photos: Path, out: Path) -> dict[str, Any]:
     donors = [photo.pixels for photo in load_photographs(photos, splits.TRAIN)]
 
     def pairs_of(photographs: Sequence[Photograph], kinds: Sequence[str], seed: int) -> list[Any]:
-        return list(controlled_pairs(photographs, donors, kinds, repeats=24, seed=seed))
+        return list(controlled_pairs(photographs, donors, kinds, repeats=repeats, seed=seed))
 
     validation = pairs_of(load_photographs(photos, splits.VALIDATION), SEEN_KINDS, 2)
     oracle = np.array([pair.oracle for pair in validation])
@@ -193,19 +193,22 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="SUBJECT/NN.jpg, NN_mask.png")
     parser.add_argument("--out", type=Path, required=True, help="folder of all checkpoints")
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
-    parser.add_argument("--triplets", type=int, default=2400, help="controlled triplets")
+    parser.add_argument("--backbone-steps", type=int, default=BACKBONE.steps)
+    parser.add_argument("--triplets", type=int, default=1600, help="controlled triplets")
     parser.add_argument("--steps", type=int, default=AggregationTraining.steps)
+    parser.add_argument("--repeats", type=int, default=24, help="controlled pairs per photograph")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     wanted = STAGES if options.stage == "all" else (options.stage,)
     if "backbone" in wanted:
-        backbone_stage(options.photos, options.out)
+        settings = dataclasses.replace(BACKBONE, steps=options.backbone_steps)
+        backbone_stage(options.photos, options.out, settings)
     if "features" in wanted:
         features_stage(options.photos, options.out, options.triplets)
     if "aggregation" in wanted:
         aggregation_stage(options.out, AggregationTraining(steps=options.steps))
     if "calibrate" in wanted:
-        print(json.dumps(calibrate_stage(options.photos, options.out), indent=2))
+        print(json.dumps(calibrate_stage(options.photos, options.out, options.repeats), indent=2))
 
 
 if __name__ == "__main__":

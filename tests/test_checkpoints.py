@@ -17,6 +17,7 @@ from tiny_models import (
     condition_unet,
     config_of,
     context,
+    edit_config,
     images,
     pixel_unet,
     published_names,
@@ -26,10 +27,16 @@ from tiny_models import (
 )
 
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import find_model, load_model, save_model, weights_fingerprint
+from vsm_fast.checkpoints import (
+    build_network,
+    find_model,
+    load_model,
+    read_config,
+    save_model,
+    weights_fingerprint,
+)
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import AggregationConfig, ModelConfig, Thresholds
 
 one_thread = tiny_models.one_thread
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -47,12 +54,6 @@ def edit_weights(path, change):
     weights = load_file(path)
     change(weights)
     save_file(weights, path)
-
-
-def edit_config(folder, change):
-    content = json.loads((folder / "config.json").read_text())
-    change(content)
-    (folder / "config.json").write_text(json.dumps(content))
 
 
 @torch.no_grad()
@@ -111,6 +112,8 @@ def test_half_precision_on_disk_is_read_as_float32(tmp_path):
     )  # fmt: skip
     for path in (tmp_path / "m").rglob("*.safetensors"):
         assert {value.dtype for value in load_file(path).values()} == {torch.float16}
+    built = build_network(read_config(tmp_path / "m"), tmp_path / "m")
+    assert {value.dtype for value in built.state_dict().values()} == {torch.float32}
     _, network = load_model(tmp_path / "m")
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
     weight = network.backbone.unet.conv_in.weight
@@ -250,59 +253,6 @@ def test_a_unet_of_another_class_is_refused(folder, content):
     (folder / "unet/config.json").write_text(content)
     with pytest.raises(ModelError, match=r"unet/config.json (must be of UNet2DModel|cannot be)"):
         load_model(folder)
-
-
-@pytest.mark.parametrize(
-    ("section", "field", "value", "message"),
-    [
-        ("backbone", "levels", "us3", "levels must be a list of strings"),
-        ("backbone", "levels", [], "at least one"),
-        ("backbone", "levels", ["us9"], "us1 to us6"),
-        ("backbone", "resolution", "32", "a whole number"),
-        ("backbone", "resolution", 33, "pixel_unshuffle must be a divisor of resolution 33"),
-        ("backbone", "timestep", float("nan"), "timestep must be finite"),
-        ("backbone", "framing", "face", "framing must be one of"),
-        ("backbone", "interpolation", "area", "interpolation must be one of"),
-        ("backbone", "colour", 1, r"unknown fields \['colour'\]"),
-        ("aggregation", "grid", [6], "grid must be a list of two"),
-        ("aggregation", "grid", [6, 0], "two positive sizes"),
-        ("aggregation", "groups", 0, "groups must be a positive number"),
-        ("aggregation", "groups", 5, "a multiple of 5 groups"),
-        ("aggregation", "first_level_weight", "two", "first_level_weight must be one of"),
-        ("thresholds", "visual", 1.5, "cosine similarity"),
-        ("thresholds", "visual", True, "a number"),
-        (None, "format", "vsm_fast/2", "format 'vsm_fast/1'; got 'vsm_fast/2'"),
-        (None, "files", ["a"], "files must be an object"),
-        (None, "backbone", 3, "backbone must be an object"),
-    ],
-)
-def test_wrong_configurations(folder, section, field, value, message):
-    def change(content):
-        (content if section is None else content[section])[field] = value
-
-    edit_config(folder, change)
-    with pytest.raises(ModelError, match=message):
-        load_model(folder)
-
-
-def test_a_missing_field_and_text_that_is_no_json(folder):
-    edit_config(folder, lambda content: content["backbone"].pop("timestep"))
-    with pytest.raises(ModelError, match=r"missing fields \['timestep'\]"):
-        load_model(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config.json is not JSON"):
-        load_model(folder)
-    (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match="is not a model folder"):
-        load_model(folder)
-
-
-def test_a_configuration_survives_json():
-    config = dataclasses.replace(
-        config_of(), thresholds=Thresholds(0.5, 0.4), aggregation=AggregationConfig(grid=(3, 5)),
-        base_revision="0123", files={"a": "b"},
-    )  # fmt: skip
-    assert ModelConfig.from_json(config.to_json()) == config
 
 
 def test_the_fingerprint_depends_on_the_weights_only():

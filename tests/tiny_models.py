@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 
 import pytest
 import torch
@@ -168,3 +169,10 @@ def rehash(folder, config):
     config = dataclasses.replace(config, files=hashes)
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
     return config
+
+
+def edit_config(folder, change):
+    """Apply ``change`` to the content of config.json."""
+    content = json.loads((folder / "config.json").read_text())
+    change(content)
+    (folder / "config.json").write_text(json.dumps(content))

@@ -77,6 +77,33 @@ def test_the_input_is_left_alone() -> None:
     np.testing.assert_array_equal(picture, before)
 
 
+@pytest.mark.parametrize("share", [(0.0, 0.5), (0.5, 1.0), (0.6, 0.3)])
+def test_a_share_that_is_no_part_is_refused(share: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="area_share"):
+        random_part(np.random.default_rng(0), _subject(), share)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_that_cannot_be_altered_are_refused(kind: str) -> None:
+    subject, empty, rng = _subject(), np.zeros((SIZE, SIZE), bool), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="part mask is empty"):
+        alter(kind, _photo(), empty, subject, rng)
+    with pytest.raises(ValueError, match="subject mask is empty"):
+        alter(kind, _photo(), subject, empty, rng)
+    with pytest.raises(ValueError, match=r"part mask is .*resize the mask"):
+        alter(kind, _photo(), subject[:50], subject, rng)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_donor_may_have_any_size(kind: str) -> None:
+    # One flat colour: every kind that a flat picture hides is retried at full strength.
+    flat, subject = np.full((SIZE, SIZE, 3), 90, np.uint8), _subject()
+    part = random_part(np.random.default_rng(0), subject, (0.3, 0.3))
+    donor = _photo(9)[:40, :70]
+    altered, _ = alter(kind, flat, part, subject, np.random.default_rng(0), donor=donor)
+    assert altered.shape == flat.shape
+
+
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="melt"):
         alter("melt", _photo(), _subject(), _subject(), np.random.default_rng(0))

@@ -36,6 +36,17 @@ def test_a_warp_never_folds_over(seed: int) -> None:
     assert area.min() > 0
 
 
+def test_no_points_land_nowhere() -> None:
+    warp = random_warp(np.random.default_rng(0), SIZE)
+    assert warp.points(np.zeros((0, 2), np.float32)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5])
+def test_a_strength_that_could_fold_is_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength"):
+        random_warp(np.random.default_rng(0), SIZE, strength=strength)
+
+
 def test_strength_zero_changes_nothing() -> None:
     warp = random_warp(np.random.default_rng(0), SIZE, strength=0.0)
     picture = _picture()

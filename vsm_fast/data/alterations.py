@@ -37,8 +37,12 @@ def random_part(
         bool [H, W], inside the subject.
 
     Raises:
-        ValueError: The subject is empty.
+        ValueError: The subject is empty, or the shares are not an ascending range in (0, 1).
     """
+    if not 0 < area_share[0] <= area_share[1] < 1:
+        raise ValueError(
+            f"area_share must be (low, high) with 0 < low <= high < 1; got {area_share}."
+        )
     ys, xs = np.nonzero(subject)
     if len(ys) == 0:
         raise ValueError("the subject mask is empty; a part needs at least one pixel.")
@@ -93,17 +97,26 @@ def alter(
         part: bool [H, W], what to alter.
         subject: bool [H, W].
         rng: Source of randomness.
-        donor: uint8 [H, W, 3] of the same size, for kinds that paste; noise if None.
+        donor: uint8 [h, w, 3], resized to fit, for kinds that paste; noise if None.
 
     Returns:
         The picture, and the part (bool [H, W]) that changed. The picture differs only inside
         the part. When no try reaches ``MIN_CHANGE``, the strongest is returned.
 
     Raises:
-        ValueError: An unknown kind.
+        ValueError: An unknown kind, masks of another size, or an empty part or subject.
     """
     if kind not in _ALTERATIONS:
         raise ValueError(f"kind must be one of {KINDS}; got {kind!r}.")
+    for name, mask in (("part", part), ("subject", subject)):
+        if mask.shape != pixels.shape[:2]:
+            raise ValueError(
+                f"the {name} mask is {mask.shape}, the picture {pixels.shape[:2]} (height, width); "
+                "resize the mask to the picture."
+            )
+        # An empty part has no centre: the swirl would sample at NaN, where OpenCV never returns.
+        if not mask.any():
+            raise ValueError(f"the {name} mask is empty; at least one pixel is needed.")
     if donor is None:
         donor = rng.integers(0, 256, pixels.shape, np.uint8)
     best, best_change = pixels, -1.0
@@ -203,7 +216,8 @@ def _remove(
     filled = cv2.inpaint(small, hole, 3, cv2.INPAINT_TELEA)
     filled = cv2.resize(filled, pixels.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     if power > 1:  # the background looks like the subject here: bring in another one
-        filled = cv2.addWeighted(filled, 0.3, donor, 0.7, 0)
+        other = cv2.resize(donor, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
+        filled = cv2.addWeighted(filled, 0.3, other, 0.7, 0)
     return np.clip(filled + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
 
 

@@ -50,6 +50,8 @@ class Warp:
             float32 [N, 2], positions in the warped picture, perhaps outside it; accurate to a
             quarter of a pixel.
         """
+        if len(xy) == 0:
+            return np.zeros((0, 2), np.float32)
         straight = cv2.perspectiveTransform(
             np.asarray(xy, np.float64).reshape(1, -1, 2), self.matrix
         )[0]
@@ -62,6 +64,8 @@ class Warp:
 
 def sample_field(field: NDArray[np.float32], xy: NDArray[np.float64]) -> NDArray[np.float32]:
     """Bilinear values of a field [H, W, C] at positions [N, 2]; float32 [N, C]."""
+    if len(xy) == 0:
+        return np.zeros((0, field.shape[2]), np.float32)
     chunks = [
         cv2.remap(
             field, part[None].astype(np.float32), None, cv2.INTER_LINEAR,
@@ -78,12 +82,19 @@ def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: fl
     Args:
         rng: Source of randomness.
         size: (height, width) in pixels.
-        strength: 0 = nearly none; 1 = rotation to 25 degrees, scale 0.75 to 1.2, perspective
+        strength: In [0, 1]. 0 = none; 1 = rotation to 25 degrees, scale 0.75 to 1.2, perspective
             to 12 % of the side, elastic displacement to 4 % of it.
 
     Returns:
         The warp; the elastic part is bounded so that it never folds over.
+
+    Raises:
+        ValueError: ``strength`` is outside [0, 1], where the bound does not hold.
     """
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"strength must be in [0, 1], more would fold the picture; got {strength}."
+        )
     height, width = size
     side = min(size)
     angle = np.deg2rad(rng.uniform(-25, 25)) * strength
@@ -97,7 +108,7 @@ def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: fl
     moved = (corners - centre) @ linear.T + centre + shift
     moved += rng.uniform(-0.06, 0.06, (4, 2)) * side * strength
     matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
-    # Neighbouring control points lie side / 4 apart: 4 % each keeps the gradient below 0.5.
+    # 4 % keeps the Jacobian's determinant positive, even for the worst signs of the neighbours.
     control = rng.uniform(-0.04, 0.04, (_CONTROL, _CONTROL, 2)) * side * strength
     elastic = cv2.resize(control.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)

@@ -188,8 +188,10 @@ def test_doctor_reports_versions_model_and_paths(capsys):
     assert report["versions"]["vsm_fast"] == vsm_fast.__version__
     assert report["versions"]["torch"] != "missing"
     assert report["problems"] == []
-    assert report["stages"][0]["path"]
-    assert report["stages"][0]["reason"]
+    assert {stage["stage"] for stage in report["stages"]} == {"network", "matching"}
+    for stage in report["stages"]:
+        assert stage["path"]
+        assert stage["reason"]
     assert main(["doctor"]) == ExitCode.OK
     text = capsys.readouterr().out
     for title in ("versions", "optional", "devices", "threads", "model", "stages", "all is well"):

@@ -71,7 +71,7 @@ def examine(model: str = "tiny") -> Report:
     if "missing" not in versions.values():
         kinds = _examine_devices(report)
         _examine_model(report, model)
-        report["stages"] = [_matching_stage(kind) for kind in kinds]
+        report["stages"] = [stage(kind) for kind in kinds for stage in _STAGES]
     return report
 
 
@@ -156,6 +156,19 @@ def _examine_model(report: Report, model: str) -> None:
     }
 
 
+def _network_stage(device: str) -> Stage:
+    import torch
+
+    from vsm_fast.devices import choose_dtype
+
+    chosen = str(choose_dtype("auto", torch.device(device))).removeprefix("torch.")
+    reasons = {
+        "cpu": "full precision; channels-last memory, which convolutions prefer",
+        "cuda": "half the memory and tensor cores; descriptors are normalised in float32",
+    }
+    return Stage(stage="network", device=device, path=f"torch {chosen}", reason=reasons[device])
+
+
 def _matching_stage(device: str) -> Stage:
     import torch
 
@@ -163,3 +176,6 @@ def _matching_stage(device: str) -> Stage:
 
     path, reason = choose_path(torch.device(device))
     return Stage(stage="matching", device=device, path=path, reason=reason)
+
+
+_STAGES = (_network_stage, _matching_stage)

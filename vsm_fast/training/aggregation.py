@@ -31,12 +31,12 @@ class AggregationTraining:
         margin: Similarity under which an altered point should stay; see ``nearest_margin``.
     """
 
-    steps: int = 2500
+    steps: int = 2000
     batch: int = 8
     learning_rate: float = 1e-3
     drops: tuple[float, ...] = (0.6, 0.85)
     visual_weight: float = 10.0
-    margin_weight: float = 10.0
+    margin_weight: float = 100.0
     margin: float = 0.3
     seed: int = 0
     save_every: int = 250

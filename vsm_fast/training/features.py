@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vsm_fast.atomic import replacing
 from vsm_fast.data.triplets import Triplet
 
 _PART_SHARE = 0.5  # a cell is altered when at least this share of it is
@@ -120,17 +121,16 @@ def triplet_features(
 
 def save_features(part: TripletFeatures, path: Path) -> None:
     """Write one shard as safetensors, atomically."""
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        {
-            "features": part.features.contiguous(),
-            "target": part.target,
-            "part": part.part,
-            "mask_2": part.mask_2,
-        },
-        temporary,
-    )
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(
+            {
+                "features": part.features.contiguous(),
+                "target": part.target,
+                "part": part.part,
+                "mask_2": part.mask_2,
+            },
+            temporary,
+        )
 
 
 def load_features(paths: Iterable[Path]) -> TripletFeatures:

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vsm_fast.atomic import replacing
+
 
 def save_state(
     path: Path, step: int, modules: dict[str, nn.Module], optimizer: Optimizer | None = None
@@ -37,9 +39,8 @@ def save_state(
             for key, value in moments.items():
                 tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step)})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step)})
 
 
 def load_state(

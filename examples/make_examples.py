@@ -1,6 +1,6 @@
 """Make the shipped examples from DreamBooth photographs: ``python examples/make_examples.py``.
 
-For each subject: a reference, another photograph of it, and the reference with a part repainted.
+For each subject: a reference, another photograph of it, and that other one with a part repainted.
 None of the subjects was seen in the training of the embedded model.
 """
 
@@ -43,12 +43,11 @@ def main() -> None:
         if first.mask is None or second.mask is None:
             raise ValueError(f"{subject}: photographs {reference} and {other} both need a mask.")
         rng = np.random.default_rng(seed)
-        part = random_part(rng, first.mask, (0.3, 0.4))
-        paint = np.asarray(Image.fromarray(donor).resize(first.pixels.shape[1::-1]))
-        repainted, part = alter(kind, first.pixels, part, first.mask, rng, donor=paint)
+        part = random_part(rng, second.mask, (0.35, 0.45))
+        repainted, part = alter(kind, second.pixels, part, second.mask, rng, donor=donor)
         save(HERE / "refs" / subject, "reference", first.pixels, first.mask)
         save(HERE / "gens" / subject, "other_photo", second.pixels, second.mask)
-        save(HERE / "gens" / subject, "repainted", repainted, first.mask)
+        save(HERE / "gens" / subject, "repainted", repainted, second.mask)
         (HERE / "parts").mkdir(exist_ok=True)
         Image.fromarray(part.astype(np.uint8) * 255).save(HERE / "parts" / f"{subject}.png")
 

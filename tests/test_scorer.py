@@ -25,9 +25,11 @@ def _photo(side: str, subject: str, name: str) -> tuple[str, str]:
     return str(folder / f"{name}.jpg"), str(folder / f"{name}_mask.png")
 
 
-REFERENCE, REFERENCE_MASK = _photo("refs", "bear_plushie", "reference")
-REPAINTED, REPAINTED_MASK = _photo("gens", "bear_plushie", "repainted")
-OTHER, OTHER_MASK = _photo("refs", "robot_toy", "reference")
+# A photograph, the same with a part repainted, another photograph, and another subject.
+REFERENCE, REFERENCE_MASK = _photo("gens", "robot_toy", "other_photo")
+REPAINTED, REPAINTED_MASK = _photo("gens", "robot_toy", "repainted")
+SECOND, SECOND_MASK = _photo("refs", "robot_toy", "reference")
+OTHER, OTHER_MASK = _photo("refs", "bear_plushie", "reference")
 
 
 def test_an_image_is_consistent_with_itself() -> None:
@@ -49,6 +51,27 @@ def test_scores_fall_from_same_to_repainted_to_another_subject() -> None:
     assert scores[1] > scores[2] + 0.1
 
 
+@pytest.mark.parametrize("subject", ["bear_plushie", "colorful_sneaker", "robot_toy"])
+def test_repainting_another_photograph_lowers_its_score(scorer: VSMScorer, subject: str) -> None:
+    reference, reference_mask = _photo("refs", subject, "reference")
+    photo, mask = _photo("gens", subject, "other_photo")
+    repainted, _ = _photo("gens", subject, "repainted")
+    scores = scorer.score(
+        [reference], [photo, repainted], ref_masks=[reference_mask], gen_masks=[mask, mask]
+    ).score
+    assert scores[0] > scores[1] + 0.05
+
+
+def test_another_photograph_scores_above_another_subject(scorer: VSMScorer) -> None:
+    scores = scorer.score(
+        [REFERENCE],
+        [SECOND, OTHER],
+        ref_masks=[REFERENCE_MASK],
+        gen_masks=[SECOND_MASK, OTHER_MASK],
+    ).score
+    assert scores[0] > scores[1] + 0.3
+
+
 def test_the_heat_map_lights_up_the_repainted_part() -> None:
     scores = vsm_fast.score_batch(
         [REFERENCE],
@@ -58,7 +81,7 @@ def test_the_heat_map_lights_up_the_repainted_part() -> None:
         heatmaps=True,
     )
     heat = scores.heatmap(0)
-    part = np.asarray(Image.open(EXAMPLES / "parts" / "bear_plushie.png").convert("L")) > 127
+    part = np.asarray(Image.open(EXAMPLES / "parts" / "robot_toy.png").convert("L")) > 127
     mask = np.asarray(Image.open(REPAINTED_MASK).convert("L")) > 127
     np.testing.assert_array_equal(np.isnan(heat), ~mask)
     assert heat[part & mask].mean() > heat[~part & mask].mean() + 0.2

@@ -197,7 +197,7 @@ def _draw_legend(
     middle = top + length // 2
     draw.line((left, middle, left + bar + 5, middle), fill=_INK, width=2)
     draw.text((text_left, middle - 3), "0.5  threshold", font=font, fill=_INK, anchor="ls")
-    value = f"similarity {threshold:.2f}"
+    value = f"similarity {threshold:g}"
     draw.text((text_left, middle + 4), value, font=small, fill=_FAINT, anchor="lt")
 
 

@@ -193,6 +193,22 @@ def test_an_option_that_does_not_exist_is_refused(options: dict[str, object]) ->
         vsm_fast.score_batch([REFERENCE], [REFERENCE], **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["semantic_threshold", "visual_threshold"])
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_a_threshold_that_is_no_similarity_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        vsm_fast.score_batch([REFERENCE], [REFERENCE], **{name: value})  # type: ignore[arg-type]
+
+
+def test_references_described_by_another_model_are_refused(scorer: VSMScorer) -> None:
+    rows = torch.nn.functional.normalize(torch.ones(4, 16), dim=1)
+    other = vsm_fast.Descriptors(
+        rows, rows, torch.tensor([0, 4]), torch.arange(4), scorer.config.aggregation.grid
+    )
+    with pytest.raises(vsm_fast.ModelError, match="another model"):
+        scorer.score(other, [REFERENCE])
+
+
 def test_every_kind_of_image_gives_the_same_score() -> None:
     pixels = np.asarray(Image.open(REPAINTED).convert("RGB"))
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255

@@ -157,6 +157,8 @@ class VSMScorer:
 
         Raises:
             PairingError: Lists that do not pair up, or an index out of range.
+            ModelError: ``refs`` were described by another model.
+            ValueError: A threshold outside [-1, 1], or a batch size below 1.
             InputError: A bad image or mask, only with ``on_error="raise"``.
 
         Source: arXiv 2509.21989, the VSM metric.
@@ -166,8 +168,8 @@ class VSMScorer:
         pair_index = pair_up(pairs, len(ref_list), len(gen_list))
         gen_mask_list = mask_list(gen_masks, len(gen_list), "gen")
         thresholds = self.config.thresholds
-        semantic = thresholds.semantic if semantic_threshold is None else float(semantic_threshold)
-        visual = thresholds.visual if visual_threshold is None else float(visual_threshold)
+        semantic = _threshold("semantic", semantic_threshold, thresholds.semantic)
+        visual = _threshold("visual", visual_threshold, thresholds.visual)
 
         collector = ScoreCollector(pair_index, visual, heatmaps)
         by_generation = np.argsort(pair_index[:, 1], kind="stable")
@@ -208,6 +210,7 @@ class VSMScorer:
                     "ref_masks came with references that are described already; pass the masks "
                     "to describe() instead."
                 )
+            self._check_model_of(refs)
             advance(len(refs))
             return refs.to(self.device), [_described_subject(refs, i) for i in range(len(refs))]
         listed = mask_list(masks, len(refs), "ref")
@@ -278,6 +281,16 @@ class VSMScorer:
             packed.semantic, packed.visual, counts.cumsum(0), packed.cells, packed.grid
         )
 
+    def _check_model_of(self, described: Descriptors) -> None:
+        aggregation = self.config.aggregation
+        wanted = (aggregation.grid, aggregation.descriptor_channels)
+        found = (described.grid, described.semantic.shape[1])
+        if found != wanted:
+            raise ModelError(
+                f"the references were described by another model: grid and channels are {found}, "
+                f"those of {self.config.name!r} are {wanted}. Describe them with this scorer."
+            )
+
     def _empty(self, images: int) -> Descriptors:
         """Descriptors of ``images`` subjects without a point."""
         aggregation = self.config.aggregation
@@ -288,6 +301,13 @@ class VSMScorer:
 
     def _default_batch(self) -> int:
         return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH
+
+
+def _threshold(name: str, given: float | None, default: float) -> float:
+    value = default if given is None else float(given)
+    if not -1 <= value <= 1:
+        raise ValueError(f"{name}_threshold must be a similarity in [-1, 1]; got {given!r}.")
+    return value
 
 
 def _described_subject(described: Descriptors, image: int) -> Subject:

@@ -14,6 +14,7 @@ are float32 similarities and the index that attains them.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import warnings
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 # cache (1 to 2 MiB per core in the second level of current server cores, more in the third).
 # Smaller blocks lose more on repacking the targets and on fixed costs than they win in cache.
 _BLOCK_BYTES = 2 << 20
+# The filter does more in Python per block, where threads wait for each other: fewer, larger
+# blocks, as far as the third level of the cache holds them.
+_FILTER_BLOCK_BYTES = 16 << 20
 _MIN_ROWS = 64  # with fewer rows the product spends its time on repacking the targets
 # Threads take about 0.1 ms to start, the time of this many multiplications in float32.
 _THREADS_PAY = 1 << 23
@@ -44,7 +48,6 @@ _MAX_GROUPS = 16  # with more promising groups in a row float32 costs less than 
 # Below these sizes the fixed cost of filtering a block is more than what it saves.
 _FILTER_TARGETS = 384
 _FILTER_CHANNELS = 64
-_PREPARED_ROWS = 256  # targets are rounded in steps that stay in cache
 _UNIT = 1.001  # the bounds of the filter hold for vectors up to this length
 _SUMMATION = 2e-4  # more than the order of a float32 sum over 1000 channels can change
 _PAYS = 2.0  # bfloat16 products have to be this much faster, because filtering adds work
@@ -85,22 +88,40 @@ def find_nearest(jobs: Sequence[NearestJob], *, bfloat16_filter: bool | None = N
     if bfloat16_filter:
         _accept_beta_sparse()
         targets = {id(job.target): _FilterTarget(job.target) for job in large}
-    tasks = deque(task for job in jobs for task in _tasks(job, targets.get(id(job.target))))
-    targets.clear()  # the tasks hold them now: a prepared target goes with its last task
     threads = torch.get_num_threads()
+    least = -(-threads // max(1, len(jobs)))  # blocks a job, so that no thread is left without
+    tasks = deque(task for job in jobs for task in _tasks(job, targets.get(id(job.target)), least))
+    targets.clear()  # the tasks hold them now: a prepared target goes with its last task
     workers = min(threads, len(tasks))
     work = sum(job.query.shape[0] * job.target.numel() for job in jobs)
     if workers < 2 or work < _THREADS_PAY:
         _drain(tasks, from_the_end=False)
         return
+    pool = _pool(threads)
+    # From both ends, so that two threads do not prepare the same target first.
+    running = [pool.submit(_drain, tasks, bool(i % 2)) for i in range(workers)]
+    for worker in running:
+        worker.result()
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting one and its OpenMP settings takes longer than a small pair."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "vsm-match", _use_one_thread)
     try:
-        with ThreadPoolExecutor(workers, "vsm-match", _use_one_thread) as pool:
-            # From both ends, so that two threads do not prepare the same target first.
-            running = [pool.submit(_drain, tasks, bool(i % 2)) for i in range(workers)]
-            for worker in running:
-                worker.result()
+        # All of them at once: each waits for the others, so that none starts later.
+        meeting = threading.Barrier(workers)
+        for started in [pool.submit(meeting.wait) for _ in range(workers)]:
+            started.result()
     finally:
         torch.set_num_threads(threads)  # what threads that start later will begin with
+    return pool
+
+
+# A forked process has no threads but its own; it starts new ones.
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _use_one_thread() -> None:
@@ -147,14 +168,14 @@ class _Task:
     filter_target: _FilterTarget | None
 
 
-def _tasks(job: NearestJob, filter_target: _FilterTarget | None) -> list[_Task]:
-    """Split a job into blocks of rows of nearly equal size."""
+def _tasks(job: NearestJob, filter_target: _FilterTarget | None, least: int) -> list[_Task]:
+    """Split a job into at least so many blocks of rows of nearly equal size, if it is tall."""
     rows, columns = job.query.shape[0], job.target.shape[0]
-    size = 4 if filter_target is None else 2
-    limit = max(_MIN_ROWS, _BLOCK_BYTES // (size * columns))
-    if rows <= limit:
+    fits = _BLOCK_BYTES // 4 if filter_target is None else _FILTER_BLOCK_BYTES // 2
+    limit = max(_MIN_ROWS, fits // columns)
+    blocks = max(-(-rows // limit), min(least, rows // _MIN_ROWS))
+    if blocks < 2:
         return [_Task(job, filter_target)]
-    blocks = -(-rows // limit)
     height = -(-rows // blocks)
     parts = [slice(begin, begin + height) for begin in range(0, rows, height)]
     return [
@@ -210,7 +231,7 @@ class _FilterTarget:
         self._lock = threading.Lock()
         self._prepared: tuple[Tensor, Tensor] | None = None
 
-    def get(self, scratch: _Scratch) -> tuple[Tensor, Tensor]:
+    def get(self) -> tuple[Tensor, Tensor]:
         """Bfloat16 [m up to a multiple of _LANES, D]; float32 scalar, the longest error."""
         with self._lock:
             if self._prepared is None:
@@ -219,31 +240,24 @@ class _FilterTarget:
                 rounded[:rows] = self._target
                 # Copies of the last target fill the last group: never better than the original.
                 rounded[rows:] = rounded[rows - 1]
-                parts = [
-                    slice(begin, min(begin + _PREPARED_ROWS, rows))
-                    for begin in range(0, rows, _PREPARED_ROWS)
-                ]
-                errors = [
-                    _rounding_error(self._target[part], rounded[part], scratch).amax()
-                    for part in parts
-                ]
-                self._prepared = rounded, torch.stack(errors).amax()
+                self._prepared = rounded, _score_error(self._target).amax()
             return self._prepared
 
 
-def _rounding_error(exact: Tensor, rounded: Tensor, scratch: _Scratch) -> Tensor:
-    """Length of each row's rounding error [n]; NaN for rows that the filter must not judge."""
-    difference = scratch.get(exact.shape[0], exact.shape[1], torch.float32)
-    torch.sub(exact, rounded, out=difference)
-    error: Tensor = torch.linalg.vector_norm(difference, dim=1)
-    return error.masked_fill_(torch.linalg.vector_norm(exact, dim=1) > _UNIT, torch.nan)
+def _score_error(rows: Tensor) -> Tensor:
+    """What rounding a row to bfloat16 can change in its scores [n]; NaN if it must not be judged.
+
+    Each channel moves by at most 2^-9 of itself, so the row by at most 2^-9 of its length.
+    """
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return (length * (_UNIT * 2.0**-9)).masked_fill_(length > _UNIT, torch.nan)
 
 
 def _nearest_filtered(job: NearestJob, filter_target: _FilterTarget, scratch: _Scratch) -> None:
     """Nearest targets: bfloat16 finds the candidates, float32 decides between them."""
-    target, target_error = filter_target.get(scratch)
+    target, target_error = filter_target.get()
     rounded = job.query.bfloat16()
-    error = _rounding_error(job.query, rounded, scratch) + target_error
+    error = _score_error(job.query) + target_error + 2.0**-18  # the product of both errors
     scores = scratch.get(len(rounded), len(target), torch.bfloat16)
     torch.mm(rounded, target.T, out=scores)
     row, column, decided = _candidates(scores, error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +227,24 @@ def test_scores_at_another_threshold_agree_with_scoring_again(scorer: VSMScorer)
     again = scorer.score([REFERENCE], [REPAINTED], visual_threshold=0.9, **options)
     np.testing.assert_array_equal(first.at(0.9), again.score)
     np.testing.assert_array_equal(first.at(first.visual_threshold), first.score)
+
+
+def test_two_processes_agree_bit_for_bit_in_deterministic_mode() -> None:
+    code = f"""
+import hashlib, torch
+torch.use_deterministic_algorithms(True)
+torch.set_num_threads(1)
+import vsm_fast
+scores = vsm_fast.score_batch(
+    [{SECOND!r}], [{REFERENCE!r}, {REPAINTED!r}],
+    ref_masks=[{SECOND_MASK!r}], gen_masks=[{REFERENCE_MASK!r}, {REPAINTED_MASK!r}],
+)
+print(hashlib.sha256(scores.visual_similarity.tobytes() + scores.score.tobytes()).hexdigest())
+"""
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300
+        ).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]

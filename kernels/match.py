@@ -1,0 +1,144 @@
+"""Matching and counting a batch of pairs in three launches.
+
+    nearest -> claim -> count
+
+Nothing here waits for the device: what the host must know it knows from offsets that it has. A
+batch whose :class:`Schedule` is made before can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vsm_fast.kernels.claim import Nearest, claim
+from vsm_fast.kernels.count import count
+from vsm_fast.kernels.devices import processors
+from vsm_fast.kernels.float8 import SCALE, to_float8
+from vsm_fast.kernels.nearest import Branch, NearestTiles, Precision, nearest
+from vsm_fast.kernels.nearest_gemm import nearest_gemm
+from vsm_fast.kernels.schedule import Schedule, plan
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Matches and counts of ``P`` pairs with ``T`` source points.
+
+    Attributes:
+        nearest: Similarities and targets of the points.
+        kept: bool [T], the matched points, at most one for each target point of a pair.
+        counts: int32 [P, 1 + V], matched points of each pair, then how many of them look the
+            same at each visual threshold.
+    """
+
+    nearest: Nearest
+    kept: Tensor
+    counts: Tensor
+
+
+def schedule_pairs(
+    source_offsets: Tensor,
+    target_offsets: Tensor,
+    pairs: Tensor,
+    device: torch.device,
+    tiles: NearestTiles,
+) -> Schedule:
+    """Plan a batch for :func:`match_pairs`; see :func:`vsm_fast.kernels.schedule.plan`."""
+    return plan(
+        source_offsets,
+        target_offsets,
+        pairs,
+        device,
+        tile_queries=tiles.queries,
+        tile_keys=tiles.keys,
+        processors=processors(device),
+    )
+
+
+@torch.no_grad()
+def match_pairs(
+    semantic: Branch,
+    visual: Branch,
+    schedule: Schedule,
+    semantic_threshold: float,
+    visual_thresholds: Sequence[float],
+    *,
+    tiles: NearestTiles,
+    normalised: bool = True,
+    precision: Precision = "ieee",
+    float8: bool = False,
+    gemm: bool = False,
+) -> Matched:
+    """Match and count all pairs of a schedule.
+
+    Args:
+        semantic: Source and target rows [rows, D_s], contiguous, float32, float16 or bfloat16.
+        visual: The same, [rows, D_v].
+        schedule: From :func:`schedule_pairs` with the same ``tiles``.
+        semantic_threshold: In [-1, 1]; a point matches strictly above it.
+        visual_thresholds: At most four; a point looks the same strictly above one.
+        tiles: How the nearest-neighbour kernel cuts its work.
+        normalised: Whether rows have unit length.
+        precision: Of float32 products, ``"ieee"`` or ``"tf32"``.
+        float8: Search with rows rounded to float8 (e4m3) and compute the similarities of what
+            was found in float32 from the rows as they came.
+        gemm: Search with matrix products of torch instead of the fused kernel.
+
+    Returns:
+        Matches and counts, on the device of the rows.
+
+    Source: arXiv 2509.21989, the definition of VSM.
+    """
+    device = schedule.items.device
+    claims = torch.empty(schedule.claims, dtype=torch.int64, device=device)
+    shape = (schedule.pairs, 1 + len(visual_thresholds))
+    if schedule.points == 0:
+        none = torch.empty(0, device=device)
+        return Matched(
+            Nearest(none, none.long(), none),
+            none.bool(),
+            torch.zeros(shape, dtype=torch.int32, device=device),
+        )
+    counts = torch.empty(shape, dtype=torch.int32, device=device)
+    semantic, visual = _contiguous(semantic), _contiguous(visual)
+    if gemm:
+        parts = nearest_gemm(
+            semantic, visual, schedule, claims=claims, counts=counts, normalised=normalised
+        )
+    else:
+        searched = (semantic, visual)
+        if float8:
+            searched = tuple(
+                tuple(to_float8(rows, normalised=normalised) for rows in branch)
+                for branch in searched
+            )
+        parts = nearest(
+            *searched,
+            schedule,
+            claims=claims,
+            counts=counts,
+            tiles=tiles,
+            normalised=normalised or float8,
+            precision=precision,
+            visual_index=float8,
+            scale=SCALE**-2 if float8 else 1.0,
+        )
+    found = claim(
+        parts,
+        schedule,
+        claims,
+        semantic_threshold,
+        semantic=semantic,
+        visual=visual,
+        exact=float8,
+        normalised=normalised,
+    )
+    kept = count(found, schedule, claims, counts, semantic_threshold, visual_thresholds)
+    return Matched(found, kept, counts)
+
+
+def _contiguous(branch: Branch) -> Branch:
+    return branch[0].contiguous(), branch[1].contiguous()

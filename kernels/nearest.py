@@ -1,0 +1,282 @@
+"""Cosine nearest neighbours of many ragged pairs, semantic and visual, in one launch.
+
+The first of the three launches of a batch. A similarity matrix exists only tile by tile, in
+registers: the products of a tile are reduced to one maximum (and index) per row before the next
+tile begins. The maximum over the tile costs one instruction per product and the index about
+three more, on units that are idle while the tensor cores work; that is why the visual branch,
+which needs no index, does not keep one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from vsm_fast.kernels.devices import processors
+from vsm_fast.kernels.schedule import ITEM_COLUMNS, Schedule
+
+Precision = Literal["ieee", "tf32"]
+Branch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class NearestTiles:
+    """How the kernel cuts its work; what tuning chooses.
+
+    Attributes:
+        queries: Source rows of a tile; a power of two from 16.
+        keys: Target rows of a tile; a power of two from 16.
+        channels: Channels of one product; a power of two from 16. Channels that are no multiple
+            of it are padded in the last product only.
+        warps: Warps of a program.
+        stages: Products whose operands are in flight at once.
+        programs: Programs per processor that go through the items in turn; 0 starts one program
+            for each item and leaves the order to the hardware.
+        descriptors: Load through tensor descriptors (the copy engine of sm_90 and later).
+    """
+
+    queries: int = 128
+    keys: int = 128
+    channels: int = 64
+    warps: int = 8
+    stages: int = 3
+    programs: int = 0
+    descriptors: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "keys", "channels"):
+            size = getattr(self, name)
+            if size < 16 or size & (size - 1):
+                raise ValueError(f"{name} must be a power of two from 16; got {size}.")
+        if self.warps not in (1, 2, 4, 8, 16) or self.stages < 1 or self.programs < 0:
+            raise ValueError(
+                "warps must be 1, 2, 4, 8 or 16, stages at least 1 and programs at least 0; got "
+                f"{asdict(self)}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class NearestParts:
+    """The nearest targets of each split, before splits are merged.
+
+    Attributes:
+        similarity: float32 [2, S, T], semantic and visual; -inf where a split has no target.
+        index: int32 [2, S, T], the first target row that attains it, counted within its image;
+            -1 where there is none. Of the visual branch only if it was asked for.
+    """
+
+    similarity: Tensor
+    index: Tensor
+
+
+@triton.jit
+def _inverse_length(squares):
+    # The floor of torch.nn.functional.normalize, so that a row of zeros has similarity 0.
+    return 1.0 / tl.maximum(tl.sqrt(squares), 1e-12)
+
+
+@triton.jit
+def _load_rows(
+    source, first, last, width, start, channel,
+    BLOCK: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr,
+):  # fmt: skip
+    """Rows ``first + start`` onwards, channels ``channel`` onwards: [BLOCK, C].
+
+    Beyond the last row it repeats that row, which changes no maximum and, as it comes later, no
+    index. Descriptors cannot repeat: their callers see to it that what is beyond is not used.
+    """
+    if DESCRIPTORS:
+        return source.load([first + start, channel])
+    rows = first + tl.minimum(start + tl.arange(0, BLOCK), last)
+    channels = channel + tl.arange(0, C)
+    cells = source + rows.to(tl.int64)[:, None] * width + channels[None, :]
+    if EVEN:
+        return tl.load(cells)
+    return tl.load(cells, mask=channels[None, :] < width, other=0.0)
+
+
+@triton.jit
+def _nearest_of_tile(
+    query, key, q0, nq, k0, nk, skipped,
+    D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr,
+    NORMALISED: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    INDEX: tl.constexpr,
+):  # fmt: skip
+    """Best target of ``Q`` rows: (similarity [Q], index [Q]).
+
+    q0, k0: first source and target row; nq, nk: how many; skipped: target rows before ``k0``.
+    """
+    EVEN: tl.constexpr = D % C == 0
+    columns = tl.arange(0, K)
+    best = tl.full([Q], -float("inf"), tl.float32)
+    index = tl.full([Q], -1, tl.int32)
+    # Flattened, so that the loads of the next tile are in flight while this one is reduced.
+    for start in tl.range(0, nk, K, flatten=True):
+        # Descriptors read a whole last tile that ends with the last target: what it repeats has
+        # been seen and does not win again. It may begin before k0, within the same image.
+        begin = tl.minimum(start, nk - K) if DESCRIPTORS else start
+        products = tl.zeros([Q, K], tl.float32)
+        squares = tl.zeros([K], tl.float32)
+        for channel in range(0, D, C):
+            q = _load_rows(query, q0, nq - 1, D, 0, channel, Q, C, EVEN, DESCRIPTORS)
+            k = _load_rows(key, k0, nk - 1, D, begin, channel, K, C, EVEN, DESCRIPTORS)
+            products = tl.dot(q, k.T, products, input_precision=PRECISION)
+            if not NORMALISED:
+                raw = k.to(tl.float32)
+                squares += tl.sum(raw * raw, 1)
+        if not NORMALISED:
+            products *= _inverse_length(squares)[None, :]
+        top = tl.max(products, 1)
+        better = top > best  # strict: of equal targets the first stays; NaN is never better
+        if INDEX:
+            first = tl.min(tl.where(products < top[:, None], K, columns[None, :]), 1)
+            index = tl.where(better, skipped + begin + first, index)
+        else:
+            index = tl.where(better, skipped, index)  # that there is one
+        best = tl.where(better, top, best)
+    if not NORMALISED:
+        length = tl.zeros([Q], tl.float32)
+        for channel in range(0, D, C):
+            q = _load_rows(query, q0, nq - 1, D, 0, channel, Q, C, EVEN, DESCRIPTORS)
+            raw = q.to(tl.float32)
+            length += tl.sum(raw * raw, 1)
+        # One factor for a whole row: it moves no maximum.
+        best *= _inverse_length(length)
+    return best, index
+
+
+# Sizes change from batch to batch; a kernel compiled anew for each divisor would stall them.
+_SIZES = ["n_items", "n_points", "n_splits", "n_claims", "n_counts", "scale"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def _nearest_kernel(
+    semantic_query, semantic_key, visual_query, visual_key,  # [rows, D] or descriptors of them
+    items, similarity, index,  # [I, 8], [2, S, T], [2, S, T]
+    claims, counts,  # int64 [claims], int32 [counts]: cleared for the launches that follow
+    n_items, n_points, n_splits, n_claims, n_counts,
+    scale,
+    D_SEMANTIC: tl.constexpr, D_VISUAL: tl.constexpr,
+    Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr,
+    NORMALISED: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    VISUAL_INDEX: tl.constexpr, ITEM: tl.constexpr, CLEAR: tl.constexpr,
+):  # fmt: skip
+    """One program takes items ``program, program + programs, ...``."""
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    lanes = tl.arange(0, CLEAR)
+    for start in range(program * CLEAR, n_claims, programs * CLEAR):
+        cells = start + lanes
+        nothing = tl.full([CLEAR], -(2**63), tl.int64)
+        tl.store(claims + cells, nothing, mask=cells < n_claims)
+    for start in range(program * CLEAR, n_counts, programs * CLEAR):
+        cells = start + lanes
+        tl.store(counts + cells, tl.zeros([CLEAR], tl.int32), mask=cells < n_counts)
+    for item in range(program, n_items, programs):
+        row = items + item * ITEM
+        branch = tl.load(row)
+        q0 = tl.load(row + 1)
+        nq = tl.load(row + 2)
+        point = tl.load(row + 3)
+        k0 = tl.load(row + 4)
+        nk = tl.load(row + 5)
+        skipped = tl.load(row + 6)
+        split = tl.load(row + 7)
+        points = tl.arange(0, Q)
+        out = (branch * n_splits + split).to(tl.int64) * n_points + point + points
+        # Two copies of the loop: selecting a pointer at run time would hide its alignment.
+        if branch == 0:
+            best, found = _nearest_of_tile(
+                semantic_query, semantic_key, q0, nq, k0, nk, skipped,
+                D_SEMANTIC, Q, K, C, NORMALISED, PRECISION, DESCRIPTORS, True,
+            )  # fmt: skip
+            tl.store(similarity + out, best * scale, mask=points < nq)
+            tl.store(index + out, found, mask=points < nq)
+        else:
+            best, found = _nearest_of_tile(
+                visual_query, visual_key, q0, nq, k0, nk, skipped,
+                D_VISUAL, Q, K, C, NORMALISED, PRECISION, DESCRIPTORS, VISUAL_INDEX,
+            )  # fmt: skip
+            tl.store(similarity + out, best * scale, mask=points < nq)
+            tl.store(index + out, found, mask=points < nq)
+
+
+def nearest(
+    semantic: Branch,
+    visual: Branch,
+    schedule: Schedule,
+    *,
+    claims: Tensor,
+    counts: Tensor,
+    tiles: NearestTiles,
+    normalised: bool = True,
+    precision: Precision = "ieee",
+    visual_index: bool = False,
+    scale: float = 1.0,
+) -> NearestParts:
+    """Find the nearest targets of all points of a batch.
+
+    Args:
+        semantic: Source and target rows, [rows, D_s] each, contiguous, of one floating type.
+        visual: The same, [rows, D_v].
+        schedule: Planned with the sizes of ``tiles``.
+        claims: int64 [schedule.claims], output: all cleared to the smallest integer.
+        counts: int32 [n], output: all cleared to 0.
+        tiles: How to cut the work. Where the rows cannot be read through tensor descriptors
+            (a row is no multiple of 16 bytes, or a target is smaller than a tile), pointers are
+            used instead.
+        normalised: Whether rows have unit length; if not, lengths come from the tiles.
+        precision: Of float32 products; ``"tf32"`` keeps 10 bits of the mantissa of each factor.
+        visual_index: Whether the index is wanted of the visual branch too.
+        scale: What to multiply similarities with, where rows were scaled to fit a small type.
+
+    Returns:
+        The best similarity and index of each split.
+    """
+    shape = (2, schedule.splits, schedule.points)
+    device = schedule.items.device
+    parts = NearestParts(
+        torch.empty(shape, dtype=torch.float32, device=device),
+        torch.empty(shape, dtype=torch.int32, device=device),
+    )
+    if tiles.descriptors and not _describable(semantic, visual, schedule, tiles):
+        tiles = replace(tiles, descriptors=False)
+    n_items = len(schedule.items)
+    programs = tiles.programs * processors(device)
+    grid = min(n_items, programs) if programs else n_items
+    _nearest_kernel[(grid,)](
+        *_rows(semantic, tiles), *_rows(visual, tiles),
+        schedule.items, parts.similarity, parts.index, claims, counts,
+        n_items, schedule.points, schedule.splits, len(claims), counts.numel(), scale,
+        D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1],
+        Q=tiles.queries, K=tiles.keys, C=tiles.channels,
+        NORMALISED=normalised, PRECISION=precision, DESCRIPTORS=tiles.descriptors,
+        VISUAL_INDEX=visual_index, ITEM=len(ITEM_COLUMNS), CLEAR=1024,
+        num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return parts
+
+
+def _describable(
+    semantic: Branch, visual: Branch, schedule: Schedule, tiles: NearestTiles
+) -> bool:
+    return schedule.fewest_keys >= tiles.keys and all(
+        rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
+        for rows in (*semantic, *visual)
+    )
+
+
+def _rows(branch: Branch, tiles: NearestTiles) -> tuple[Tensor | TensorDescriptor, ...]:
+    """What the kernel reads source and target rows through."""
+    if not tiles.descriptors:
+        return branch
+    return tuple(
+        TensorDescriptor.from_tensor(rows, [height, tiles.channels])
+        for rows, height in zip(branch, (tiles.queries, tiles.keys), strict=True)
+    )

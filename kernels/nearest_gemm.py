@@ -1,0 +1,63 @@
+"""Nearest neighbours by matrix products of torch: what the fused kernel is chosen against.
+
+A block of similarities goes through memory here, which the fused kernel avoids. It still wins
+where the vendor's products are much faster than the compiler's, as for float32 without tensor
+cores. Which one runs for a shape is decided by measurements (:mod:`vsm_fast.kernels.tuning`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsm_fast.kernels.nearest import Branch, NearestParts
+from vsm_fast.kernels.schedule import Schedule
+
+_BLOCK_ELEMENTS = 1 << 24  # 64 MiB of float32 similarities at a time
+
+
+def nearest_gemm(
+    semantic: Branch,
+    visual: Branch,
+    schedule: Schedule,
+    *,
+    claims: Tensor,
+    counts: Tensor,
+    normalised: bool = True,
+) -> NearestParts:
+    """What :func:`vsm_fast.kernels.nearest.nearest` returns, for a schedule without splits.
+
+    Args:
+        semantic: Source and target rows [rows, D_s].
+        visual: The same, [rows, D_v].
+        schedule: Its runs say which rows are compared.
+        claims: int64 [schedule.claims], output: cleared to the smallest integer.
+        counts: int32 [n], output: cleared to 0.
+        normalised: Whether rows have unit length.
+    """
+    claims.fill_(torch.iinfo(torch.int64).min)
+    counts.zero_()
+    device = schedule.items.device
+    similarity = torch.full((2, 1, schedule.points), -torch.inf, device=device)
+    index = torch.full((2, 1, schedule.points), -1, dtype=torch.int32, device=device)
+    for branch, (query, key) in enumerate((semantic, visual)):
+        if not normalised:
+            query, key = (F.normalize(rows.float(), dim=1).to(rows.dtype) for rows in (query, key))
+        for q0, rows, point, k0, keys in schedule.runs.tolist():
+            height = max(1, _BLOCK_ELEMENTS // max(keys, 1))
+            for done in range(0, rows if keys else 0, height):
+                size = min(height, rows - done)
+                products = _products(query[q0 + done :][:size], key[k0 : k0 + keys])
+                best, first = products.max(1)
+                out = slice(point + done, point + done + size)
+                similarity[branch, 0, out] = best
+                index[branch, 0, out] = first.int()
+    return NearestParts(similarity, index)
+
+
+def _products(query: Tensor, key: Tensor) -> Tensor:
+    """float32 [rows, keys]; sums of 16-bit products must not be rounded to 16 bits."""
+    if query.dtype == torch.float32 or query.device.type != "cuda":
+        return query.float() @ key.float().T
+    return torch.mm(query, key.T, out_dtype=torch.float32)

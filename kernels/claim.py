@@ -17,7 +17,10 @@ from torch import Tensor
 from vsm_fast.kernels.nearest import Branch, NearestParts
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, POINTS_PER_BLOCK, Schedule
 
-_CHANNELS = 64  # of a row at a time, where similarities are computed again
+# Where similarities are computed again: channels of a row at a time, and warps to hold them
+# without spilling.
+_CHANNELS = 32
+_EXACT_WARPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +119,7 @@ def _claim_kernel(
     tl.store(semantic_similarity + points, similar, mask=inside)
     tl.store(target_index + points, found.to(tl.int64), mask=inside)
     tl.store(visual_similarity + points, looks, mask=inside)
-    target = tl.load(block + 3).to(tl.int64) + found
+    target = tl.load(block + 3) + found
     claimed = inside & (similar > threshold)
     tl.atomic_max(claims + target, pack_claim(similar, points), mask=claimed, sem="relaxed")
 
@@ -163,5 +166,6 @@ def claim(
         D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1], C=_CHANNELS,
         EXACT=exact, NORMALISED=normalised,
         BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
+        num_warps=_EXACT_WARPS if exact else 4,
     )  # fmt: skip
     return found

@@ -40,7 +40,7 @@ def _count_kernel(
     looks = tl.load(visual_similarity + points, mask=inside, other=float("nan"))
     claimed = inside & (similar > semantic)
     target = tl.load(target_index + points, mask=claimed, other=0)
-    winner = tl.load(claims + tl.load(block + 3).to(tl.int64) + target, mask=claimed, other=0)
+    winner = tl.load(claims + tl.load(block + 3) + target, mask=claimed, other=0)
     mine = claimed & (winner == pack_claim(similar, points))
     tl.store(kept + points, mine.to(tl.uint8), mask=inside)
     row = counts + tl.load(block).to(tl.int64) * (1 + THRESHOLDS)

@@ -92,13 +92,16 @@ def _load_rows(
     index. Descriptors cannot repeat: their callers see to it that what is beyond is not used.
     """
     if DESCRIPTORS:
-        return source.load([first + start, channel])
-    rows = first + tl.minimum(start + tl.arange(0, BLOCK), last)
-    channels = channel + tl.arange(0, C)
-    cells = source + rows.to(tl.int64)[:, None] * width + channels[None, :]
-    if EVEN:
-        return tl.load(cells)
-    return tl.load(cells, mask=channels[None, :] < width, other=0.0)
+        tile = source.load([first + start, channel])
+    else:
+        rows = first + tl.minimum(start + tl.arange(0, BLOCK), last)
+        channels = channel + tl.arange(0, C)
+        cells = source + rows.to(tl.int64)[:, None] * width + channels[None, :]
+        if EVEN:
+            tile = tl.load(cells)
+        else:
+            tile = tl.load(cells, mask=channels[None, :] < width, other=0.0)
+    return tile
 
 
 @triton.jit
@@ -190,7 +193,8 @@ def _nearest_kernel(
         split = tl.load(row + 7)
         points = tl.arange(0, Q)
         out = (branch * n_splits + split).to(tl.int64) * n_points + point + points
-        # Two copies of the loop: selecting a pointer at run time would hide its alignment.
+        # Two copies of the loop, because a pointer selected at run time would lose its alignment.
+        # Two ifs instead of if and else, for which Triton 3.9 keeps the shared memory of both.
         if branch == 0:
             best, found = _nearest_of_tile(
                 semantic_query, semantic_key, q0, nq, k0, nk, skipped,
@@ -198,7 +202,7 @@ def _nearest_kernel(
             )  # fmt: skip
             tl.store(similarity + out, best * scale, mask=points < nq)
             tl.store(index + out, found, mask=points < nq)
-        else:
+        if branch != 0:
             best, found = _nearest_of_tile(
                 visual_query, visual_key, q0, nq, k0, nk, skipped,
                 D_VISUAL, Q, K, C, NORMALISED, PRECISION, DESCRIPTORS, VISUAL_INDEX,

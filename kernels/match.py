@@ -45,8 +45,19 @@ def schedule_pairs(
     pairs: Tensor,
     device: torch.device,
     tiles: NearestTiles,
+    *,
+    gemm: bool = False,
 ) -> Schedule:
-    """Plan a batch for :func:`match_pairs`; see :func:`vsm_fast.kernels.schedule.plan`."""
+    """Plan a batch for :func:`match_pairs`.
+
+    Args:
+        source_offsets: int64 [S + 1] on the CPU, rows of each source image.
+        target_offsets: int64 [R + 1] on the CPU, rows of each target image.
+        pairs: int64 [P, 2] on the CPU, (source image, target image).
+        device: Where the rows are.
+        tiles: As given to :func:`match_pairs`.
+        gemm: As given to :func:`match_pairs`.
+    """
     return plan(
         source_offsets,
         target_offsets,
@@ -54,7 +65,7 @@ def schedule_pairs(
         device,
         tile_queries=tiles.queries,
         tile_keys=tiles.keys,
-        processors=processors(device),
+        processors=1 if gemm else processors(device),  # 1: products of torch need no splits
     )
 
 

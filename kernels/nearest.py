@@ -139,7 +139,8 @@ def _nearest_of_tile(
         better = top > best  # strict: of equal targets the first stays; NaN is never better
         if INDEX:
             first = tl.min(tl.where(products < top[:, None], K, columns[None, :]), 1)
-            index = tl.where(better, skipped + begin + first, index)
+            # A repeated last row stands for the last row, should it be rounded upwards.
+            index = tl.where(better, skipped + tl.minimum(begin + first, nk - 1), index)
         else:
             index = tl.where(better, skipped, index)  # that there is one
         best = tl.where(better, top, best)

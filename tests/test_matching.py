@@ -15,9 +15,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from triton_device import match_on_triton
 
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.matching import Matches, choose_path, match, match_blocked, match_eager
+from vsm_fast.matches import Matches
+from vsm_fast.matching import choose_path, match, match_blocked, match_eager
 from vsm_fast.scoring import score
 
 Match = Callable[[Descriptors, Descriptors, Tensor, float], Matches]
@@ -25,6 +27,7 @@ PATHS: dict[str, Match] = {
     "eager": match_eager,
     "blocked float32": partial(match_blocked, bfloat16_filter=False),
     "blocked bfloat16": partial(match_blocked, bfloat16_filter=True),
+    "triton": match_on_triton,
     "auto": match,
 }
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vsm_fast.matching import Matches
+from vsm_fast.matches import Matches
 from vsm_fast.scoring import score, score_eager
 
 SCORES = pytest.mark.parametrize("scoring", [score, score_eager])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import Status
 from vsm_fast.heatmap import HeatmapEvidence
-from vsm_fast.matching import Matches
+from vsm_fast.matches import Matches
 from vsm_fast.results import VSMScores
 from vsm_fast.scoring import score
 from vsm_fast.subjects import Subject

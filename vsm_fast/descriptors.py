@@ -73,10 +73,14 @@ class Descriptors:
             self.grid,
         )
 
-    def to(self, device: torch.device | str) -> Descriptors:
-        """The same descriptors with the two descriptor tensors on ``device``."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Descriptors:
+        """The same descriptors with the two descriptor tensors on ``device`` and in ``dtype``."""
         return Descriptors(
-            self.semantic.to(device), self.visual.to(device), self.offsets, self.cells, self.grid
+            self.semantic.to(device, dtype),
+            self.visual.to(device, dtype),
+            self.offsets,
+            self.cells,
+            self.grid,
         )
 
     @staticmethod

@@ -32,3 +32,19 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {sorted(_DTYPES)}; got {dtype!r}.")
     return _DTYPES[dtype]
+
+
+def choose_descriptor_dtype(network: torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision in which descriptors are kept and compared.
+
+    A CPU compares in float32. A GPU compares 16-bit numbers several times as fast; when the
+    network computes in 16 bits, descriptors have no more than that to lose. float16 rather than
+    bfloat16: their channels lie in [-1, 1], where float16 has eight times the resolution.
+
+    Args:
+        network: The precision of the network.
+        device: Where the descriptors are.
+    """
+    if device.type == "cpu" or network == torch.float32:
+        return torch.float32
+    return torch.float16

@@ -7,7 +7,7 @@ picks an implementation; :func:`match_eager` is the specification that all of th
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -15,32 +15,13 @@ import torch
 from torch import Tensor
 
 from vsm_fast._cpu_matching import NearestJob, find_nearest
+from vsm_fast._triton_matching import MatchPrecision, match_triton, why_not
 from vsm_fast.descriptors import Descriptors
+from vsm_fast.matches import Matches
 
 logger = logging.getLogger(__name__)
 
-MatchPath = Literal["eager", "blocked"]
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """Matches of ``P`` pairs, packed; ``T`` source points in all.
-
-    Attributes:
-        semantic_similarity: float32 [T] in [-1, 1], to the semantically nearest target point;
-            NaN where the target has no point.
-        target_index: int64 [T], that point, counted within its image; -1 where there is none.
-        visual_similarity: float32 [T] in [-1, 1], to the visually nearest target point; NaN
-            where the target has no point.
-        kept: bool [T], the matched points, at most one per target point.
-        offsets: int64 [P + 1] on the CPU; pair ``p`` owns points ``offsets[p]:offsets[p+1]``.
-    """
-
-    semantic_similarity: Tensor
-    target_index: Tensor
-    visual_similarity: Tensor
-    kept: Tensor
-    offsets: Tensor
+MatchPath = Literal["eager", "blocked", "triton"]
 
 
 @torch.no_grad()
@@ -174,11 +155,15 @@ def choose_path(
     Raises:
         ValueError: An unknown path, or one that cannot run on ``device``.
     """
-    on_cpu = torch.device(device).type == "cpu"
+    device = torch.device(device)
+    on_cpu = device.type == "cpu"
+    no_triton = why_not(device)
     if path == "auto":
         if on_cpu:
             return "blocked", "on a CPU blocks of rows stay in cache"
-        return "eager", f"no special path for {torch.device(device).type} devices"
+        if no_triton is None:
+            return "triton", "one fused search for all pairs, no similarity matrix in memory"
+        return "eager", no_triton
     if path not in get_args(MatchPath):
         known = ", ".join(map(repr, ("auto", *get_args(MatchPath))))
         raise ValueError(f"path must be one of {known}; got {path!r}.")
@@ -187,6 +172,8 @@ def choose_path(
             f"path 'blocked' runs on a CPU; the descriptors are on {device}. "
             "Use path='auto' or move them with .to('cpu')."
         )
+    if path == "triton" and no_triton is not None:
+        raise ValueError(f"path 'triton' cannot run: {no_triton}. Use path='auto'.")
     return path, "asked for"
 
 
@@ -196,7 +183,9 @@ def match(
     pairs: Tensor,
     semantic_threshold: float,
     *,
+    visual_thresholds: Sequence[float] = (),
     path: Literal["auto"] | MatchPath = "auto",
+    precision: MatchPrecision = "full",
 ) -> Matches:
     """Match the points of pairs of images.
 
@@ -210,14 +199,18 @@ def match(
         pairs: int64 [P, 2], (image of ``source``, image of ``target``). Pairs with one reference
             are fastest one after the other, in the order of their generated images.
         semantic_threshold: In [-1, 1]; a point matches strictly above it.
-        path: ``"auto"``, ``"eager"`` or ``"blocked"``.
+        visual_thresholds: Thresholds that the matches will be scored at. A path that can count
+            at the same time does, and :func:`vsm_fast.scoring.score` need not.
+        path: ``"auto"``, ``"eager"``, ``"blocked"`` (on a CPU) or ``"triton"`` (on a GPU).
+        precision: Of the search. ``"full"`` is that of the descriptors; path ``"triton"`` also
+            has ``"tf32"`` for float32 descriptors and ``"float8"``.
 
     Returns:
         Matches, float32, on the device of the descriptors.
 
     Raises:
         ValueError: Pairs of a wrong shape or out of range, descriptors that do not fit together,
-            or a path that cannot run.
+            or a path or precision that cannot be had.
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
@@ -225,6 +218,17 @@ def match(
     device = source.semantic.device
     chosen, reason = choose_path(device, path)
     logger.debug("matching %d pairs on %s: %s (%s)", len(pairs), device, chosen, reason)
+    if chosen == "triton":
+        return match_triton(
+            source,
+            target,
+            pairs,
+            semantic_threshold,
+            visual_thresholds=visual_thresholds,
+            precision=precision,
+        )
+    if precision != "full":
+        raise ValueError(f"precision {precision!r} needs path 'triton'; this is {chosen!r}.")
     implementation = {"eager": match_eager, "blocked": match_blocked}[chosen]
     return implementation(source, target, pairs, semantic_threshold)
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from vsm_fast.checkpoints import load_model
 from vsm_fast.collector import ScoreCollector
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.devices import choose_device, choose_dtype
+from vsm_fast.devices import choose_descriptor_dtype, choose_device, choose_dtype
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
 from vsm_fast.images import ImageSource
 from vsm_fast.inputs import Images, Masks, image_list, image_names, mask_list, pair_up
@@ -186,7 +186,13 @@ class VSMScorer:
                 # Consecutive pairs with one reference are matched together.
                 rows = rows[np.argsort(pair_index[rows, 0], kind="stable")]
                 batch_pairs = np.stack([pair_index[rows, 1] - first, pair_index[rows, 0]], axis=1)
-                matches = match(described, references, torch.from_numpy(batch_pairs), semantic)
+                matches = match(
+                    described,
+                    references,
+                    torch.from_numpy(batch_pairs),
+                    semantic,
+                    visual_thresholds=[visual],
+                )
                 collector.add(rows, matches, described, ref_subjects, subjects, first)
                 advance(len(subjects))
         return collector.finish(
@@ -212,7 +218,8 @@ class VSMScorer:
                 )
             self._check_model_of(refs)
             advance(len(refs))
-            return refs.to(self.device), [_described_subject(refs, i) for i in range(len(refs))]
+            described = refs.to(self.device, self._descriptor_dtype())
+            return described, [_described_subject(refs, i) for i in range(len(refs))]
         listed = mask_list(masks, len(refs), "ref")
         return self._describe(refs, listed, batch_size, on_error, advance)
 
@@ -274,6 +281,7 @@ class VSMScorer:
                 "dtype='float32', and if it stays, the weights are damaged."
             )
         packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
+        packed = packed.to(self.device, self._descriptor_dtype())
         counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
         usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
         counts[usable] = packed.offsets.diff()
@@ -294,10 +302,19 @@ class VSMScorer:
     def _empty(self, images: int) -> Descriptors:
         """Descriptors of ``images`` subjects without a point."""
         aggregation = self.config.aggregation
-        rows = torch.empty(0, aggregation.descriptor_channels, device=self.device)
+        rows = torch.empty(
+            0,
+            aggregation.descriptor_channels,
+            device=self.device,
+            dtype=self._descriptor_dtype(),
+        )
         none = torch.empty(0, dtype=torch.int64)
         offsets = torch.zeros(images + 1, dtype=torch.int64)
         return Descriptors(rows, rows, offsets, none, aggregation.grid)
+
+    def _descriptor_dtype(self) -> torch.dtype:
+        network = next(self.network.parameters()).dtype
+        return choose_descriptor_dtype(network, self.device)
 
     def _default_batch(self) -> int:
         return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vsm_fast.matching import Matches
+from vsm_fast.matches import Matches
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,19 @@ def score(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
+    if matches.counts is not None and matches.counts.visual_thresholds == tuple(visual_thresholds):
+        counts = matches.counts.counts.cpu().long()
+    else:
+        counts = _count(matches, visual_thresholds)
+    return PairScores(
+        score=counts[:, 1:].float() / counts[:, :1].float(),
+        n_matched=counts[:, 0],
+        n_source=matches.offsets.diff(),
+    )
+
+
+def _count(matches: Matches, visual_thresholds: Sequence[float]) -> Tensor:
+    """int64 [P, 1 + V] on the CPU: kept points, and those of them above each threshold."""
     # numpy would compare in float64 and torch in float32: thresholds take the points' type.
     visual, kept = matches.visual_similarity, matches.kept
     thresholds = torch.tensor(visual_thresholds, dtype=visual.dtype, device=visual.device)
@@ -72,9 +85,4 @@ def score(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
     counted = torch.cat([kept[:, None], passed], dim=1)
     # Counts up to each point; a pair's count is the difference between its two ends.
     ends = torch.nn.functional.pad(counted.cumsum(0), (0, 0, 1, 0))[matches.offsets].cpu()
-    counts = ends.diff(dim=0)
-    return PairScores(
-        score=counts[:, 1:].float() / counts[:, :1].float(),
-        n_matched=counts[:, 0],
-        n_source=matches.offsets.diff(),
-    )
+    return ends.diff(dim=0)

@@ -138,7 +138,7 @@ def _nearest_of_tile(
         top = tl.max(products, 1)
         better = top > best  # strict: of equal targets the first stays; NaN is never better
         if INDEX:
-            first = tl.min(tl.where(products < top[:, None], K, columns[None, :]), 1)
+            first = tl.min(tl.where(products == top[:, None], columns[None, :], K), 1)
             # A repeated last row stands for the last row, should it be rounded upwards.
             index = tl.where(better, skipped + tl.minimum(begin + first, nk - 1), index)
         else:

@@ -148,7 +148,9 @@ def _items(
     tiles = -(-runs[:, 1] // tile_queries)
     key_tiles = -(-runs[:, 4] // tile_keys)
     work = 2 * int(tiles.sum())
-    splits = max(1, min(processors // max(work, 1), int(key_tiles.max(initial=1))))
+    most = max(1, int(key_tiles.max(initial=1)))
+    splits = max(1, min(processors // max(work, 1), most))
+    splits = -(-most // -(-most // splits))  # as few as give the same longest split
     each = tiles * splits * 2
     run = np.repeat(np.arange(len(runs)), each)
     within = np.arange(len(run)) - np.repeat(each.cumsum() - each, each)

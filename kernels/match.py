@@ -120,14 +120,9 @@ def match_pairs(
             semantic, visual, schedule, claims=claims, counts=counts, normalised=normalised
         )
     else:
-        searched = (semantic, visual)
-        if float8:
-            searched = tuple(
-                tuple(to_float8(rows, normalised=normalised) for rows in branch)
-                for branch in searched
-            )
         parts = nearest(
-            *searched,
+            _float8(semantic, normalised) if float8 else semantic,
+            _float8(visual, normalised) if float8 else visual,
             schedule,
             claims=claims,
             counts=counts,
@@ -149,6 +144,11 @@ def match_pairs(
     )
     kept = count(found, schedule, claims, counts, semantic_threshold, visual_thresholds)
     return Matched(found, kept, counts)
+
+
+def _float8(branch: Branch, normalised: bool) -> Branch:
+    query, key = (to_float8(rows, normalised=normalised) for rows in branch)
+    return query, key
 
 
 def _contiguous(branch: Branch) -> Branch:

@@ -97,7 +97,7 @@ def _load_rows(
         rows = first + tl.minimum(start + tl.arange(0, BLOCK), last)
         channels = channel + tl.arange(0, C)
         cells = source + rows.to(tl.int64)[:, None] * width + channels[None, :]
-        if EVEN:
+        if EVEN:  # noqa: SIM108 (the compiler takes no mask only where none is written)
             tile = tl.load(cells)
         else:
             tile = tl.load(cells, mask=channels[None, :] < width, other=0.0)
@@ -268,9 +268,7 @@ def nearest(
     return parts
 
 
-def _describable(
-    semantic: Branch, visual: Branch, schedule: Schedule, tiles: NearestTiles
-) -> bool:
+def _describable(semantic: Branch, visual: Branch, schedule: Schedule, tiles: NearestTiles) -> bool:
     return schedule.fewest_keys >= tiles.keys and all(
         rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
         for rows in (*semantic, *visual)

@@ -141,9 +141,7 @@ def _runs(
     return runs[rows > 0]
 
 
-def _items(
-    runs: _Rows, tile_queries: int, tile_keys: int, processors: int
-) -> tuple[_Rows, int]:
+def _items(runs: _Rows, tile_queries: int, tile_keys: int, processors: int) -> tuple[_Rows, int]:
     """Table of items (run by run, then branch, split and rows) and the number of splits."""
     tiles = -(-runs[:, 1] // tile_queries)
     key_tiles = -(-runs[:, 4] // tile_keys)

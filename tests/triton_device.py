@@ -1,6 +1,6 @@
 """Where the Triton kernels run in the tests: natively on a GPU, else interpreted on the CPU.
 
-Triton reads ``TRITON_INTERPRET`` when a kernel's module is imported: ``conftest.py`` sets it before.
+Triton reads ``TRITON_INTERPRET`` when a kernel's module is imported, so ``conftest.py`` sets it.
 """
 
 from __future__ import annotations

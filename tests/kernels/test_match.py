@@ -338,7 +338,7 @@ def test_ten_thousand_pairs(make_descriptors: Make) -> None:
         counts[np.arange(100) % 33 > 0] = 0
     source = make_descriptors(counts.tolist(), 8)
     target = make_descriptors(rng.integers(0, 4, 100).tolist(), 8, 1)
-    pairs = torch.from_numpy(np.stack([np.tile(np.arange(100), 100), np.arange(100).repeat(100)], 1))
+    pairs = torch.cartesian_prod(torch.arange(100), torch.arange(100)).flip(1)
     assert len(pairs) == 10_000
     found = run(source, target, pairs, 0.2, [0.2], tiles=NearestTiles(128, 16, 16))
     wanted = match_eager(source, target, pairs, 0.2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,9 +50,7 @@ def test_every_point_meets_every_target_once(
 ) -> None:
     pairs = data.draw(
         st.lists(
-            st.tuples(
-                st.integers(0, len(counts) - 1), st.integers(0, len(target_counts) - 1)
-            ),
+            st.tuples(st.integers(0, len(counts) - 1), st.integers(0, len(target_counts) - 1)),
             max_size=7,
         )
     )
@@ -96,9 +93,7 @@ def test_blocks_cover_the_points_of_each_pair(
 ) -> None:
     pairs = data.draw(
         st.lists(
-            st.tuples(
-                st.integers(0, len(counts) - 1), st.integers(0, len(target_counts) - 1)
-            ),
+            st.tuples(st.integers(0, len(counts) - 1), st.integers(0, len(target_counts) - 1)),
             max_size=6,
         )
     )

@@ -1,5 +1,15 @@
-"""GPU kernels, installed as ``vsm_fast.kernels``: one file per kernel.
+"""GPU kernels in Triton, installed as ``vsm_fast.kernels``: one file per kernel.
 
-None is here yet: this version matches on the CPU and, on other devices, with plain torch
-(:mod:`vsm_fast.matching` says which path was taken and why).
+A batch of pairs is matched and counted in three launches; the files in their order:
+
+- ``schedule.py``: tables of work, made on the host from offsets (no launch)
+- ``nearest.py``: cosine nearest neighbours, semantic and visual (``nearest_gemm.py``: the same
+  with matrix products of torch)
+- ``claim.py``: each point claims its target, the best claim stays
+- ``count.py``: which points are kept, how many of them look the same
+- ``match.py``: the three together
+
+``tuning.py`` chooses tiles from measurements in ``tuned/``. The specification of it all is
+:func:`vsm_fast.matching.match_eager` with :func:`vsm_fast.scoring.score_eager`; the way in is
+:func:`vsm_fast.matching.match`. Importing a file here needs Triton.
 """

@@ -39,6 +39,9 @@ class NearestTiles:
         programs: Programs per processor that go through the items in turn; 0 starts one program
             for each item and leaves the order to the hardware.
         descriptors: Load through tensor descriptors (the copy engine of sm_90 and later).
+        registers: Most registers of a thread on an NVIDIA GPU; 0 leaves it to the compiler, which
+            keeps the numbers of all columns in registers where it may. With 128 it computes them
+            again, and two programs of eight warps fit a processor.
     """
 
     queries: int = 128
@@ -48,6 +51,7 @@ class NearestTiles:
     stages: int = 3
     programs: int = 0
     descriptors: bool = False
+    registers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("queries", "keys", "channels"):
@@ -59,6 +63,8 @@ class NearestTiles:
                 "warps must be 1, 2, 4, 8 or 16, stages at least 1 and programs at least 0; got "
                 f"{asdict(self)}."
             )
+        if self.registers and not 32 <= self.registers <= 255:
+            raise ValueError(f"registers must be 0 or from 32 to 255; got {self.registers}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +260,7 @@ def nearest(
         tiles = replace(tiles, descriptors=False)
     n_items = len(schedule.items)
     programs = tiles.programs * processors(device)
+    limits = {"maxnreg": tiles.registers} if tiles.registers and torch.version.hip is None else {}
     grid = min(n_items, programs) if programs else n_items
     _nearest_kernel[(grid,)](
         *_rows(semantic, tiles), *_rows(visual, tiles),
@@ -263,7 +270,7 @@ def nearest(
         Q=tiles.queries, K=tiles.keys, C=tiles.channels,
         NORMALISED=normalised, PRECISION=precision, DESCRIPTORS=tiles.descriptors,
         VISUAL_INDEX=visual_index, ITEM=len(ITEM_COLUMNS), CLEAR=1024,
-        num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True,
+        num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True, **limits,
     )  # fmt: skip
     return parts
 

@@ -28,7 +28,7 @@ TILES = {
     "pointers": SMALL,
     "descriptors": replace(SMALL, channels=32, descriptors=True),
     "wide": NearestTiles(16, 64, 32, warps=4, stages=3),
-    "persistent": replace(SMALL, programs=2),
+    "persistent": replace(SMALL, programs=2, registers=128),
 }
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from vsm_fast.kernels.nearest import Branch, NearestParts
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, POINTS_PER_BLOCK, Schedule
 
+WARPS = 4
 # Where similarities are computed again: channels of a row at a time, and warps to hold them
 # without spilling.
-_CHANNELS = 32
-_EXACT_WARPS = 8
+CHANNELS_EXACT = 16
+WARPS_EXACT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +164,9 @@ def claim(
         found.semantic_similarity, found.target_index, found.visual_similarity,
         *semantic, *visual,
         schedule.splits, points, semantic_threshold,
-        D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1], C=_CHANNELS,
+        D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1], C=CHANNELS_EXACT,
         EXACT=exact, NORMALISED=normalised,
         BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
-        num_warps=_EXACT_WARPS if exact else 4,
+        num_warps=WARPS_EXACT if exact else WARPS,
     )  # fmt: skip
     return found

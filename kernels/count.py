@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vsm_fast.kernels.claim import Nearest, pack_claim
+from vsm_fast.kernels.claim import WARPS, Nearest, pack_claim
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, POINTS_PER_BLOCK, Schedule
 
 MAX_THRESHOLDS = 4
@@ -92,5 +92,6 @@ def count(
         schedule.blocks, claims, kept.view(torch.uint8), counts,
         semantic_threshold, *visual_thresholds, *unused,
         THRESHOLDS=len(visual_thresholds), BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
+        num_warps=WARPS,
     )  # fmt: skip
     return kept

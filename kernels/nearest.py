@@ -23,6 +23,7 @@ from vsm_fast.kernels.schedule import ITEM_COLUMNS, Schedule
 
 Precision = Literal["ieee", "tf32"]
 Branch = tuple[Tensor, Tensor]
+CLEARED = 1024  # integers that a program clears at a time
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ def nearest(
         tiles = replace(tiles, descriptors=False)
     n_items = len(schedule.items)
     programs = tiles.programs * processors(device)
-    limits = {"maxnreg": tiles.registers} if tiles.registers and torch.version.hip is None else {}
+    limits = _register_limit(tiles, semantic[0].shape[1], visual[0].shape[1])
     grid = min(n_items, programs) if programs else n_items
     _nearest_kernel[(grid,)](
         *_rows(semantic, tiles), *_rows(visual, tiles),
@@ -269,7 +270,7 @@ def nearest(
         D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1],
         Q=tiles.queries, K=tiles.keys, C=tiles.channels,
         NORMALISED=normalised, PRECISION=precision, DESCRIPTORS=tiles.descriptors,
-        VISUAL_INDEX=visual_index, ITEM=len(ITEM_COLUMNS), CLEAR=1024,
+        VISUAL_INDEX=visual_index, ITEM=len(ITEM_COLUMNS), CLEAR=CLEARED,
         num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True, **limits,
     )  # fmt: skip
     return parts
@@ -280,6 +281,14 @@ def _describable(semantic: Branch, visual: Branch, schedule: Schedule, tiles: Ne
         rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
         for rows in (*semantic, *visual)
     )
+
+
+def _register_limit(tiles: NearestTiles, *channels: int) -> dict[str, int]:
+    """Launch options; where the last product is masked, the limit would spill."""
+    masked = not tiles.descriptors and any(width % tiles.channels for width in channels)
+    if tiles.registers == 0 or masked or torch.version.hip is not None:
+        return {}
+    return {"maxnreg": tiles.registers}
 
 
 def _rows(branch: Branch, tiles: NearestTiles) -> tuple[Tensor | TensorDescriptor, ...]:

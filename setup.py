@@ -63,6 +63,7 @@ setup(
     package_data={
         "vsm_fast": ["py.typed", "models/*/*.json", "models/*/*.safetensors",
                      "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md"],
+        "vsm_fast.kernels": ["tuned/*"],
     },
     install_requires=[
         "torch>=2.5",

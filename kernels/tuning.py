@@ -125,7 +125,7 @@ def choose(dtype: torch.dtype, channels: int, points: int, device: torch.device)
         ValueError: The file of this GPU is damaged.
     """
     if device.type == "cpu":  # large tiles, because the interpreter takes its time for each
-        tiles = NearestTiles(256, 256, 128) if points > 512 else NearestTiles(32, 32, 32)
+        tiles = NearestTiles(256, 256, 128) if points > 64 else NearestTiles(32, 32, 32)
         return Choice(tiles, False, "interpreted")
     gpu = torch.cuda.get_device_name(device)
     return _choose(gpu, _name(dtype), channels, points) or default(dtype, device)

@@ -1,0 +1,124 @@
+"""Run the GPU checklist: every step in a process of its own, within a time of its own.
+
+A step that fails or takes too long is recorded, keeps the rows it had, and the next one goes on.
+The results are written after each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.report import Results, markdown
+
+ROOT = Path(__file__).parents[2]
+NO_GPU = 3  # exit code
+# Name, module, seconds that it may take. All together stay below eight minutes.
+STEPS = (
+    ("environment", "environment", 40),
+    ("native tests", "native_tests", 120),
+    ("tuning", "tuning", 150),
+    ("matching", "matching", 100),
+    ("extraction", "extraction", 120),
+)
+Run = Callable[[str, Path, float], str | None]
+
+
+def run_step(module: str, rows: Path, seconds: float, *arguments: str) -> str | None:
+    """Run a step; what went wrong, or None. Its rows are lines of JSON in ``rows``."""
+    environment = {**os.environ, "VSM_RESULTS": str(rows.parent), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "benchmarks.gpu", "--step", module, "--out", str(rows)]
+    try:
+        done = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=environment, timeout=seconds,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:.0f} s"
+    if done.returncode:
+        return f"exit code {done.returncode}: {done.stderr.strip()[-600:]}"
+    return None
+
+
+def run_checklist(
+    out: Path, budget: float, only: Sequence[str] = (), run: Run = run_step
+) -> Results:
+    """Run the steps that fit into ``budget`` seconds and write what they found after each."""
+    results: Results = {}
+    until = time.monotonic() + budget
+    out.mkdir(parents=True, exist_ok=True)
+    for name, module, seconds in STEPS:
+        if only and module not in only:
+            continue
+        left = until - time.monotonic()
+        if left < 5:
+            results[name] = [{"error": "no time was left"}]
+        elif module == "matching" and not _green(results, only):
+            results[name] = [{"error": "not measured, because the tests of the kernels are red"}]
+        else:
+            print(f"{name} (at most {min(seconds, left):.0f} s) ...", flush=True)
+            path = out / f"{module}.jsonl"
+            path.unlink(missing_ok=True)
+            wrong = run(module, path, min(seconds, left))
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            results[name] = [json.loads(line) for line in lines]
+            results[name] += [{"error": wrong}] if wrong else []
+            path.unlink(missing_ok=True)
+        _write(out, results)
+    return results
+
+
+def _green(results: Results, only: Sequence[str]) -> bool:
+    if only and "native_tests" not in only:
+        return True  # somebody measures on their own responsibility
+    return any(row.get("green") for row in results.get("native tests", []))
+
+
+def _write(out: Path, results: Results) -> None:
+    found = next(iter(results.get("environment", [])), {})
+    name = "-".join(str(found.get("gpu", "unknown")).lower().split())
+    name = f"{name}-{found.get('date', 'undated')}"
+    (out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(markdown(results), encoding="utf-8")
+
+
+def _one_step(module: str, rows: Path, quick: bool) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    step = importlib.import_module(f"benchmarks.gpu.{module}")
+    with rows.open("w", encoding="utf-8") as file:
+        for row in step.run(device, quick=quick):
+            print(json.dumps(row), file=file, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all steps, some, or (in the process of its own) one."""
+    names = [module for _, module, _ in STEPS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--budget", type=float, default=540, help="seconds in all (default 540)")
+    parser.add_argument("--only", nargs="*", default=[], choices=names, help="some of the steps")
+    parser.add_argument("--step", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.step:
+        _one_step(options.step, options.out, options.quick)
+        return 0
+    if not torch.cuda.is_available():
+        print("No GPU that torch can use is here: nothing was measured.", file=sys.stderr)
+        return NO_GPU
+    results = run_checklist(options.out, options.budget, options.only)
+    print(markdown(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

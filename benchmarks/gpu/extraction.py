@@ -1,0 +1,85 @@
+"""Step 5: images per second of the network, random weights of the real SD 2.1 shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.timing import measure, rate
+from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.backbones.unet import UNetFeatures
+from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model_config import AggregationConfig
+
+# Counted for one image of 768 x 768: VAE encoder, and UNet up to level us10.
+OPERATIONS = 2.61e12 + 1.74e12
+LEVELS = ("us3", "us6", "us8", "us9", "us10")
+BATCHES = (1, 4, 8, 16, 32)
+
+
+def network(*, quick: bool) -> DescriptorNetwork:
+    """The network of the published model with random weights; ``quick`` shrinks its widths."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    widths = (8, 8, 16, 16) if quick else (320, 640, 1280, 1280)
+    heads = (2, 2, 4, 4) if quick else (5, 10, 20, 20)
+    context, groups = (12, 4) if quick else (1024, 32)
+    unet = UNet2DConditionModel(
+        sample_size=96,
+        block_out_channels=widths,
+        attention_head_dim=heads,
+        cross_attention_dim=context,
+        use_linear_projection=True,
+        norm_num_groups=groups,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16) if quick else (128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=groups,
+    )
+    features = UNetFeatures(
+        unet,
+        LEVELS,
+        261.0,
+        vae=vae,
+        latent_scale=0.18215,
+        conditioning={"encoder_hidden_states": torch.randn(1, 77, context)},
+    )
+    config = AggregationConfig(grid=(48, 48), bottleneck_channels=96, descriptor_channels=384)
+    semantic, visual = (AggregationNetwork(features.level_channels, config) for _ in range(2))
+    return DescriptorNetwork(features, semantic, visual).eval().requires_grad_(False)
+
+
+def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows of (type, compiled or not, batch) with time, images per second and memory."""
+    side = 64 if quick else 768
+    model = network(quick=quick).to(device, memory_format=torch.channels_last)
+    for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float16):
+        model = model.to(dtype)
+        for how, call in (("eager", model), ("torch.compile", torch.compile(model))):
+            if quick and how != "eager":
+                continue
+            for batch in (1, 2) if quick else BATCHES:
+                images = torch.rand(batch, 3, side, side, device=device) * 2 - 1
+                images = images.to(memory_format=torch.channels_last)
+                row = {"dtype": str(dtype).removeprefix("torch."), "how": how, "batch": batch}
+                yield row | _time(call, images, device)
+
+
+def _time(call: Any, images: torch.Tensor, device: torch.device) -> dict[str, Any]:
+    try:
+        with torch.inference_mode():
+            timing = measure(lambda: call(images), device, milliseconds=1000)
+    except Exception as error:  # out of memory, or what a compiler raises: the others go on
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    per_second = len(images) / timing.p50 * 1e6
+    return asdict(timing) | {
+        "images_per_s": per_second,
+        "tflops": rate(OPERATIONS * len(images), timing),
+    }

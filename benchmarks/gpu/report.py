@@ -1,0 +1,120 @@
+"""Results as a table that people read, and which targets they meet."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+Results = dict[str, list[dict[str, Any]]]
+TARGET_SHAPE = "64 x 2304, D=384"
+
+
+def targets(results: Results) -> list[tuple[str, float | None, float]]:
+    """(what, measured, wanted at least) of each target; None where it was not measured."""
+    ceiling = _ceiling(results, "bfloat16")
+    ours = _row(results, TARGET_SHAPE, "bfloat16", "vsm_fast")
+    share = ours["tflops"] / ceiling if ours and ceiling else None
+
+    def faster_than(contestant: str) -> float | None:
+        peer = _row(results, TARGET_SHAPE, "float16", contestant)
+        mine = _row(results, TARGET_SHAPE, "float16", "vsm_fast")
+        return peer["p50"] / mine["p50"] if peer and mine else None
+
+    return [
+        ("share of the measured bfloat16 GEMM rate, 64 pairs of 2304 x 384", share, 0.6),
+        ("times as fast as torch eager", faster_than("torch eager"), 5.0),
+        ("times as fast as torch.compile", faster_than("torch.compile"), 2.0),
+    ]
+
+
+def markdown(results: Results) -> str:
+    """The tables of a run."""
+    lines = [*_environment(results), *_targets(results), *_matching(results), *_extraction(results)]
+    for step, rows in results.items():
+        lines += [f"- {step}: {row['error']}" for row in rows if "error" in row and len(row) == 1]
+    return "\n".join(lines) + "\n"
+
+
+def _environment(results: Results) -> list[str]:
+    found = next(iter(results.get("environment", [])), {})
+    if "gemm_tflops" not in found:
+        return ["No environment was recorded.", ""]
+    names = ("gpu", "driver", "torch", "cuda", "triton", "date", "commit")
+    lines = ["# " + " · ".join(f"{name} {found.get(name)}" for name in names), ""]
+    rates = [f"{name} {value:.0f}" for name, value in found["gemm_tflops"].items() if value]
+    copied = f"copy {found['copy_tb_per_s']:.2f} TB/s (read and written)"
+    lines.append(f"{copied}; GEMM 8192³ in TFLOP/s: {', '.join(rates)}")
+    for tests in results.get("native tests", []):
+        state = "green" if tests.get("green") else "RED"
+        lines += ["", f"native tests: {state}, {tests.get('passed', 0)} passed, "
+                  f"{tests.get('failed', 0)} failed"]  # fmt: skip
+    return [*lines, ""]
+
+
+def _targets(results: Results) -> list[str]:
+    lines = ["| target | wanted | measured | |", "|---|---|---|---|"]
+    for what, measured, wanted in targets(results):
+        if measured is None:
+            lines.append(f"| {what} | {wanted:g} | not measured | |")
+        else:
+            met = "met" if measured >= wanted else "missed"
+            lines.append(f"| {what} | {wanted:g} | {measured:.2f} | {met} |")
+    return [*lines, ""]
+
+
+def _matching(results: Results) -> list[str]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in results.get("matching", []):
+        if "shape" in row:
+            groups[row["shape"], row["dtype"]].append(row)
+    lines = []
+    for (shape, dtype), rows in groups.items():
+        ceiling = _ceiling(results, dtype)
+        lines += [f"## {shape}, {dtype}, both branches", ""]
+        lines += [
+            "| | µs p20 / p50 / p80 | TFLOP/s | of GEMM 8192³ | peak MiB |",
+            "|---|---|---|---|---|",
+        ]
+        for row in rows:
+            if "error" in row:
+                lines.append(f"| {row['contestant']} | {row['error']} | | | |")
+                continue
+            share = f"{row['tflops'] / ceiling:.0%}" if ceiling else ""
+            lines.append(
+                f"| {row['contestant']} | {row['p20']:.0f} / {row['p50']:.0f} / {row['p80']:.0f} | "
+                f"{row['tflops']:.1f} | {share} | {row['peak_mib']:.0f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def _extraction(results: Results) -> list[str]:
+    rows = [row for row in results.get("extraction", []) if "batch" in row]
+    if not rows:
+        return []
+    lines = ["## images -> descriptors, SD 2.1 shape, 768 x 768, random weights", ""]
+    lines += ["| type | how | batch | images/s | TFLOP/s | peak MiB |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = (
+            [row["error"], "", ""]
+            if "error" in row
+            else [f"{row['images_per_s']:.2f}", f"{row['tflops']:.0f}", f"{row['peak_mib']:.0f}"]
+        )
+        lines.append(
+            "| " + " | ".join([row["dtype"], row["how"], str(row["batch"]), *cells]) + " |"
+        )
+    return [*lines, ""]
+
+
+def _ceiling(results: Results, dtype: str) -> float | None:
+    rows = results.get("environment") or [{}]
+    rates: dict[str, float] = rows[0].get("gemm_tflops", {})
+    return rates.get(dtype)
+
+
+def _row(results: Results, shape: str, dtype: str, contestant: str) -> dict[str, Any] | None:
+    wanted = {"shape": shape, "dtype": dtype, "contestant": contestant}
+    for row in results.get("matching", []):
+        if wanted.items() <= row.items() and "error" not in row:
+            return row
+    return None

@@ -1,0 +1,142 @@
+"""The checklist on a machine without a GPU: its order, its failures, its tables, its workloads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not installed
+
+from benchmarks.gpu.__main__ import NO_GPU, ROOT, STEPS, main, run_checklist, run_step
+from benchmarks.gpu.report import TARGET_SHAPE, Results, markdown, targets
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tries it out on a CPU")
+ENVIRONMENT = {
+    "gpu": "Some GPU", "date": "2026-01-01", "torch": "2.11", "copy_tb_per_s": 3.0,
+    "gemm_tflops": {"bfloat16": 800.0, "float16": 790.0, "float8": None},
+}  # fmt: skip
+
+
+def row(contestant: str, dtype: str, p50: float) -> dict[str, Any]:
+    return {
+        "shape": TARGET_SHAPE, "dtype": dtype, "contestant": contestant,
+        "p20": p50 - 1, "p50": p50, "p80": p50 + 1, "peak_mib": 5.0, "tflops": 4e5 / p50,
+    }  # fmt: skip
+
+
+MATCHING = [
+    row("vsm_fast", "bfloat16", 1000.0),
+    row("vsm_fast", "float16", 1000.0),
+    row("torch eager", "float16", 4000.0),
+    {
+        "shape": TARGET_SHAPE,
+        "dtype": "float16",
+        "contestant": "torch.compile",
+        "error": "no memory",
+    },
+]
+
+
+def fake(found: dict[str, list[dict[str, Any]]], wrong: dict[str, str] | None = None) -> Any:
+    def run(module: str, path: Path, seconds: float) -> str | None:
+        rows = "".join(json.dumps(one) + "\n" for one in found.get(module, []))
+        path.write_text(rows, encoding="utf-8")
+        return (wrong or {}).get(module)
+
+    return run
+
+
+GREEN = {"environment": [ENVIRONMENT], "native_tests": [{"green": True, "passed": 9}]}
+
+
+def test_results_are_written_with_a_name_of_their_own(tmp_path: Path) -> None:
+    results = run_checklist(tmp_path, 500, run=fake({**GREEN, "matching": MATCHING}))
+    written = json.loads((tmp_path / "some-gpu-2026-01-01.json").read_text())
+    assert written == results
+    assert written["matching"] == MATCHING
+    assert "9 passed" in (tmp_path / "some-gpu-2026-01-01.md").read_text()
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_a_failing_step_keeps_its_rows_and_the_next_goes_on(tmp_path: Path) -> None:
+    run = fake({**GREEN, "matching": MATCHING[:1]}, {"matching": "stopped", "tuning": "broken"})
+    results = run_checklist(tmp_path, 500, run=run)
+    assert results["tuning"] == [{"error": "broken"}]
+    assert results["matching"] == [MATCHING[0], {"error": "stopped"}]
+    assert list(results) == [name for name, _, _ in STEPS]
+    assert "- matching: stopped" in markdown(results)
+
+
+def test_nothing_is_measured_while_tests_are_red(tmp_path: Path) -> None:
+    red = {**GREEN, "native_tests": [{"green": False, "failed": 1}], "matching": MATCHING}
+    results = run_checklist(tmp_path, 500, run=fake(red))
+    assert results["matching"] == [
+        {"error": "not measured, because the tests of the kernels are red"}
+    ]
+    assert "native tests: RED" in markdown(results)
+
+
+def test_steps_that_no_time_is_left_for_say_so(tmp_path: Path) -> None:
+    results = run_checklist(tmp_path, 1, run=fake(GREEN))
+    assert results["environment"] == [{"error": "no time was left"}]
+
+
+def test_all_steps_fit_into_ten_minutes() -> None:
+    assert sum(seconds for _, _, seconds in STEPS) <= 540
+
+
+def test_targets_are_met_missed_or_not_measured() -> None:
+    results: Results = {"environment": [ENVIRONMENT], "matching": MATCHING}
+    assert [measured for _, measured, _ in targets(results)] == [400 / 800, 4.0, None]
+    text = markdown(results)
+    assert "| 0.6 | 0.50 | missed |" in text
+    assert "| 5 | 4.00 | missed |" in text
+    assert "| 2 | not measured | |" in text
+    assert "| vsm_fast | 999 / 1000 / 1001 | 400.0 | 50% | 5 |" in text
+    assert "| torch.compile | no memory | | | |" in text
+
+
+def test_an_empty_run_has_a_table_too() -> None:
+    assert "not measured" in markdown({})
+
+
+@pytest.mark.parametrize("module", ["environment", "native_tests", "matching", "extraction"])
+def test_each_step_runs_on_a_small_scale(module: str, tmp_path: Path) -> None:
+    """Interpreted and tiny: what is tried is that a first run on a GPU has no slip in it."""
+    path = tmp_path / "rows.jsonl"
+    assert run_step(module, path, 280, "--quick") is None
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows
+    assert not [one for one in rows if "error" in one]
+    if module == "matching":
+        contestants = {one["contestant"] for one in rows}
+        assert {"vsm_fast", "GEMM alone", "torch eager", "torch.compile"} <= contestants
+
+
+def test_a_step_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    assert run_step("environment", tmp_path / "rows.jsonl", 0.1, "--quick") == "stopped after 0 s"
+
+
+def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
+    found = run_step("environment", tmp_path / "absent" / "rows.jsonl", 60, "--quick")
+    assert found is not None
+    assert "FileNotFoundError" in found
+
+
+def test_without_a_gpu_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path)]) == NO_GPU
+    assert "nothing was measured" in capsys.readouterr().err
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path)], cwd=ROOT, timeout=120,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == NO_GPU
+    assert list(tmp_path.iterdir()) == []

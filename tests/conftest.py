@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 
 from vsm_fast.descriptors import Descriptors
+
+if not torch.cuda.is_available():  # read when Triton and a kernel's module are imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 import torch
 from tiny_models import AGGREGATION, aggregation_pair, published_names
+from torch.nn import functional
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.errors import ModelError
@@ -118,6 +119,55 @@ def test_the_weight_of_the_first_level_matters():
     assert torch.equal(one.mixing()[1:], other.mixing()[1:])
     assert float(other.mixing().sum()) == pytest.approx(1)
     assert (one(levels()) - other(levels())).abs().max() > 1e-3
+
+
+def eager(network, maps):
+    """The network in plain torch: every level resized first, nothing in place."""
+    total = 0.0
+    for (layer,), level, weight in zip(
+        network.bottleneck_layers, maps, network.mixing(), strict=True
+    ):
+        x = functional.interpolate(level, network.config.grid, mode="bilinear")
+        y = layer.conv3(layer.conv2(layer.conv1(x).relu()).relu())
+        y = (y + (x if layer.shortcut is None else layer.shortcut(x))).relu()
+        total = total + weight * y
+    return functional.normalize(total.float(), dim=1)
+
+
+@pytest.mark.parametrize("first", ["one", "mixing"])
+def test_gradients_are_those_of_plain_torch(first):
+    config = dataclasses.replace(AGGREGATION, first_level_weight=first)
+    network, _ = aggregation_pair(CHANNELS, config)
+    network.train().requires_grad_(True)
+    target = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(3))
+    gradients = []
+    for compute in (network, lambda maps: eager(network, maps)):
+        network.zero_grad()
+        maps = [level.requires_grad_() for level in levels()]
+        (compute(maps) * target).sum().backward()
+        found = {name: weight.grad.clone() for name, weight in network.named_parameters()}
+        gradients.append({**found, **{f"level {i}": m.grad for i, m in enumerate(maps)}})
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(dtype):
+    network, _ = aggregation_pair(CHANNELS)
+    oracle = eager(network, levels())
+    low, maps = network.to(dtype), [level.to(dtype) for level in levels()]
+    error, eager_error = (
+        (found(maps) - oracle).abs().max() for found in (low, lambda maps: eager(low, maps))
+    )
+    assert error <= 2 * eager_error + 1e-6
+
+
+@torch.no_grad()
+def test_levels_are_not_changed():
+    network, _ = aggregation_pair(CHANNELS)
+    maps, untouched = levels(), levels()
+    network(maps)
+    assert all(map(torch.equal, maps, untouched))
 
 
 def test_weights_have_the_published_names_and_shapes():

@@ -59,11 +59,14 @@ class Bottleneck(nn.Module):
         """
         if level.shape[2] * level.shape[3] > grid[0] * grid[1]:
             level = _resize(level, grid)
-        x = F.relu(self.conv1.norm(_resize(self.conv1.project(level), grid)))
-        x = self.conv3(F.relu(self.conv2(x)))
+        # In place, also in training: no gradient needs what a GroupNorm or a sum gave.
+        x = F.relu(self.conv1.norm(_resize(self.conv1.project(level), grid)), inplace=True)
+        x = self.conv3(F.relu(self.conv2(x), inplace=True))
         if self.shortcut is None:
-            return F.relu(x + _resize(level, grid))
-        return F.relu(x + self.shortcut.norm(_resize(self.shortcut.project(level), grid)))
+            x += _resize(level, grid)
+        else:
+            x += self.shortcut.norm(_resize(self.shortcut.project(level), grid))
+        return F.relu(x, inplace=True)
 
 
 class AggregationNetwork(nn.Module):
@@ -113,8 +116,8 @@ class AggregationNetwork(nn.Module):
         weights = self.mixing()
         total: Tensor | None = None
         for layer, level, weight in zip(self.bottleneck_layers, levels, weights, strict=True):
-            mixed = weight * cast(nn.ModuleList, layer)[0](level, self.config.grid)
-            total = mixed if total is None else total + mixed
+            described = cast(nn.ModuleList, layer)[0](level, self.config.grid)
+            total = weight * described if total is None else total.addcmul_(described, weight)
         assert total is not None
         return F.normalize(total.float(), dim=1)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsm_fast.backbones.residual import save_memory
 from vsm_fast.errors import ModelError
 
 _DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
@@ -53,7 +54,7 @@ class UNetFeatures(nn.Module):
 
     Args:
         unet: diffusers ``UNet2DModel`` or ``UNet2DConditionModel``. It is cut after the last
-            level: use it for nothing else.
+            level and its residual blocks are replaced: use it for nothing else.
         levels: Level names, each at most once.
         timestep: Constant time step of the forward pass.
         vae: diffusers ``AutoencoderKL``, which loses its decoder; None for a UNet on pixels.
@@ -93,9 +94,11 @@ class UNetFeatures(nn.Module):
         self.pixel_unshuffle = pixel_unshuffle
         self.register_buffer("context", _context(unet, conditioning or {}), persistent=False)
         _cut(unet, max(self._wanted))
+        save_memory(unet)
         self.unet = unet
         if vae is not None:
             vae.decoder = vae.post_quant_conv = None
+            save_memory(vae)
         self.vae = vae
 
     def latent(self, images: Tensor) -> Tensor:

@@ -17,10 +17,13 @@ def _version() -> str:
     return scope["__version__"]
 
 
+# 3.6 is the first that the kernels were compiled with; PyPI's torch asks for one version exactly.
+TRITON = "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x86_64'"
+
 EXTRAS = {
     # Scoring on NVIDIA GPUs.
     "gpu": [
-        "triton>=3.3; platform_system == 'Linux'",
+        TRITON,
         "xformers>=0.0.30; platform_system == 'Linux'",
         "onnxruntime-gpu>=1.22; platform_system == 'Linux'",
         "tensorrt>=10.13; platform_system == 'Linux'",
@@ -34,6 +37,7 @@ EXTRAS = {
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
+        TRITON,  # without a GPU the kernels are interpreted, and compiled ahead of time
         "pytest-benchmark>=5.1",
         "hypothesis>=6.100",
         "opencv-python-headless>=4.10",

@@ -25,10 +25,11 @@ NO_GPU = 3  # exit code
 # Name, module, seconds that it may take. All together stay below eight minutes.
 STEPS = (
     ("environment", "environment", 40),
-    ("native tests", "native_tests", 120),
-    ("tuning", "tuning", 150),
+    ("native tests", "native_tests", 100),
+    ("tuning", "tuning", 140),
     ("matching", "matching", 100),
-    ("extraction", "extraction", 120),
+    ("extraction", "extraction", 100),
+    ("group norm", "group_norm", 60),
 )
 Run = Callable[[str, Path, float], str | None]
 

@@ -29,7 +29,8 @@ def targets(results: Results) -> list[tuple[str, float | None, float]]:
 
 def markdown(results: Results) -> str:
     """The tables of a run."""
-    lines = [*_environment(results), *_targets(results), *_matching(results), *_extraction(results)]
+    sections = (_environment, _targets, _matching, _extraction, _group_norm)
+    lines = [line for section in sections for line in section(results)]
     for step, rows in results.items():
         lines += [f"- {step}: {row['error']}" for row in rows if "error" in row and len(row) == 1]
     return "\n".join(lines) + "\n"
@@ -103,6 +104,17 @@ def _extraction(results: Results) -> list[str]:
         lines.append(
             "| " + " | ".join([row["dtype"], row["how"], str(row["batch"]), *cells]) + " |"
         )
+    return [*lines, ""]
+
+
+def _group_norm(results: Results) -> list[str]:
+    rows = [row for row in results.get("group norm", []) if "benchmark" in row]
+    if not rows:
+        return []
+    lines = ["## GroupNorm with its activation", "", "| benchmark | µs | |", "|---|---|---|"]
+    for row in rows:
+        rest = ", ".join(f"{key} {value}" for key, value in list(row.items())[2:])
+        lines.append(f"| {row['benchmark']} | {row['median_us']:.0f} | {rest} |")
     return [*lines, ""]
 
 

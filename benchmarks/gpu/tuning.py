@@ -11,7 +11,7 @@ import torch
 
 from vsm_fast.kernels import tune, tuning
 
-BUDGET = 120  # seconds
+BUDGET = 110  # seconds
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:

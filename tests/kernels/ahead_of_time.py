@@ -27,9 +27,23 @@ from triton.compiler import ASTSource
 
 from vsm_fast.kernels.claim import CHANNELS_EXACT, WARPS, WARPS_EXACT, _claim_kernel
 from vsm_fast.kernels.count import _count_kernel
+from vsm_fast.kernels.group_norm import (
+    GroupNormTiles,
+    _affine_kernel,
+    _moments_kernel,
+    _normalise_kernel,
+)
 from vsm_fast.kernels.nearest import CLEARED, NearestTiles, _nearest_kernel
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, ITEM_COLUMNS, POINTS_PER_BLOCK
 
+KERNELS = {
+    "nearest": _nearest_kernel,
+    "claim": _claim_kernel,
+    "count": _count_kernel,
+    "moments": _moments_kernel,
+    "affine": _affine_kernel,
+    "normalise": _normalise_kernel,
+}
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -177,6 +191,30 @@ def count_job(target: str, thresholds: int) -> Job:
     )  # fmt: skip
 
 
+def group_norm_jobs(target: str) -> Iterator[Job]:
+    """GroupNorm of 512 channels in bfloat16, as in the middle of a VAE."""
+    tiles = GroupNormTiles()
+    cut = {"CHANNELS": 512, "N": tiles.cells, "C": tiles.channels}
+    yield Job(
+        "moments", "bf16, 512 channels", target,
+        {"x": "*bf16", "moments": "*fp32", "n_cells": "i32", "n_steps": "i32"},
+        cut, tiles.warps,
+    )  # fmt: skip
+    yield Job(
+        "affine", "bf16, 512 channels", target,
+        {
+            "moments": "*fp32", "weight": "*bf16", "bias": "*bf16", "affine": "*fp32",
+            "n_cells": "i32", "n_parts": "i32", "part_cells": "i32", "eps": "fp32",
+        },
+        {"CHANNELS": 512, "WIDTH": 16, "P": 128, "W": 16}, WARPS,
+    )  # fmt: skip
+    yield Job(
+        "normalise", "bf16, 512 channels", target,
+        {"x": "*bf16", "affine": "*fp32", "out": "*bf16", "n_cells": "i32"},
+        {**cut, "ACTIVATION": "silu"}, tiles.warps,
+    )  # fmt: skip
+
+
 def jobs() -> Iterator[Job]:
     """Everything that the tests look at."""
     for target, choices in TILES.items():
@@ -195,6 +233,7 @@ def jobs() -> Iterator[Job]:
         yield claim_job(target, exact=True, normalised=False)
         for thresholds in (0, 4):
             yield count_job(target, thresholds)
+        yield from group_norm_jobs(target)
 
 
 def compile_kernel(job: Job) -> Resources:
@@ -203,8 +242,7 @@ def compile_kernel(job: Job) -> Resources:
     Raises:
         Exception: Whatever the compiler raises.
     """
-    kernels = {"nearest": _nearest_kernel, "claim": _claim_kernel, "count": _count_kernel}
-    function = kernels[job.kernel]
+    function = KERNELS[job.kernel]
     names = function.arg_names
     signature = {name: job.types.get(name, "constexpr") for name in names}
     # Torch aligns what it allocates; without this the compiler would load a few bytes at a time.
@@ -258,10 +296,10 @@ def _read_amdgcn(compiled: Any) -> tuple[int, int, dict[str, int]]:
 
 def _table(found: list[Resources]) -> str:
     lines = [
-        f"{'target':8}{'kernel':9}{'regs':>5}{'shared':>8}{'spills':>7}{'matrix':>7}{'all':>6}"
+        f"{'target':8}{'kernel':10}{'regs':>5}{'shared':>8}{'spills':>7}{'matrix':>7}{'all':>6}"
     ]
     lines += [
-        f"{one.target:8}{one.kernel:9}{one.registers:5}{one.shared:8}{one.spills:7}"
+        f"{one.target:8}{one.kernel:10}{one.registers:5}{one.shared:8}{one.spills:7}"
         f"{sum(count for name, count in one.operations.items() if MATRIX.match(name)):7}"
         f"{sum(one.operations.values()):6}  {one.variant}"
         for one in found

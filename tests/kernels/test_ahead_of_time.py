@@ -26,7 +26,7 @@ MATRIX_FLOAT8 = {"sm_90": r"QGMMA", "sm_100": r"UTCQMMA"}
 # Of a thread (of a lane on gfx942), and bytes of shared memory of a program.
 REGISTERS = {"sm_80": 255, "sm_90": 255, "sm_100": 255, "gfx942": 256}
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-# Triton 3.6 goes a few bytes over the limit of 128 registers where 3.9 does not.
+# Triton 3.6 and 3.7 go a few bytes over the limit of 128 registers where 3.9 does not.
 SPILLED = 0 if tuple(map(int, version("triton").split(".")[:2])) >= (3, 9) else 32
 REGISTER_FILE = 65536  # of an NVIDIA multiprocessor
 
@@ -66,7 +66,7 @@ def count(one: Resources, pattern: str) -> int:
 
 
 def test_nothing_spills_and_everything_fits(compiled: list[Resources]) -> None:
-    assert len(compiled) == 48
+    assert len(compiled) == 60
     for one in compiled:
         assert one["spills"] <= SPILLED, one
         assert 0 < one["registers"] <= REGISTERS[one["target"]], one

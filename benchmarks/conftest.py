@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -15,11 +16,15 @@ def _interleaved_times(
     """Seconds of each contestant in each round.
 
     All run once in every round, so that what else the machine does meets them alike, and ratios
-    are taken within a round.
+    are taken within a round. The order changes from round to round: whoever follows a long or
+    greedy one finds colder caches, a trimmed heap and a used-up time slice.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants.items())
+    shuffle = random.Random(0).shuffle
     for turn in range(warmup + rounds):
-        for name, run in contestants.items():
+        shuffle(order)
+        for name, run in order:
             begin = time.perf_counter()
             run()
             if turn >= warmup:

@@ -45,6 +45,8 @@ EXTRAS = {
         "pandas>=2.2",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
     ],
+    # Peers in the benchmarks that the tests do without.
+    "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
     "dev": ["ruff>=0.12", "mypy>=1.16", "pre-commit>=4.0"],
 }
 

@@ -1,37 +1,13 @@
-"""What the benchmarks share: descriptors like those of a network, and fair timing."""
+"""What the benchmarks share: fair timing, no autograd."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
-from torch import Tensor
-
-from vsm_fast.descriptors import Descriptors
-
-
-def _random_descriptors(images: int, side: int, channels: int, seed: int) -> Descriptors:
-    """Unit descriptors of ``images`` whole grids of ``side`` x ``side``, smooth over the grid."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def branch() -> Tensor:
-        field = 0.3 * torch.randn(images, channels, side, side, generator=generator)
-        for coarse in (side // 8, side // 4, side // 2):
-            level = torch.randn(images, channels, coarse, coarse, generator=generator)
-            field += torch.nn.functional.interpolate(level, size=(side, side), mode="bilinear")
-        points = field.permute(0, 2, 3, 1).reshape(-1, channels)
-        return torch.nn.functional.normalize(points, dim=1).contiguous()
-
-    cells = side * side
-    return Descriptors(
-        branch(),
-        branch(),
-        torch.arange(images + 1) * cells,
-        torch.arange(cells).repeat(images),
-        (side, side),
-    )
 
 
 def _interleaved_times(
@@ -40,22 +16,20 @@ def _interleaved_times(
     """Seconds of each contestant in each round.
 
     All run once in every round, so that what else the machine does meets them alike, and ratios
-    are taken within a round.
+    are taken within a round. The order changes from round to round: whoever follows a long or
+    greedy one finds colder caches, a trimmed heap and a used-up time slice.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants.items())
+    shuffle = random.Random(0).shuffle
     for turn in range(warmup + rounds):
-        for name, run in contestants.items():
+        shuffle(order)
+        for name, run in order:
             begin = time.perf_counter()
             run()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - begin)
     return seconds
-
-
-@pytest.fixture(scope="session")
-def random_descriptors() -> Callable[[int, int, int, int], Descriptors]:
-    """Function: (images, side, channels, seed) -> descriptors."""
-    return _random_descriptors
 
 
 @pytest.fixture(scope="session")

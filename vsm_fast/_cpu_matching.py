@@ -5,10 +5,8 @@ its rows stays in cache. And an operation that is split over threads ends when i
 ends: on a busy machine each such operation can cost a whole slice of the scheduler. So every
 thread takes the next block, does all of its work alone, and the threads meet once, at the end.
 
-Where bfloat16 products are much faster than float32 ones they only *filter*: rounding moves a
-similarity by no more than a known bound, every target within that bound of the best is compared
-again in float32, and rows where too many are left go through float32 entirely. What comes out
-are float32 similarities and the index that attains them.
+How a block is worked off (``_cpu_blocks``) depends on what this CPU multiplies fastest, which is
+measured once.
 """
 
 from __future__ import annotations
@@ -17,57 +15,60 @@ import logging
 import os
 import threading
 import time
-import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import linear
+
+from vsm_fast._cpu_blocks import (
+    NearestJob,
+    Scratch,
+    SharedTarget,
+    accept_beta_sparse,
+    nearest_blas,
+    nearest_filtered,
+    nearest_onednn,
+    to_bfloat16,
+    to_onednn,
+)
+
+__all__ = ["NearestJob", "find_nearest"]
 
 logger = logging.getLogger(__name__)
 
-# One block of scores: it is written by the product and read right after, so it should stay in
-# cache (1 to 2 MiB per core in the second level of current server cores, more in the third).
-# Smaller blocks lose more on repacking the targets and on fixed costs than they win in cache.
-_BLOCK_BYTES = 2 << 20
+# Scores in one block: they are written by the product and read right after, so they should stay
+# in cache, if only in the third level. Smaller blocks lose more on repacking the targets in every
+# product than they win in cache.
+_BLAS_SCORES = 1 << 20  # 4 MiB of float32
+_ONEDNN_SCORES = 1 << 19  # twice 2 MiB: oneDNN's scores and their copy
 # The filter does more in Python per block, where threads wait for each other: fewer, larger
 # blocks, as far as the third level of the cache holds them.
-_FILTER_BLOCK_BYTES = 16 << 20
+_FILTER_SCORES = 8 << 20  # 16 MiB of bfloat16
 _MIN_ROWS = 64  # with fewer rows the product spends its time on repacking the targets
 # Threads take about 0.1 ms to start, the time of this many multiplications in float32.
 _THREADS_PAY = 1 << 23
-# Targets are reduced in groups of those whose index is equal modulo _LANES: the maximum then
-# runs over whole vector registers of int16, five times as fast as along rows.
-_LANES = 64
-_MAX_GROUPS = 16  # with more promising groups in a row float32 costs less than comparing again
-# Below these sizes the fixed cost of filtering a block is more than what it saves.
-_FILTER_TARGETS = 384
-_FILTER_CHANNELS = 64
-_UNIT = 1.001  # the bounds of the filter hold for vectors up to this length
-_SUMMATION = 2e-4  # more than the order of a float32 sum over 1000 channels can change
-_PAYS = 2.0  # bfloat16 products have to be this much faster, because filtering adds work
+# Below these sizes the fixed costs of a block are more than what oneDNN or the filter saves.
+_LARGE_TARGETS = 384
+_LARGE_CHANNELS = 64
+_FILTER_LEAST_SCORES = 1 << 19  # and the filter's are more than oneDNN's
+_FILTER_PAYS = 2.0  # bfloat16 products have to be this much faster, because filtering adds work
+_ONEDNN_PAYS = 1.25  # and oneDNN's this much, because queries and scores are copied for it
 
 
 @dataclass(frozen=True)
-class NearestJob:
-    """Find for each query the most similar target and write it to the outputs.
+class _Method:
+    """A way to work off a block, and how many scores a block of it should have."""
 
-    Args:
-        query: float32 [n, D], unit length.
-        target: float32 [m, D], unit length, m > 0.
-        similarity: float32 [n], output: the highest dot product.
-        index: int64 [n], output: the first target that attains it.
-    """
+    run: Callable[[NearestJob, Scratch], None]
+    scores: int
 
-    query: Tensor
-    target: Tensor
-    similarity: Tensor
-    index: Tensor
+
+_BLAS = _Method(nearest_blas, _BLAS_SCORES)
 
 
 def find_nearest(jobs: Sequence[NearestJob], *, bfloat16_filter: bool | None = None) -> None:
@@ -76,22 +77,16 @@ def find_nearest(jobs: Sequence[NearestJob], *, bfloat16_filter: bool | None = N
     Args:
         jobs: What to find; jobs that hold the same target tensor share its preparation.
         bfloat16_filter: Whether large jobs are filtered in bfloat16; None measures once whether
-            it pays here, and is False in torch's deterministic mode, because last bits must not
-            depend on a measurement.
+            it pays here, and is False in torch's deterministic mode. That mode also keeps to
+            one float32 product, because last bits must not depend on a measurement.
     """
-    large = [job for job in jobs if _is_large(job)]
-    if bfloat16_filter is None:
-        bfloat16_filter = (
-            bool(large) and not torch.are_deterministic_algorithms_enabled() and _filter_pays()
-        )
-    targets: dict[int, _FilterTarget] = {}
-    if bfloat16_filter:
-        _accept_beta_sparse()
-        targets = {id(job.target): _FilterTarget(job.target) for job in large}
     threads = torch.get_num_threads()
     least = -(-threads // max(1, len(jobs)))  # blocks a job, so that no thread is left without
-    tasks = deque(task for job in jobs for task in _tasks(job, targets.get(id(job.target)), least))
-    targets.clear()  # the tasks hold them now: a prepared target goes with its last task
+    tasks = deque(
+        task
+        for job, method in zip(jobs, _methods(jobs, bfloat16_filter), strict=True)
+        for task in _tasks(job, method, least)
+    )
     workers = min(threads, len(tasks))
     work = sum(job.query.shape[0] * job.target.numel() for job in jobs)
     if workers < 2 or work < _THREADS_PAY:
@@ -128,60 +123,93 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)  # of the calling thread; others keep theirs
 
 
+def _methods(jobs: Sequence[NearestJob], bfloat16_filter: bool | None) -> list[_Method]:
+    """The method of each job."""
+    if not any(map(_is_large, jobs)):
+        return [_BLAS] * len(jobs)
+    speed = _Speed() if torch.are_deterministic_algorithms_enabled() else _speed()
+    if bfloat16_filter is None:
+        bfloat16_filter = speed.bfloat16 >= _FILTER_PAYS
+    if bfloat16_filter:
+        accept_beta_sparse()
+    # Nothing is prepared before a thread needs it.
+    rounded = {id(job.target): SharedTarget(job.target, to_bfloat16) for job in jobs}
+    packed = {id(job.target): SharedTarget(job.target, to_onednn) for job in jobs}
+
+    def method(job: NearestJob) -> _Method:
+        if not _is_large(job):
+            return _BLAS
+        if bfloat16_filter and len(job.query) * len(job.target) >= _FILTER_LEAST_SCORES:
+            return _Method(partial(nearest_filtered, rounded[id(job.target)]), _FILTER_SCORES)
+        if speed.onednn >= _ONEDNN_PAYS:
+            return _Method(partial(nearest_onednn, packed[id(job.target)]), _ONEDNN_SCORES)
+        return _BLAS
+
+    return [method(job) for job in jobs]
+
+
 def _is_large(job: NearestJob) -> bool:
-    return job.target.shape[0] >= _FILTER_TARGETS and job.target.shape[1] >= _FILTER_CHANNELS
+    return (
+        job.query.shape[0] >= _MIN_ROWS
+        and job.target.shape[0] >= _LARGE_TARGETS
+        and job.target.shape[1] >= _LARGE_CHANNELS
+    )
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Speed of other products, in multiples of the speed of the BLAS in float32."""
+
+    onednn: float = 1.0
+    bfloat16: float = 1.0
 
 
 @cache
-def _accept_beta_sparse() -> None:
-    """Use up torch's one warning that sparse CSR tensors are in beta: users cannot act on it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        torch.eye(1).to_sparse_csr()
-
-
-@cache
-def _filter_pays() -> bool:
-    """Whether bfloat16 products are much faster here, measured once, in one thread."""
+def _speed() -> _Speed:
+    """What is fast here, measured once, in one thread."""
     with ThreadPoolExecutor(1, "vsm-measure", _use_one_thread) as pool:
-        ratio = pool.submit(_bfloat16_speed).result()
-    logger.debug("bfloat16 products run %.1f times as fast as float32 here", ratio)
-    return ratio >= _PAYS
+        speed = pool.submit(_measure).result()
+    logger.debug("against float32 products of the BLAS: %s", speed)
+    return speed
 
 
 @torch.inference_mode()
-def _bfloat16_speed() -> float:
-    sides = torch.full((128, 384), 0.05), torch.full((384, 512), 0.05)
-    rounded = sides[0].bfloat16(), sides[1].bfloat16()
-    best = [float("inf"), float("inf")]
+def _measure() -> _Speed:
+    query, target = torch.full((128, 384), 0.05), torch.full((512, 384), 0.05)
+    products: dict[str, Callable[[], Tensor]] = {"blas": lambda: query @ target.T}
+    rounded = query.bfloat16(), target.bfloat16()
+    products["bfloat16"] = lambda: rounded[0] @ rounded[1].T
+    if torch.backends.mkldnn.is_available():
+        packed = to_onednn(target)
+        products["onednn"] = lambda: linear(query.to_mkldnn(), packed).to_dense()
+    best = dict.fromkeys(products, float("inf"))
     for _ in range(6):
-        for which, (left, right) in enumerate((sides, rounded)):
+        for name, multiply in products.items():
             begin = time.perf_counter()
-            torch.mm(left, right)
-            best[which] = min(best[which], time.perf_counter() - begin)
-    return best[0] / best[1]
+            multiply()
+            best[name] = min(best[name], time.perf_counter() - begin)
+    return _Speed(best["blas"] / best.get("onednn", best["blas"]), best["blas"] / best["bfloat16"])
 
 
 @dataclass(frozen=True)
 class _Task:
     job: NearestJob
-    filter_target: _FilterTarget | None
+    method: _Method
 
 
-def _tasks(job: NearestJob, filter_target: _FilterTarget | None, least: int) -> list[_Task]:
+def _tasks(job: NearestJob, method: _Method, least: int) -> list[_Task]:
     """Split a job into at least so many blocks of rows of nearly equal size, if it is tall."""
     rows, columns = job.query.shape[0], job.target.shape[0]
-    fits = _BLOCK_BYTES // 4 if filter_target is None else _FILTER_BLOCK_BYTES // 2
-    limit = max(_MIN_ROWS, fits // columns)
+    limit = max(_MIN_ROWS, method.scores // columns)
     blocks = max(-(-rows // limit), min(least, rows // _MIN_ROWS))
     if blocks < 2:
-        return [_Task(job, filter_target)]
+        return [_Task(job, method)]
     height = -(-rows // blocks)
     parts = [slice(begin, begin + height) for begin in range(0, rows, height)]
     return [
         _Task(
             NearestJob(job.query[part], job.target, job.similarity[part], job.index[part]),
-            filter_target,
+            method,
         )
         for part in parts
     ]
@@ -191,144 +219,10 @@ def _tasks(job: NearestJob, filter_target: _FilterTarget | None, least: int) -> 
 def _drain(tasks: deque[_Task], from_the_end: bool) -> None:
     """Take tasks until none is left."""
     take = tasks.pop if from_the_end else tasks.popleft
-    scratch = _Scratch()
+    scratch = Scratch()
     while True:
         try:
             task = take()
         except IndexError:
             return
-        if task.filter_target is None:
-            _nearest_float32(task.job, scratch)
-        else:
-            _nearest_filtered(task.job, task.filter_target, scratch)
-
-
-class _Scratch:
-    """Memory that a thread uses again for each block: fresh memory costs a page fault per 4 KiB."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[torch.dtype, Tensor] = {}
-
-    def get(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised [rows, columns]; valid until the next call with the same ``dtype``."""
-        buffer = self._buffers.get(dtype)
-        if buffer is None or buffer.numel() < rows * columns:
-            buffer = self._buffers[dtype] = torch.empty(rows * columns, dtype=dtype)
-        return buffer[: rows * columns].view(rows, columns)
-
-
-def _nearest_float32(job: NearestJob, scratch: _Scratch) -> None:
-    scores = scratch.get(len(job.query), len(job.target), torch.float32)
-    torch.mm(job.query, job.target.T, out=scores)
-    torch.max(scores, 1, out=(job.similarity, job.index))
-
-
-class _FilterTarget:
-    """Targets rounded to bfloat16, prepared by the first thread that needs them."""
-
-    def __init__(self, target: Tensor) -> None:
-        self._target = target
-        self._lock = threading.Lock()
-        self._prepared: tuple[Tensor, Tensor] | None = None
-
-    def get(self) -> tuple[Tensor, Tensor]:
-        """Bfloat16 [m up to a multiple of _LANES, D]; float32 scalar, the longest error."""
-        with self._lock:
-            if self._prepared is None:
-                rows, channels = self._target.shape
-                rounded = torch.empty(rows + -rows % _LANES, channels, dtype=torch.bfloat16)
-                rounded[:rows] = self._target
-                # Copies of the last target fill the last group: never better than the original.
-                rounded[rows:] = rounded[rows - 1]
-                self._prepared = rounded, _score_error(self._target).amax()
-            return self._prepared
-
-
-def _score_error(rows: Tensor) -> Tensor:
-    """What rounding a row to bfloat16 can change in its scores [n]; NaN if it must not be judged.
-
-    Each channel moves by at most 2^-9 of itself, so the row by at most 2^-9 of its length.
-    """
-    length: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return (length * (_UNIT * 2.0**-9)).masked_fill_(length > _UNIT, torch.nan)
-
-
-def _nearest_filtered(job: NearestJob, filter_target: _FilterTarget, scratch: _Scratch) -> None:
-    """Nearest targets: bfloat16 finds the candidates, float32 decides between them."""
-    target, target_error = filter_target.get()
-    rounded = job.query.bfloat16()
-    error = _score_error(job.query) + target_error + 2.0**-18  # the product of both errors
-    scores = scratch.get(len(rounded), len(target), torch.bfloat16)
-    torch.mm(rounded, target.T, out=scores)
-    row, column, decided = _candidates(scores, error)
-    if decided.any():
-        # Fewer targets than columns: the copies stand for the last target.
-        _decide(job, row, np.minimum(column, len(job.target) - 1), decided)
-    if not decided.all():
-        rest = torch.from_numpy(np.flatnonzero(~decided))
-        exact = scratch.get(len(rest), len(job.target), torch.float32)
-        torch.mm(job.query[rest], job.target.T, out=exact)
-        job.similarity[rest], job.index[rest] = torch.max(exact, 1)
-
-
-def _candidates(
-    scores: Tensor, error: Tensor
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """The scores that may belong to the best target of their row.
-
-    Args:
-        scores: bfloat16 [n, m], m a multiple of _LANES.
-        error: float32 [n], bound of the error of a score before it was rounded itself.
-
-    Returns:
-        Row and column [k] of each candidate, sorted by row; bool [n], the rows whose candidates
-        are all there. The other rows have too many candidates, a best score near or below zero,
-        or values that are not finite.
-    """
-    # Positive floats sort like the integers with the same bits, and integers are faster here.
-    # Negative ones sort backwards, but below all positive ones: rows without a clearly positive
-    # score are left undecided.
-    bits = scores.view(torch.int16).view(len(scores), -1, _LANES)
-    groups = bits.amax(1)
-    best = groups.amax(1).view(torch.bfloat16).float()
-    # Two scores, each wrong by `error` and rounded to a bfloat16 by half a step (below 1: 2^-9).
-    half_step = torch.where(best < 0.98, 2.0**-9, 2.0**-8)
-    floor = best - 2 * (error + _SUMMATION + half_step)
-    floor_bits = (floor.view(torch.int32) >> 16).short()  # rounded down to a bfloat16
-    promising = groups >= floor_bits[:, None]
-    decided = ((floor > 0) & (promising.sum(1) <= _MAX_GROUPS)).numpy()
-    promising.numpy()[~decided] = False
-    row, lane = np.divmod(np.flatnonzero(promising.numpy()), _LANES)
-    members = bits.numpy()[row, :, lane]
-    high = np.flatnonzero(members >= floor_bits.numpy()[row, None])
-    member, step = np.divmod(high, members.shape[1])
-    return row[member], step * _LANES + lane[member], decided
-
-
-def _decide(
-    job: NearestJob,
-    row: NDArray[np.int64],
-    column: NDArray[np.int64],
-    decided: NDArray[np.bool_],
-) -> None:
-    """Write the best of each decided row's candidates, compared in float32."""
-    counts = np.bincount(row, minlength=len(decided))
-    bounds = np.concatenate([[0], counts.cumsum()])
-    positions = torch.sparse_csr_tensor(
-        torch.from_numpy(bounds),
-        torch.from_numpy(column),
-        torch.zeros(len(column)),
-        (len(decided), job.target.shape[0]),
-        check_invariants=False,
-    )
-    # Dot products at these positions only, each summed in the same order whatever is around it.
-    exact = (
-        torch.sparse.sampled_addmm(positions, job.query, job.target.T, beta=0.0).values().numpy()
-    )
-    starts = bounds[:-1][decided]
-    similarity = np.maximum.reduceat(exact, starts)
-    attained = exact == np.repeat(similarity, counts[decided])
-    first = np.minimum.reduceat(np.where(attained, column, job.target.shape[0]), starts)
-    where = torch.from_numpy(np.flatnonzero(decided))
-    job.similarity[where] = torch.from_numpy(similarity)
-    job.index[where] = torch.from_numpy(first)
+        task.method.run(task.job, scratch)

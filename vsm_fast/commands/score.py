@@ -1,0 +1,255 @@
+"""``vsm-fast score``: score generated images against references."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vsm_fast.commands.common import (
+    EXIT_CODES,
+    ExitCode,
+    UsageError,
+    checked_device,
+    positive,
+    print_text,
+    similarity,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vsm_fast.pairing import Pairing, PairRow
+    from vsm_fast.results import VSMScores
+
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+_PAIRING_HELP = """\
+pairing:
+  folders with sub-folders   each sub-folder is a subject; every generation is scored against
+                             each reference of its subject
+  files or flat folders      one reference is scored against every generation; several pair up
+                             by equal file names (without suffix), never by order
+  manifest                   one pair a row: ref, gen and, if wanted, id, subject, ref_mask,
+                             gen_mask; paths are relative to the manifest
+
+masks (white = subject):
+  NAME_mask.png beside NAME.jpg is found by itself; --masks, --ref-masks and --gen-masks name
+  folders that are laid out like the images', with NAME.png or NAME_mask.png. Without a mask
+  the alpha channel counts, else the whole image.
+
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``score`` to the command line."""
+    parser = commands.add_parser(
+        "score",
+        help="score generated images against references",
+        epilog=_PAIRING_HELP + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_inputs(parser)
+    _add_settings(parser)
+    _add_outputs(parser)
+    parser.set_defaults(run=_score)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs")
+    group.add_argument("--refs", nargs="+", type=Path, metavar="PATH", help="folder or files")
+    group.add_argument("--gens", nargs="+", type=Path, metavar="PATH", help="folder or files")
+    group.add_argument(
+        "--manifest", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet, instead"
+    )
+    group.add_argument("--masks", type=Path, metavar="DIR", help="masks of both sides")
+    group.add_argument("--ref-masks", type=Path, metavar="PATH", help="masks of the references")
+    group.add_argument("--gen-masks", type=Path, metavar="PATH", help="masks of the generations")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings")
+    group.add_argument("--model", default="tiny", help="name or folder (default: %(default)s)")
+    for name in ("semantic", "visual"):
+        group.add_argument(
+            f"--{name}-threshold", type=similarity, metavar="T", help="default: the model's"
+        )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    group.add_argument("--batch-size", type=positive, metavar="N", help="images at a time")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("outputs")
+    group.add_argument("--out", type=Path, metavar="FILE", help="results: " + ", ".join(FORMATS))
+    group.add_argument("--heatmaps", type=Path, metavar="DIR", help="write one PNG a scored pair")
+    group.add_argument(
+        "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+
+
+def _score(arguments: argparse.Namespace) -> ExitCode:
+    """``vsm-fast score``."""
+    try:
+        _check_outputs(arguments)
+        pairing = _read_pairs(arguments)
+    except OSError as error:  # a folder that cannot be read or made; later ones are not usage
+        raise UsageError(str(error)) from error
+    if not arguments.quiet:
+        for note in pairing.notes:
+            print(f"vsm-fast: note: {note}", file=sys.stderr)
+    ids = [row.id for row in pairing.rows]
+    subjects = [row.subject for row in pairing.rows]
+    scores = _score_rows(pairing.rows, arguments).with_columns({"id": ids, "subject": subjects})
+
+    outputs = []
+    if arguments.out is not None:
+        _write(scores, arguments.out)
+        outputs.append(f"results: {arguments.out}")
+    if arguments.heatmaps is not None:
+        count = _write_heatmaps(scores, pairing.rows, arguments.heatmaps, arguments.limit_heatmaps)
+        outputs.append(f"heat maps: {arguments.heatmaps} ({count} PNG)")
+    if not arguments.quiet:
+        from vsm_fast.table import score_table
+
+        table = score_table(scores, ids, subjects)
+        print_text("\n".join([table, "", *outputs] if outputs else [table]))
+    return ExitCode.OK if all(result.ok for result in scores) else ExitCode.UNSCORED
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Find out before the work, not after it, that its results cannot be written."""
+    out = arguments.out
+    if out is not None:
+        if out.suffix.lower() not in FORMATS:
+            raise UsageError(f"--out must end in {', '.join(FORMATS)}; got {out}.")
+        if out.is_dir():
+            raise UsageError(f"--out must be a file; {out} is a folder.")
+        if arguments.manifest and out.resolve() == arguments.manifest.resolve():
+            raise UsageError(f"--out would overwrite the manifest {out}.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise UsageError(f"--out: the folder {out.parent} cannot be written to.")
+    if arguments.heatmaps is None:
+        if arguments.limit_heatmaps is not None:
+            raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
+        return
+    if arguments.visual_threshold == 1:
+        raise UsageError("heat maps need a --visual-threshold below 1.")
+    arguments.heatmaps.mkdir(parents=True, exist_ok=True)
+
+
+def _read_pairs(arguments: argparse.Namespace) -> Pairing:
+    from vsm_fast.manifest import read_manifest
+    from vsm_fast.pairing import pair_paths
+
+    masks = {"--masks": arguments.masks, "--ref-masks": arguments.ref_masks,
+             "--gen-masks": arguments.gen_masks}  # fmt: skip
+    if arguments.manifest is not None:
+        others = {"--refs": arguments.refs, "--gens": arguments.gens, **masks}
+        extra = [name for name, value in others.items() if value is not None]
+        if extra:
+            raise UsageError(f"--manifest lists the pairs itself; leave out {', '.join(extra)}.")
+        return read_manifest(arguments.manifest)
+    if arguments.refs is None or arguments.gens is None:
+        raise UsageError("give --refs and --gens, or --manifest.")
+    if arguments.masks is not None and (arguments.ref_masks or arguments.gen_masks):
+        raise UsageError("--masks is for both sides; give it, or --ref-masks and --gen-masks.")
+    return pair_paths(
+        arguments.refs,
+        arguments.gens,
+        ref_masks=arguments.ref_masks or arguments.masks,
+        gen_masks=arguments.gen_masks or arguments.masks,
+    )
+
+
+def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMScores:
+    """Score the pairs; each image is passed once, however many pairs it is in."""
+    import numpy as np
+
+    device = checked_device(arguments.device)
+    from vsm_fast.scorer import VSMScorer
+
+    refs: dict[tuple[Path, Path | None], int] = {}
+    gens: dict[tuple[Path, Path | None], int] = {}
+    pairs = np.array(
+        [
+            (
+                refs.setdefault((row.ref, row.ref_mask), len(refs)),
+                gens.setdefault((row.gen, row.gen_mask), len(gens)),
+            )
+            for row in rows
+        ],
+        np.int64,
+    )
+    scorer = VSMScorer.from_pretrained(arguments.model, device=device, dtype=arguments.dtype)
+    return scorer.score(
+        [ref for ref, _ in refs],
+        [gen for gen, _ in gens],
+        pairs=pairs,
+        ref_masks=[mask for _, mask in refs],
+        gen_masks=[mask for _, mask in gens],
+        semantic_threshold=arguments.semantic_threshold,
+        visual_threshold=arguments.visual_threshold,
+        batch_size=arguments.batch_size,
+        heatmaps=arguments.heatmaps is not None,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+    )
+
+
+def _write(scores: VSMScores, out: Path) -> None:
+    writers = {".parquet": scores.to_parquet, ".csv": scores.to_csv, ".jsonl": scores.to_jsonl}
+    writers[out.suffix.lower()](out)
+
+
+def _write_heatmaps(
+    scores: VSMScores, rows: Sequence[PairRow], folder: Path, limit: int | None
+) -> int:
+    """Write one overlay a scored pair and say how many."""
+    from vsm_fast.overlay import save_overlay
+
+    load = lru_cache(maxsize=4)(_load)  # the pairs of one subject share their references
+    scored = [result for result in scores if result.ok][:limit]
+    taken: set[str] = set()
+    for result in scored:
+        row = rows[result.index]
+        save_overlay(
+            folder / f"{_file_name(row.id, taken)}.png",
+            load(row.ref),
+            load(row.gen),
+            result.heatmap(),
+            result.score,
+            row.id,
+            result.visual_threshold,
+            result.n_matched,
+            result.n_source,
+        )
+    return len(scored)
+
+
+def _load(path: Path) -> Image.Image:
+    from PIL import Image
+
+    from vsm_fast.images import load_image
+
+    return Image.fromarray(load_image(path).pixels)
+
+
+def _file_name(pair_id: str, taken: set[str]) -> str:
+    """A file name for a pair; ``taken`` keeps names apart, also where case does not count."""
+    base = re.sub(r"[^\w.@-]+", "_", pair_id).strip("._")[:120] or "pair"
+    name, number = base, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{base}-{number}"
+    taken.add(name.casefold())
+    return name

@@ -33,6 +33,7 @@ def folder(tmp_path):
         ("backbone", "timestep", float("nan"), "timestep must be finite"),
         ("backbone", "framing", "face", "framing must be one of"),
         ("backbone", "interpolation", "area", "interpolation must be one of"),
+        ("backbone", "background", "blue", "background must be one of"),
         ("backbone", "colour", 1, r"unknown fields \['colour'\]"),
         ("aggregation", "grid", [6], "grid must be a list of two"),
         ("aggregation", "grid", [6, 0], "two positive sizes"),

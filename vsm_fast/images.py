@@ -129,6 +129,21 @@ def subject_box(mask: NDArray[np.bool_], framing: Framing) -> Box:
     return left, top, right, bottom
 
 
+def on_grey(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The subject on mid grey, which the network sees as zero.
+
+    Args:
+        pixels: uint8 [H, W, 3], RGB.
+        mask: bool [H, W], the subject.
+
+    Returns:
+        uint8 [H, W, 3]; the image itself when the mask is all True.
+    """
+    if mask.all():
+        return pixels
+    return np.where(mask[..., None], pixels, np.uint8(127))
+
+
 def to_input(
     pixels: NDArray[np.uint8],
     box: Box,

@@ -24,6 +24,8 @@ class BackboneConfig:
         timestep: Constant time step of the forward pass.
         framing: ``"image"`` shows the network the whole image (the paper), ``"subject"`` the
             square around the subject.
+        background: ``"keep"`` shows the network the image as it is (the paper), ``"grey"`` the
+            subject on mid grey, so that what surrounds it cannot change its descriptors.
         interpolation: Resampling of the image, ``"bicubic"`` or ``"bilinear"``.
         pixel_unshuffle: Space-to-depth factor of a UNet without a VAE; 1 = none.
         latent_scale: Factor on the VAE's latent.
@@ -33,6 +35,7 @@ class BackboneConfig:
     resolution: int
     timestep: float
     framing: Literal["image", "subject"] = "image"
+    background: Literal["keep", "grey"] = "keep"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     pixel_unshuffle: int = 1
     latent_scale: float = 0.18215
@@ -47,10 +50,14 @@ class BackboneConfig:
         factor = self.pixel_unshuffle
         divides = factor > 0 and self.resolution % factor == 0
         _check(divides, "pixel_unshuffle", factor, f"a divisor of resolution {self.resolution}")
-        framings, filters = ("image", "subject"), ("bicubic", "bilinear")
-        _check(self.framing in framings, "framing", self.framing, f"one of {framings}")
-        chosen = self.interpolation
-        _check(chosen in filters, "interpolation", chosen, f"one of {filters}")
+        choices = {
+            "framing": ("image", "subject"),
+            "background": ("keep", "grey"),
+            "interpolation": ("bicubic", "bilinear"),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            _check(value in allowed, name, value, f"one of {allowed}")
 
 
 @dataclass(frozen=True)

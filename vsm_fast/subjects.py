@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vsm_fast.errors import InputError, Status
-from vsm_fast.images import Box, ImageSource, load_image, subject_box, to_input
+from vsm_fast.images import Box, ImageSource, load_image, on_grey, subject_box, to_input
 from vsm_fast.masks import MaskSource, reduce_mask, subject_mask
 from vsm_fast.model_config import ModelConfig
 
@@ -72,10 +72,13 @@ def prepare_subject(
         return Subject(Status.EMPTY_MASK, reason, notes, mask.origin)
     backbone = config.backbone
     box = subject_box(mask.pixels, backbone.framing)
+    pixels = image.pixels
+    if backbone.background == "grey":
+        pixels = on_grey(pixels, mask.pixels)
     return Subject(
         notes=notes,
         mask_origin=mask.origin,
-        pixels=to_input(image.pixels, box, backbone.resolution, backbone.interpolation),
+        pixels=to_input(pixels, box, backbone.resolution, backbone.interpolation),
         cell_mask=reduce_mask(mask.pixels, box, config.aggregation.grid),
         box=box,
         mask=mask.pixels,

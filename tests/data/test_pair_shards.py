@@ -43,6 +43,7 @@ def pair(number: int = 0, **changes: object) -> ControlledPair:
         "mask_2": mask_2,
         "part_1": part_1,
         "part_2": part_2,
+        "altered_2": rng.integers(0, 256, (24, 16, 3), np.uint8),
         "points": rng.uniform(0, 16, (7, 4)).astype(np.float32),
         "provenance": {"seed": [1, number], "donor": "ünïcode"},
     }
@@ -57,7 +58,7 @@ def _png(array: np.ndarray) -> dict[str, object]:
 
 def test_what_is_written_is_read_back(tmp_path) -> None:
     written = [pair(number) for number in range(40)]
-    written.append(pair(40, part_2=None, points=None, provenance={}))
+    written.append(pair(40, part_2=None, altered_2=None, points=None, provenance={}))
     path = tmp_path / "shard.parquet"
     assert write_shard(iter(written), path) == 41 == count_pairs(path)
     read = list(read_pairs(path))
@@ -84,7 +85,7 @@ def test_a_folder_is_read_shard_by_shard_in_order(tmp_path) -> None:
 def test_the_published_layout_has_no_columns_of_ours(tmp_path) -> None:
     """Only the published columns, a mask of another size, in mode 1 and 3 channels."""
     mine = pair()
-    columns = {column: [_png(getattr(mine, field))] for field, column in IMAGES.items()}
+    columns = {column: [_png(getattr(mine, field))] for field, column in list(IMAGES.items())[:3]}
     columns |= {
         column: [_png(getattr(mine, field).astype(np.uint8) * 255)]
         for field, column in MASKS.items()

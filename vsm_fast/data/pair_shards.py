@@ -29,6 +29,7 @@ IMAGES = {
     "original_1": "image_1_original",
     "original_2": "image_2_original",
     "altered_1": "image_1_inpainted",
+    "altered_2": "image_2_inpainted",
 }
 MASKS = {
     "mask_1": "image_1_object_mask",
@@ -38,6 +39,7 @@ MASKS = {
 }
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _ENCODED = (*IMAGES.values(), *MASKS.values())
+_OPTIONAL = {IMAGES["altered_2"], MASKS["part_2"]}
 _TEXT = ("id", "subject", "view", "kind", "provenance")
 _FEATURES = {
     **{name: {"_type": "Image"} for name in _ENCODED},
@@ -83,11 +85,9 @@ def write_shard(pairs: Iterable[ControlledPair], path: str | os.PathLike[str]) -
 
 def _row(pair: ControlledPair) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(pair, name) for name in ("id", "subject", "view", "kind")}
-    for field, column in IMAGES.items():
-        row[column] = {"bytes": _png(getattr(pair, field)), "path": None}
-    for field, column in MASKS.items():
-        mask = getattr(pair, field)
-        row[column] = None if mask is None else {"bytes": _png(mask), "path": None}
+    for field, column in (IMAGES | MASKS).items():
+        picture = getattr(pair, field)
+        row[column] = None if picture is None else {"bytes": _png(picture), "path": None}
     row["oracle"] = pair.oracle
     row["points"] = None if pair.points is None else pair.points.ravel()
     row["provenance"] = json.dumps(pair.provenance, sort_keys=True)
@@ -140,7 +140,7 @@ def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
     for path in shard_paths(source):
         try:
             file = pq.ParquetFile(path)
-            missing = sorted(set(_ENCODED) - {MASKS["part_2"]} - set(file.schema_arrow.names))
+            missing = sorted(set(_ENCODED) - _OPTIONAL - set(file.schema_arrow.names))
             if missing:
                 raise PairingError(
                     f"{path} lacks the columns {', '.join(missing)}; controlled pairs have "
@@ -158,14 +158,11 @@ def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
 
 def _pair(row: Mapping[str, Any], place: str) -> ControlledPair:
     try:
-        pictures = {name: _decode(row[column]) for name, column in IMAGES.items()}
+        pictures = {name: _decode(row.get(column)) for name, column in IMAGES.items()}
         masks = {name: _decode_mask(row.get(column)) for name, column in MASKS.items()}
-        for name in ("original_1", "original_2", "altered_1"):
-            if pictures[name] is None:
-                raise ValueError(f"{IMAGES[name]} is empty")
-        for name in ("mask_1", "mask_2", "part_1"):
-            if masks[name] is None:
-                raise ValueError(f"{MASKS[name]} is empty")
+        for field, column in (IMAGES | MASKS).items():
+            if column not in _OPTIONAL and (pictures | masks)[field] is None:
+                raise ValueError(f"{column} is empty")
         for name, mask in masks.items():
             view = pictures[f"original_{name[-1]}"]
             if mask is not None and view is not None and mask.shape != view.shape[:2]:

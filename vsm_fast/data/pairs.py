@@ -39,6 +39,8 @@ class ControlledPair:
         part_1: bool [H, W], what was altered; empty for a consistent pair, the whole subject
             for another subject.
         part_2: bool [H', W'], the same part in view 2; None when unknown.
+        altered_2: uint8 [H', W', 3], view 2 with the same alteration, where it can be made
+            exactly (warps, renderings); None elsewhere.
         points: float32 [N, 4], points that show the same place of the subject, ``x1, y1`` in
             view 1 and ``x2, y2`` in view 2, in pixels from the top left corner (the first
             pixel's centre is at 0.5); None when unknown.
@@ -56,6 +58,7 @@ class ControlledPair:
     mask_2: Mask
     part_1: Mask
     part_2: Mask | None = None
+    altered_2: Pixels | None = None
     points: NDArray[np.float32] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,13 +69,13 @@ class ControlledPair:
             "altered_1": (self.altered_1, (*first, 3)),
             "part_1": (self.part_1, first),
             "original_2": (self.original_2, (*second, 3)),
-            "part_2": (second if self.part_2 is None else self.part_2, second),
+            "part_2": (self.part_2, second),
+            "altered_2": (self.altered_2, (*second, 3)),
         }
         for name, (value, wanted) in sizes.items():
-            shape = value.shape if isinstance(value, np.ndarray) else value
-            if shape != wanted:
+            if value is not None and value.shape != wanted:
                 raise ValueError(
-                    f"pair {self.id!r}: {name} is {shape}, its view's subject mask asks for "
+                    f"pair {self.id!r}: {name} is {value.shape}, its view's subject mask asks for "
                     f"{wanted}; images and masks of one view must have one size."
                 )
         if self.points is not None and (self.points.ndim != 2 or self.points.shape[1] != 4):

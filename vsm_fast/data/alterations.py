@@ -122,21 +122,33 @@ def alter(
     best, best_change = pixels, -1.0
     for attempt in range(_TRIES):
         painted = _ALTERATIONS[kind](pixels, part, subject, rng, donor, 1 + 0.5 * attempt)
-        # A soft edge inside the part: a hard one would be a clue that real edits do not leave.
-        alpha = (
-            cv2.GaussianBlur(
-                cv2.erode(part.astype(np.uint8), np.ones((3, 3))).astype(np.float32), (0, 0), 1.0
-            )[..., None]
-            * part[..., None]
-        )
-        result = (pixels * (1 - alpha) + painted * alpha + 0.5).astype(np.uint8)
-        result[~part] = pixels[~part]
+        result = paste(pixels, painted, part)
         change = perceptual_change(pixels, result, part)
         if change > best_change:
             best, best_change = result, change
         if change >= MIN_CHANGE:
             break
     return best, part.copy()
+
+
+def paste(pixels: Pixels, painted: NDArray[np.generic], part: Mask) -> Pixels:
+    """Put painted pixels into a part, with a soft edge on its inside.
+
+    A hard edge would be a clue that real edits do not leave.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        painted: [H, W, 3], uint8 or float in [0, 255].
+        part: bool [H, W].
+
+    Returns:
+        uint8 [H, W, 3]; equals ``pixels`` outside the part.
+    """
+    inner = cv2.erode(part.astype(np.uint8), np.ones((3, 3))).astype(np.float32)
+    alpha = cv2.GaussianBlur(inner, (0, 0), 1.0)[..., None] * part[..., None]
+    result: Pixels = (pixels * (1 - alpha) + painted * alpha + 0.5).astype(np.uint8)
+    result[~part] = pixels[~part]
+    return result
 
 
 def _texture(

@@ -1,0 +1,291 @@
+"""Examples of the joint training: controlled pairs framed as the scorer frames them.
+
+An example is made once, with its cells worked out, and kept on disk as uint8; every visit
+draws colours and a mirror image anew (``varied``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vsm_fast.atomic import replacing
+from vsm_fast.data.pairs import ControlledPair, Mask, Pixels
+from vsm_fast.images import on_grey, subject_box
+from vsm_fast.training.features import at_cell_centres
+from vsm_fast.training.metric_losses import PairCells
+
+_BOX_JITTER = 0.05  # of the longer side: masks of users are not exact
+_LEAST_SUBJECT = 0.03  # of the frame; smaller subjects have too few cells
+_VISIBLE = 0.03  # mean change of a cell on the network's scale of [-1, 1] that shows
+
+
+@dataclass(frozen=True)
+class JointExample:
+    """One pair, ready for the network.
+
+    Attributes:
+        subject: Name, so that negatives come from another one.
+        pictures: uint8 [4, 3, R, R]: original 1, original 2, altered 1, altered 2 (a copy of
+            original 2 when there is none).
+        has_altered_2: Whether the fourth picture is real.
+        subject_1, subject_2: bool [n] over the cells of the descriptor grid.
+        part: float [n], share of each cell of view 1 that was altered.
+        match, landing: int64 [n], see ``PairCells``.
+        exact: Whether they are known.
+    """
+
+    subject: str
+    pictures: Tensor
+    has_altered_2: bool
+    subject_1: Tensor
+    subject_2: Tensor
+    part: Tensor
+    match: Tensor
+    landing: Tensor
+    exact: bool
+
+    def cells(self, changed: Tensor) -> PairCells:
+        """The cells, with those whose pixels differ."""
+        return PairCells(
+            self.subject_1, self.subject_2, self.part, changed, self.match, self.landing, self.exact
+        )
+
+
+def joint_example(
+    pair: ControlledPair, rng: np.random.Generator, resolution: int, grid: tuple[int, int]
+) -> JointExample | None:
+    """Frame both views, put them on grey and work out the cells.
+
+    Args:
+        pair: A controlled pair.
+        rng: Source of the jitter of frames and masks.
+        resolution: Side of the network's input in pixels.
+        grid: (rows, columns) of the descriptors; divides the resolution.
+
+    Returns:
+        None when a subject is too small to learn from.
+    """
+    views = []
+    for pictures, masks in (
+        ((pair.original_1, pair.altered_1), (pair.mask_1, pair.part_1 & pair.mask_1)),
+        (
+            (pair.original_2, pair.original_2 if pair.altered_2 is None else pair.altered_2),
+            (pair.mask_2,),
+        ),
+    ):
+        box = _jittered_box(masks[0], rng)
+        shown = _rough(masks[0], rng)
+        views.append(
+            (
+                [_framed(on_grey(picture, shown), box, resolution) for picture in pictures],
+                [_framed(mask, box, resolution) for mask in masks],
+                box,
+            )
+        )
+    (pictures_1, (mask_1, part), box_1), (pictures_2, (mask_2,), box_2) = views
+    if min(mask_1.mean(), mask_2.mean()) < _LEAST_SUBJECT:
+        return None
+    subject_1, subject_2 = (at_cell_centres(mask, grid).ravel() for mask in (mask_1, mask_2))
+    unknown = np.full(len(subject_1), -1, np.int64)
+    match, landing = unknown, unknown
+    if pair.points is not None:
+        points = np.concatenate(
+            [_to_grid(pair.points[:, :2], box_1, grid), _to_grid(pair.points[:, 2:], box_2, grid)],
+            axis=1,
+        )
+        landing, miss = _landing_cells(points, subject_1, subject_2, grid)
+        match = _one_to_one(landing, miss)
+    ordered = [pictures_1[0], pictures_2[0], pictures_1[1], pictures_2[1]]
+    return JointExample(
+        pair.subject,
+        torch.from_numpy(np.stack(ordered).transpose(0, 3, 1, 2).copy()),
+        pair.altered_2 is not None,
+        torch.from_numpy(subject_1),
+        torch.from_numpy(subject_2),
+        torch.from_numpy(
+            cv2.resize(
+                part.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA
+            ).ravel()
+        ),
+        torch.from_numpy(match),
+        torch.from_numpy(landing),
+        pair.points is not None,
+    )  # fmt: skip
+
+
+def _jittered_box(mask: Mask, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    left, top, right, bottom = subject_box(mask, "subject")
+    reach = _BOX_JITTER * max(right - left, bottom - top)
+    moved = np.array([left, top, right, bottom]) + rng.uniform(-reach, reach, 4)
+    height, width = mask.shape
+    left, top, right, bottom = np.clip(moved.astype(int), 0, [width, height] * 2).tolist()
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _rough(mask: Mask, rng: np.random.Generator) -> Mask:
+    """The mask as another segmentation might have drawn it: mostly the same, or fatter."""
+    radius = int(rng.choice([0, 0, 0, 1, 2, 3, 5]))
+    if radius == 0:
+        return mask
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    how = cv2.MORPH_DILATE if rng.random() < 0.7 else cv2.MORPH_OPEN
+    rough: Mask = cv2.morphologyEx(mask.astype(np.uint8), how, disc) > 0
+    return rough
+
+
+def _framed(
+    picture: Pixels | Mask, box: tuple[int, int, int, int], resolution: int
+) -> NDArray[np.uint8] | Mask:
+    left, top, right, bottom = box
+    cut = picture[top:bottom, left:right]
+    size = (resolution, resolution)
+    if cut.dtype == bool:
+        resized = cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        return np.asarray(resized > 0)
+    smaller = right - left > resolution
+    filter_ = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(cut, size, interpolation=filter_))
+
+
+def _to_grid(
+    points: NDArray[np.float32], box: tuple[int, int, int, int], grid: tuple[int, int]
+) -> NDArray[np.float64]:
+    """(x, y) in pixels of the image to (x, y) in cells of the framed grid."""
+    left, top, right, bottom = box
+    scale = [grid[1] / (right - left), grid[0] / (bottom - top)]
+    return (points.astype(np.float64) - [left, top]) * scale
+
+
+def _landing_cells(
+    points: NDArray[np.float64],
+    subject_1: NDArray[np.bool_],
+    subject_2: NDArray[np.bool_],
+    grid: tuple[int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where each cell of view 1 is seen in view 2.
+
+    Args:
+        points: float64 [N, 4], x1, y1, x2, y2 in cells.
+        subject_1: bool [n].
+        subject_2: bool [n].
+        grid: (rows, columns).
+
+    Returns:
+        int64 [n], the cell of view 2 of the point nearest the cell's centre, -1 = none; and
+        float64 [n], the squared distance of where it lands from the centre of that cell.
+    """
+    inside = ((points >= 0) & (points < [grid[1], grid[0]] * 2)).all(axis=1)
+    points = points[inside]
+    cells = np.floor(points).astype(np.int64)
+    off_centre = np.square(points - cells - 0.5)
+    first, second = cells[:, 1] * grid[1] + cells[:, 0], cells[:, 3] * grid[1] + cells[:, 2]
+    order = np.argsort(-off_centre[:, :2].sum(axis=1), kind="stable")
+    order = order[subject_1[first[order]] & subject_2[second[order]]]
+    landing = np.full(len(subject_1), -1, np.int64)
+    miss = np.zeros(len(subject_1))
+    landing[first[order]] = second[order]  # the nearest point is written last and stays
+    miss[first[order]] = off_centre[order, 2:].sum(axis=1)
+    return landing, miss
+
+
+def _one_to_one(landing: NDArray[np.int64], miss: NDArray[np.float64]) -> NDArray[np.int64]:
+    """``landing`` with one source per target: the one that lands nearest its centre."""
+    match = np.full_like(landing, -1)
+    sources = np.nonzero(landing >= 0)[0]
+    ordered = sources[np.argsort(miss[sources], kind="stable")]
+    targets, where = np.unique(landing[ordered], return_index=True)
+    match[ordered[where]] = targets
+    return match
+
+
+def varied(example: JointExample, rng: np.random.Generator) -> tuple[Tensor, PairCells]:
+    """One visit of an example: other exposures, and in every second visit its mirror image.
+
+    Both views are mirrored or none: handedness belongs to a subject.
+
+    Returns:
+        float32 [4, 3, R, R] in [-1, 1], and the cells.
+    """
+    pictures = example.pictures.float() / 127.5 - 1
+    cells = example
+    if rng.random() < 0.5:
+        pictures, cells = pictures.flip(3), _mirrored(example)
+    gain = torch.from_numpy(rng.uniform(0.92, 1.08, (2, 3, 1, 1)).astype(np.float32))
+    shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (2, 1, 1, 1)).astype(np.float32))
+    # Pictures of one view share their exposure: it must not tell the altered one apart.
+    pictures = pictures.mul(gain.repeat(2, 1, 1, 1)).add(shift.repeat(2, 1, 1, 1)).clamp(-1, 1)
+    difference = (pictures[0] - pictures[2]).abs().mean(dim=0)
+    side = difference.shape[0] // int(len(cells.part) ** 0.5)
+    changed = torch.nn.functional.avg_pool2d(difference[None], side).flatten() > _VISIBLE
+    return pictures, cells.cells(changed)
+
+
+def _mirrored(example: JointExample) -> JointExample:
+    """The cells of the mirrored pictures."""
+    side = int(len(example.part) ** 0.5)
+    order = torch.arange(side * side).view(side, side).flip(1).flatten()
+
+    def targets(cells: Tensor) -> Tensor:
+        moved = cells[order]
+        return torch.where(moved >= 0, order[moved.clamp(min=0)], moved)
+
+    return replace(
+        example,
+        subject_1=example.subject_1[order],
+        subject_2=example.subject_2[order],
+        part=example.part[order],
+        match=targets(example.match),
+        landing=targets(example.landing),
+    )
+
+
+_TENSORS = ("pictures", "subject_1", "subject_2", "part", "match", "landing")
+_FLAGS = ("has_altered_2", "exact")
+
+
+def save_examples(examples: Sequence[JointExample], path: Path) -> None:
+    """Write a shard, atomically."""
+    tensors = {name: torch.stack([getattr(e, name) for e in examples]) for name in _TENSORS}
+    flags = {name: torch.tensor([getattr(e, name) for e in examples]) for name in _FLAGS}
+    subjects = json.dumps([example.subject for example in examples])
+    with replacing(path) as temporary:
+        save_file(tensors | flags, temporary, metadata={"subjects": subjects})
+
+
+class ExampleShards:
+    """Examples on disk; a visit reads one example and nothing else.
+
+    Args:
+        paths: Files of :func:`save_examples`.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
+        self._subjects = [json.loads(file.metadata()["subjects"]) for file in self._files]
+        self._flags = [{n: file.get_tensor(n).tolist() for n in _FLAGS} for file in self._files]
+        places = [
+            (number, row)
+            for number, names in enumerate(self._subjects)
+            for row in range(len(names))
+        ]
+        self.exact = [(n, row) for n, row in places if self._flags[n]["exact"][row]]
+        self.photographs = [(n, row) for n, row in places if not self._flags[n]["exact"][row]]
+
+    def read(self, place: tuple[int, int]) -> JointExample:
+        """One example of ``exact`` or ``photographs``."""
+        number, row = place
+        values = {name: self._files[number].get_slice(name)[row] for name in _TENSORS}
+        flags = {name: self._flags[number][name][row] for name in _FLAGS}
+        return JointExample(subject=self._subjects[number][row], **values, **flags)

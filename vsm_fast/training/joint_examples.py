@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -72,7 +73,7 @@ def joint_example(
         pair: A controlled pair.
         rng: Source of the jitter of frames and masks.
         resolution: Side of the network's input in pixels.
-        grid: (rows, columns) of the descriptors; divides the resolution.
+        grid: (rows, columns) of the descriptors, as many of both.
 
     Returns:
         None when a subject is too small to learn from.
@@ -227,8 +228,8 @@ def varied(example: JointExample, rng: np.random.Generator) -> tuple[Tensor, Pai
     # Pictures of one view share their exposure: it must not tell the altered one apart.
     pictures = pictures.mul(gain.repeat(2, 1, 1, 1)).add(shift.repeat(2, 1, 1, 1)).clamp(-1, 1)
     difference = (pictures[0] - pictures[2]).abs().mean(dim=0)
-    side = difference.shape[0] // int(len(cells.part) ** 0.5)
-    changed = torch.nn.functional.avg_pool2d(difference[None], side).flatten() > _VISIBLE
+    side = int(len(cells.part) ** 0.5)
+    changed = F.adaptive_avg_pool2d(difference[None], side).flatten() > _VISIBLE
     return pictures, cells.cells(changed)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from vsm_fast._cpu_blocks import (
+    FILTER_MOST_CHANNELS,
     NearestJob,
     Scratch,
     SharedTarget,
@@ -139,7 +140,7 @@ def _methods(jobs: Sequence[NearestJob], bfloat16_filter: bool | None) -> list[_
     def method(job: NearestJob) -> _Method:
         if not _is_large(job):
             return _BLAS
-        if bfloat16_filter and len(job.query) * len(job.target) >= _FILTER_LEAST_SCORES:
+        if bfloat16_filter and _can_be_filtered(job):
             return _Method(partial(nearest_filtered, rounded[id(job.target)]), _FILTER_SCORES)
         if speed.onednn_pays:
             return _Method(partial(nearest_onednn, packed[id(job.target)]), _ONEDNN_SCORES)
@@ -154,6 +155,11 @@ def _is_large(job: NearestJob) -> bool:
         and job.target.shape[0] >= _LARGE_TARGETS
         and job.target.shape[1] >= _LARGE_CHANNELS
     )
+
+
+def _can_be_filtered(job: NearestJob) -> bool:
+    rows, channels = job.query.shape
+    return rows * len(job.target) >= _FILTER_LEAST_SCORES and channels <= FILTER_MOST_CHANNELS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ def _version() -> str:
     return scope["__version__"]
 
 
-# 3.6 is the first that the kernels were compiled with; PyPI's torch asks for one version exactly.
+# 3.6 is the first that the kernels were compiled with (_triton_matching.py checks it too); PyPI's
+# torch asks for one version exactly.
 TRITON = "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
 EXTRAS = {

@@ -18,7 +18,7 @@ from torch import Tensor
 ITEM_COLUMNS = ("branch", "query", "queries", "point", "key", "keys", "skipped", "split")
 BLOCK_COLUMNS = ("pair", "point", "points", "claim", "query", "key")
 _MOST = 2**31 - 1 - 2**16  # the tables hold int32, and kernels add up to a tile to it
-POINTS_PER_BLOCK = 256  # one warp-wide access each; small subjects are what this must not waste
+POINTS_PER_BLOCK = 256  # of claim and count; more would leave lanes idle where subjects are small
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,20 +161,36 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def default(dtype: torch.dtype, device: torch.device) -> Choice:
-    """Tiles for a GPU that nobody has tuned, from what it can hold."""
+    """How to search on a GPU that nobody has tuned, from what it can hold."""
     properties = torch.cuda.get_device_properties(device)
-    amd = torch.version.hip is not None
-    reason = f"not tuned for {properties.name}: default tiles"
+    tiles = default_tiles(
+        dtype,
+        major=properties.major,
+        shared=getattr(properties, "shared_memory_per_block_optin", 48 << 10),
+        amd=torch.version.hip is not None,
+    )
+    # An assumption, not a measurement: without tensor cores, and with traffic to memory small
+    # beside the arithmetic, the vendor's library is at its best.
+    gemm = dtype == torch.float32
+    way = "products of torch" if gemm else "default tiles"
+    return Choice(tiles, gemm, f"not tuned for {properties.name}: {way}")
+
+
+def default_tiles(dtype: torch.dtype, *, major: int, shared: int, amd: bool) -> NearestTiles:
+    """Tiles that compile without spilling, which the ahead-of-time tests check.
+
+    Args:
+        dtype: Of the rows that are searched.
+        major: Of an NVIDIA GPU's compute capability.
+        shared: Bytes of shared memory that a program can have on an NVIDIA GPU.
+        amd: Whether it is a GPU of AMD.
+    """
     if dtype == torch.float32:
-        # An assumption, not a measurement: without tensor cores, and with traffic to memory small
-        # beside the arithmetic, the vendor's library is at its best.
-        tiles = NearestTiles(64, 64, 32, warps=8, stages=2 if amd else 3)
-        return Choice(tiles, True, f"not tuned for {properties.name}: products of torch")
+        return NearestTiles(64, 64, 32, warps=8, stages=2 if amd else 3)
     if amd:
-        return Choice(NearestTiles(128, 128, 64, warps=8, stages=2), False, reason)
-    shared = getattr(properties, "shared_memory_per_block_optin", 48 << 10)
+        return NearestTiles(128, 128, 64, warps=8, stages=2)
     if shared < 99 << 10:  # what a tile's operands take in three stages
-        return Choice(NearestTiles(64, 64, 64, warps=4, stages=2), False, reason)
-    copies = properties.major >= 9
-    tiles = NearestTiles(128, 128, 64, warps=8, stages=3, registers=128, descriptors=copies)
-    return Choice(tiles, False, reason)
+        return NearestTiles(64, 64, 64, warps=4, stages=2)
+    if major >= 10:  # products have a memory of their own there: two programs fit without a limit
+        return NearestTiles(128, 128, 64, warps=4, stages=3, descriptors=True)
+    return NearestTiles(128, 128, 64, warps=8, stages=3, registers=128, descriptors=major == 9)

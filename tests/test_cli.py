@@ -192,6 +192,7 @@ def test_doctor_reports_versions_model_and_paths(capsys):
     for stage in report["stages"]:
         assert stage["path"]
         assert stage["reason"]
+        assert stage["detail"]
     assert main(["doctor"]) == ExitCode.OK
     text = capsys.readouterr().out
     for title in ("versions", "optional", "devices", "threads", "model", "stages", "all is well"):

@@ -115,6 +115,17 @@ def test_the_fastest_way_is_taken(
     assert run is expected
 
 
+@pytest.mark.parametrize(("channels", "expected"), [(1024, nearest_filtered), (1025, nearest_blas)])
+def test_rows_too_long_for_the_filters_bound_are_not_filtered(
+    monkeypatch: pytest.MonkeyPatch, channels: int, expected: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(_cpu_matching, "_speed", _cpu_matching._Speed)
+    points = torch.zeros(800, channels)
+    (method,) = _cpu_matching._methods([new_job(points, points)], True)
+    run = method.run.func if isinstance(method.run, partial) else method.run
+    assert run is expected
+
+
 @pytest.mark.usefixtures("poisoned_memory")  # deterministic algorithms
 def test_deterministic_mode_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def speed() -> _cpu_matching._Speed:

@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from triton_device import match_on_triton
+from triton_device import DEVICE, match_on_triton
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.matches import Matches
@@ -328,3 +328,22 @@ def test_the_path_and_its_reason_are_named() -> None:
     assert name == "blocked"
     assert reason
     assert choose_path(torch.device("meta"))[0] == "eager"
+
+
+def test_a_path_or_precision_that_cannot_be_had_is_refused(
+    make_descriptors: Callable[..., Descriptors],
+) -> None:
+    image, pair = make_descriptors([4]), torch.tensor([[0, 0]])
+    with pytest.raises(ValueError, match=r"path must be one of 'auto'.*; got 'fast'"):
+        choose_path("cpu", "fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'blocked' runs on a CPU.*on meta"):
+        choose_path("meta", "blocked")
+    with pytest.raises(ValueError, match=r"'triton' cannot run: .*not on meta"):
+        choose_path("meta", "triton")
+    with pytest.raises(ValueError, match=r"'tf32' needs path 'triton'; this is 'eager'"):
+        match(image, image, pair, 0.5, path="eager", precision="tf32")
+    half = image.to(DEVICE, torch.float16)
+    with pytest.raises(ValueError, match=r"'tf32' is for float32 descriptors.*float16"):
+        match(half, half, pair, 0.5, path="triton", precision="tf32")
+    with pytest.raises(ValueError, match=r"descriptors of one type; got float16, float32"):
+        match(half, image.to(DEVICE), pair, 0.5, path="triton")

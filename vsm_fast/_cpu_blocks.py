@@ -29,7 +29,8 @@ from torch.nn.functional import linear
 _LANES = 64
 _MAX_GROUPS = 16  # with more promising groups in a row float32 costs less than comparing again
 _UNIT = 1.001  # the bounds of the filter hold for vectors up to this length
-_SUMMATION = 2e-4  # more than the order of a float32 sum over 1000 channels can change
+FILTER_MOST_CHANNELS = 1024  # up to which the next bound holds
+_SUMMATION = 2e-4  # more than the order of a float32 sum over so many channels can change
 
 Prepared = TypeVar("Prepared")
 
@@ -38,7 +39,7 @@ Prepared = TypeVar("Prepared")
 class NearestJob:
     """Find for each query the most similar target and write it to the outputs.
 
-    Args:
+    Attributes:
         query: float32 [n, D], unit length.
         target: float32 [m, D], unit length, m > 0.
         similarity: float32 [n], output: the highest dot product.
@@ -149,7 +150,10 @@ def accept_beta_sparse() -> None:
 def nearest_filtered(
     target: SharedTarget[RoundedTarget], job: NearestJob, scratch: Scratch
 ) -> None:
-    """Nearest targets: bfloat16 finds the candidates, float32 decides between them."""
+    """Nearest targets: bfloat16 finds the candidates, float32 decides between them.
+
+    For at most FILTER_MOST_CHANNELS channels.
+    """
     rounded, columns = job.query.bfloat16(), target.get()
     error = _score_error(job.query) + columns.error + 2.0**-18  # the product of both errors
     scores = scratch.get(len(rounded), len(columns.rows), torch.bfloat16)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from vsm_fast._cpu_blocks import (
+    FILTER_MOST_CHANNELS,
     NearestJob,
     Scratch,
     SharedTarget,
@@ -37,7 +38,7 @@ from vsm_fast._cpu_blocks import (
     to_onednn,
 )
 
-__all__ = ["NearestJob", "find_nearest"]
+__all__ = ["NearestJob", "describe_products", "find_nearest"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,9 @@ def _methods(jobs: Sequence[NearestJob], bfloat16_filter: bool | None) -> list[_
     """The method of each job."""
     if not any(map(_is_large, jobs)):
         return [_BLAS] * len(jobs)
-    speed = _Speed() if torch.are_deterministic_algorithms_enabled() else _speed()
+    speed = _relevant_speed()
     if bfloat16_filter is None:
-        bfloat16_filter = speed.bfloat16 >= _FILTER_PAYS
+        bfloat16_filter = speed.filter_pays
     if bfloat16_filter:
         accept_beta_sparse()
     # Nothing is prepared before a thread needs it.
@@ -139,9 +140,9 @@ def _methods(jobs: Sequence[NearestJob], bfloat16_filter: bool | None) -> list[_
     def method(job: NearestJob) -> _Method:
         if not _is_large(job):
             return _BLAS
-        if bfloat16_filter and len(job.query) * len(job.target) >= _FILTER_LEAST_SCORES:
+        if bfloat16_filter and _can_be_filtered(job):
             return _Method(partial(nearest_filtered, rounded[id(job.target)]), _FILTER_SCORES)
-        if speed.onednn >= _ONEDNN_PAYS:
+        if speed.onednn_pays:
             return _Method(partial(nearest_onednn, packed[id(job.target)]), _ONEDNN_SCORES)
         return _BLAS
 
@@ -156,12 +157,50 @@ def _is_large(job: NearestJob) -> bool:
     )
 
 
+def _can_be_filtered(job: NearestJob) -> bool:
+    rows, channels = job.query.shape
+    return rows * len(job.target) >= _FILTER_LEAST_SCORES and channels <= FILTER_MOST_CHANNELS
+
+
 @dataclass(frozen=True)
 class _Speed:
     """Speed of other products, in multiples of the speed of the BLAS in float32."""
 
     onednn: float = 1.0
     bfloat16: float = 1.0
+
+    @property
+    def filter_pays(self) -> bool:
+        """Whether filtering in bfloat16 saves time on pairs that are large enough."""
+        return self.bfloat16 >= _FILTER_PAYS
+
+    @property
+    def onednn_pays(self) -> bool:
+        """Whether oneDNN saves time on pairs that are large enough."""
+        return self.onednn >= _ONEDNN_PAYS
+
+
+def describe_products() -> str:
+    """Which products pairs are matched with in this process, and why, in a few words.
+
+    Measures that if no pair has needed it yet, which takes milliseconds.
+    """
+    speed = _relevant_speed()
+    ways = []
+    if speed.filter_pays:
+        ways.append(f"bfloat16 filter for large pairs ({speed.bfloat16:.1f} x as fast)")
+    if speed.onednn_pays:
+        ways.append(f"oneDNN for {'medium' if ways else 'large'} pairs ({speed.onednn:.1f} x)")
+    if ways:
+        return ", ".join([*ways, "float32 products of the BLAS for the others"])
+    if torch.are_deterministic_algorithms_enabled():
+        return "float32 products of the BLAS, because of deterministic mode"
+    return "float32 products of the BLAS, the fastest here"
+
+
+def _relevant_speed() -> _Speed:
+    """What is measured here, or in deterministic mode what depends on no measurement."""
+    return _Speed() if torch.are_deterministic_algorithms_enabled() else _speed()
 
 
 @cache

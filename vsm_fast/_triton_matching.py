@@ -20,6 +20,7 @@ from vsm_fast.matches import Matches, PairCounts
 logger = logging.getLogger(__name__)
 
 MatchPrecision = Literal["full", "tf32", "float8"]
+_LEAST_TRITON = (3, 6)  # the first that the kernels were compiled with
 _LEAST_CAPABILITY = (8, 0)  # asynchronous copies and bfloat16 tensor cores
 _FLOAT8_CAPABILITY = (8, 9)
 
@@ -32,6 +33,11 @@ def why_not(device: torch.device) -> str | None:
         return None
     if device.type != "cuda":
         return f"the Triton kernels run on CUDA and ROCm devices, not on {device.type}"
+    installed = _triton_version()
+    if tuple(map(int, installed.split(".")[:2])) < _LEAST_TRITON:
+        return "the Triton kernels need Triton {}.{}; {} is installed".format(
+            *_LEAST_TRITON, installed
+        )
     if torch.version.hip is None:
         capability = torch.cuda.get_device_capability(device)
         if capability < _LEAST_CAPABILITY:
@@ -41,8 +47,33 @@ def why_not(device: torch.device) -> str | None:
     return None
 
 
+def _triton_version() -> str:
+    import triton  # not its distribution, whose name depends on who built it
+
+    installed: str = triton.__version__
+    return installed
+
+
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def describe_tiles(dtype: torch.dtype, channels: int, points: int, device: torch.device) -> str:
+    """How a batch is searched, and whether that was measured on this kind of GPU.
+
+    Args:
+        dtype: Of the descriptors.
+        channels: Of a descriptor.
+        points: Of the largest target.
+        device: Where they are.
+
+    Raises:
+        ValueError: The file of tuned tiles of this GPU is damaged.
+    """
+    from vsm_fast.kernels.tuning import choose
+
+    reason: str = choose(dtype, channels, points, device).reason
+    return reason
 
 
 def match_triton(
@@ -71,12 +102,13 @@ def match_triton(
     Raises:
         ValueError: Source and target of different types, or a precision that cannot be had.
     """
+    from vsm_fast.kernels.count import MAX_THRESHOLDS
     from vsm_fast.kernels.match import match_pairs, schedule_pairs
     from vsm_fast.kernels.tuning import choose
 
     dtype, device = source.semantic.dtype, source.semantic.device
     _check_precision(precision, source, target)
-    counted = tuple(visual_thresholds) if len(visual_thresholds) <= 4 else ()
+    counted = tuple(visual_thresholds) if len(visual_thresholds) <= MAX_THRESHOLDS else ()
     points = int(target.offsets.diff().max()) if len(target) else 0
     choice = choose(
         torch.float8_e4m3fn if precision == "float8" else dtype,

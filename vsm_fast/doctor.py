@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from vsm_fast.errors import ModelError
 from vsm_fast.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from vsm_fast.model_config import ModelConfig
 
 REQUIRED = ("torch", "numpy", "pillow", "diffusers", "safetensors", "huggingface-hub", "pyarrow")
 OPTIONAL = {
@@ -22,12 +27,17 @@ OPTIONAL = {
 
 
 class Stage(TypedDict):
-    """Which implementation a stage uses on a device, and why."""
+    """Which implementation a stage uses on a device, and why.
+
+    ``detail`` says how it does its work there: of matching which products or tiles are used and
+    where that was measured; "" where it is not known.
+    """
 
     stage: str
     device: str
     path: str
     reason: str
+    detail: str
 
 
 class Report(TypedDict):
@@ -43,7 +53,9 @@ class Report(TypedDict):
 
 
 def examine(model: str = "tiny") -> Report:
-    """Examine this installation; reads files, computes nothing and asks no network.
+    """Examine this installation; reads files and asks no network.
+
+    It computes nothing but a few small products, to measure which are fast on this CPU.
 
     Args:
         model: Name or folder of the model to check; a Hub model must be downloaded already.
@@ -70,8 +82,9 @@ def examine(model: str = "tiny") -> Report:
     )
     if "missing" not in versions.values():
         kinds = _examine_devices(report)
-        _examine_model(report, model)
-        report["stages"] = [stage(kind) for kind in kinds for stage in _STAGES]
+        config = _examine_model(report, model)
+        for kind in kinds:
+            report["stages"] += [_network_stage(kind), _matching_stage(kind, config, problems)]
     return report
 
 
@@ -85,8 +98,13 @@ def render(report: Report) -> str:
         "threads": [(name, str(count)) for name, count in report["threads"].items()],
         "model": list(report["model"].items()),
         "stages": [
-            (f"{stage['stage']} on {stage['device']}", f"{stage['path']}: {stage['reason']}")
+            line
             for stage in report["stages"]
+            for line in (
+                (f"{stage['stage']} on {stage['device']}", f"{stage['path']}: {stage['reason']}"),
+                ("", stage["detail"]),
+            )
+            if line[1]
         ],
     }
     lines = []
@@ -129,8 +147,12 @@ def _examine_devices(report: Report) -> list[str]:
     return ["cpu", "cuda"]
 
 
-def _examine_model(report: Report, model: str) -> None:
-    """Load the model on the CPU, which checks that its files are whole and unaltered."""
+def _examine_model(report: Report, model: str) -> ModelConfig | None:
+    """Load the model on the CPU, which checks that its files are whole and unaltered.
+
+    Returns:
+        Its configuration; None if it cannot be used, which ``report`` then says.
+    """
     import torch
 
     from vsm_fast.checkpoints import load_model
@@ -146,7 +168,7 @@ def _examine_model(report: Report, model: str) -> None:
     except ModelError as error:
         report["model"]["state"] = "unusable"
         report["problems"].append(f"model {model}: {' '.join(str(error).split())}")
-        return
+        return None
     parameters = sum(parameter.numel() for parameter in network.parameters())
     report["model"] |= {
         "state": "complete, hashes match",
@@ -154,28 +176,50 @@ def _examine_model(report: Report, model: str) -> None:
         "semantic threshold": f"{config.thresholds.semantic:g}",
         "visual threshold": f"{config.thresholds.visual:g}",
     }
+    return config
 
 
 def _network_stage(device: str) -> Stage:
     import torch
 
-    from vsm_fast.devices import choose_dtype
+    from vsm_fast.devices import choose_descriptor_dtype, choose_dtype
 
-    chosen = str(choose_dtype("auto", torch.device(device))).removeprefix("torch.")
+    where = torch.device(device)
+    dtype = choose_dtype("auto", where)
+    chosen, kept = (_name(one) for one in (dtype, choose_descriptor_dtype(dtype, where)))
     reasons = {
         "cpu": "full precision; channels-last memory, which convolutions prefer",
         "cuda": "half the memory and tensor cores; descriptors are normalised in float32",
     }
-    return Stage(stage="network", device=device, path=f"torch {chosen}", reason=reasons[device])
+    return Stage(
+        stage="network",
+        device=device,
+        path=f"torch {chosen}",
+        reason=reasons[device],
+        detail=f"descriptors are kept in {kept}",
+    )
 
 
-def _matching_stage(device: str) -> Stage:
+def _matching_stage(device: str, config: ModelConfig | None, problems: list[str]) -> Stage:
+    """How matching runs; damage that it meets on the way goes to ``problems``."""
     import torch
 
-    from vsm_fast.matching import choose_path
+    from vsm_fast.devices import choose_descriptor_dtype, choose_dtype
+    from vsm_fast.matching import choose_path, describe_search
 
-    path, reason = choose_path(torch.device(device))
-    return Stage(stage="matching", device=device, path=path, reason=reason)
+    where = torch.device(device)
+    path, reason = choose_path(where)
+    detail = ""
+    if config is not None:
+        dtype = choose_descriptor_dtype(choose_dtype("auto", where), where)
+        rows, columns = config.aggregation.grid
+        channels = config.aggregation.descriptor_channels
+        try:
+            detail = describe_search(where, dtype, channels, rows * columns)
+        except ValueError as error:
+            problems.append(f"matching on {device}: {error}")
+    return Stage(stage="matching", device=device, path=path, reason=reason, detail=detail)
 
 
-_STAGES = (_network_stage, _matching_stage)
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

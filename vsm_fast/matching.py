@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vsm_fast._cpu_matching import NearestJob, find_nearest
-from vsm_fast._triton_matching import MatchPrecision, match_triton, why_not
+from vsm_fast._cpu_matching import NearestJob, describe_products, find_nearest
+from vsm_fast._triton_matching import MatchPrecision, describe_tiles, match_triton, why_not
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.matches import Matches
 
@@ -175,6 +175,29 @@ def choose_path(
     if path == "triton" and no_triton is not None:
         raise ValueError(f"path 'triton' cannot run: {no_triton}. Use path='auto'.")
     return path, "asked for"
+
+
+def describe_search(
+    device: torch.device | str, dtype: torch.dtype, channels: int, points: int
+) -> str:
+    """How path ``"auto"`` searches descriptors, and where that is known from, in a few words.
+
+    Args:
+        device: Where the descriptors are.
+        dtype: Their type.
+        channels: Of a descriptor.
+        points: Of the largest reference.
+
+    Raises:
+        ValueError: The file of tuned tiles of this GPU is damaged.
+    """
+    device = torch.device(device)
+    path, _ = choose_path(device)
+    if path == "blocked":
+        return describe_products()
+    if path == "triton":
+        return describe_tiles(dtype, channels, points, device)
+    return "a full similarity matrix for each pair"
 
 
 def match(

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -35,6 +36,7 @@ from vsm_fast.kernels.group_norm import (
 )
 from vsm_fast.kernels.nearest import CLEARED, NearestTiles, _nearest_kernel
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, ITEM_COLUMNS, POINTS_PER_BLOCK
+from vsm_fast.kernels.tuning import default_tiles
 
 KERNELS = {
     "nearest": _nearest_kernel,
@@ -50,25 +52,37 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-BIG = NearestTiles(128, 128, 64, warps=8, stages=3, registers=128)
+# Bytes of shared memory that a program can have.
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+
+
+def default_on(target: str, dtype: torch.dtype) -> NearestTiles:
+    """The tiles of a GPU of this kind that nobody has tuned."""
+    amd = target.startswith("gfx")
+    major = 9 if amd else int(target.removeprefix("sm_")) // 10
+    return default_tiles(dtype, major=major, shared=SHARED[target], amd=amd)
+
+
+# The default of each target first, then others that tuning may choose.
 TILES = {
-    "sm_80": [BIG, NearestTiles(128, 128, 32, warps=8, stages=4)],
-    "sm_90": [
-        NearestTiles(128, 128, 64, warps=8, stages=3, registers=128, descriptors=True),
-        NearestTiles(128, 128, 64, warps=4, stages=3, descriptors=True),
-        NearestTiles(128, 256, 64, warps=8, stages=3, descriptors=True),
-        NearestTiles(128, 128, 64, warps=8, stages=3),
-    ],
-    "sm_100": [
-        NearestTiles(128, 128, 64, warps=4, stages=3, descriptors=True),
-        NearestTiles(128, 128, 64, warps=8, stages=3, descriptors=True),
-        NearestTiles(128, 128, 64, warps=8, stages=3),
-    ],
-    "gfx942": [NearestTiles(128, 128, 64, warps=8, stages=2)],
+    target: [default_on(target, torch.bfloat16), *others]
+    for target, others in {
+        "sm_80": [NearestTiles(128, 128, 32, warps=8, stages=4)],
+        "sm_90": [
+            NearestTiles(128, 128, 64, warps=4, stages=3, descriptors=True),
+            NearestTiles(128, 256, 64, warps=8, stages=3, descriptors=True),
+            NearestTiles(128, 128, 64, warps=8, stages=3),
+        ],
+        "sm_100": [
+            NearestTiles(128, 128, 64, warps=4, stages=3),
+            NearestTiles(128, 128, 64, warps=8, stages=3, descriptors=True),
+            NearestTiles(128, 128, 64, warps=8, stages=3),
+        ],
+        "gfx942": [],
+    }.items()
 }
 # Instructions of the matrix units: sm_80, sm_90 (Q: of 8-bit factors), sm_100, gfx942.
 MATRIX = re.compile(r"HMMA|QMMA|HGMMA|QGMMA|UTC[HQ]MMA|v_mfma")
-EXACT_TILES = NearestTiles(64, 64, 32, warps=8, stages=3)  # for float32 without tensor cores
 
 
 @dataclass(frozen=True)
@@ -224,12 +238,13 @@ def jobs() -> Iterator[Job]:
         free = replace(first, registers=0)
         yield nearest_job(target, free, "fp16", normalised=False)
         yield nearest_job(target, free, "fp16", channels=128 if first.descriptors else 100)
-        yield nearest_job(target, EXACT_TILES, "fp32")
-        yield nearest_job(target, EXACT_TILES, "fp32", precision="tf32")
+        exact = default_on(target, torch.float32)
+        yield nearest_job(target, exact, "fp32")
+        yield nearest_job(target, exact, "fp32", precision="tf32")
         if target in ("sm_90", "sm_100"):
             yield nearest_job(target, first, "fp8e4nv", visual_index=True)
-        for exact in (False, True):
-            yield claim_job(target, exact=exact)
+        for again in (False, True):
+            yield claim_job(target, exact=again)
         yield claim_job(target, exact=True, normalised=False)
         for thresholds in (0, 4):
             yield count_job(target, thresholds)

@@ -99,9 +99,12 @@ def test_a_gpu_that_nobody_tuned_gets_what_it_can_hold(monkeypatch: pytest.Monke
     fake_gpu(monkeypatch, major=9, shared=227 << 10, hip=None)
     hopper = choose(torch.float16, 384, 2304, device)
     assert hopper.tiles.descriptors
+    assert hopper.tiles.registers == 128
     assert not hopper.gemm
     assert hopper.reason == "not tuned for New GPU: default tiles"
     assert choose(torch.float32, 384, 2304, device).gemm
+    fake_gpu(monkeypatch, major=10, shared=227 << 10, hip=None)
+    assert default(torch.float16, device).tiles.registers == 0  # with a limit it would spill
     fake_gpu(monkeypatch, major=8, shared=163 << 10, hip=None)
     assert not default(torch.float16, device).tiles.descriptors
     fake_gpu(monkeypatch, major=8, shared=64 << 10, hip=None)

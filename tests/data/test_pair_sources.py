@@ -83,6 +83,6 @@ def test_view_2_carries_the_same_alteration_where_geometry_is_known() -> None:
     assert photographs.provenance == {"photographs": ["00", "01"]}
 
 
-@pytest.mark.parametrize("kind", (*KINDS, *MILD_KINDS))
+@pytest.mark.parametrize("kind", [*KINDS, *MILD_KINDS])
 def test_every_kind_can_be_drawn(kind: str) -> None:
     assert _make("photograph", 2, (kind,)).kind == kind

@@ -69,7 +69,8 @@ setup(
     package_dir={"vsm_fast.kernels": "kernels", "vsm_fast.export": "export"},
     package_data={
         "vsm_fast": ["py.typed", "models/*/*.json", "models/*/*.safetensors",
-                     "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md"],
+                     "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md",
+                     "training/masks/README.md", "training/masks/*/*.png"],
         "vsm_fast.kernels": ["tuned/*"],
     },
     install_requires=[

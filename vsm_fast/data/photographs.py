@@ -28,12 +28,16 @@ class Photograph:
     mask: NDArray[np.bool_] | None
 
 
-def load_photographs(root: Path, subjects: tuple[str, ...] = ()) -> list[Photograph]:
+def load_photographs(
+    root: Path, subjects: tuple[str, ...] = (), masks: Path | None = None
+) -> list[Photograph]:
     """Read the photographs of some subjects, or of all, in sorted order.
 
     Args:
         root: Folder with one sub-folder per subject.
         subjects: Sub-folders to read; all when empty.
+        masks: Another folder of ``SUBJECT/NN_mask.png``, for photographs without a mask of
+            their own.
 
     Raises:
         PairingError: A subject is missing or has no photograph.
@@ -47,10 +51,12 @@ def load_photographs(root: Path, subjects: tuple[str, ...] = ()) -> list[Photogr
             if path.suffix.lower() not in _SUFFIXES or path.stem.endswith("_mask"):
                 continue
             image = load_image(path)
-            mask_path = path.with_name(f"{path.stem}_mask.png")
             mask = None
-            if mask_path.exists():
-                mask = load_mask(mask_path, image.size, orientation=image.orientation)
+            for place in (path.parent, *([masks / folder.name] if masks is not None else [])):
+                mask_path = place / f"{path.stem}_mask.png"
+                if mask_path.exists():
+                    mask = load_mask(mask_path, image.size, orientation=image.orientation)
+                    break
             photographs.append(Photograph(folder.name, path.stem, image.pixels, mask))
     if not photographs:
         raise PairingError(f"no photographs under {root}: sub-folders with .jpg or .png expected.")

@@ -3,6 +3,7 @@
 Levels are named ``us1``, ``us2``, …: the output of the K-th up-block layer, counted over all up
 blocks; for the last layer of a block that has an up-sampler, the output after it. What comes
 after the last level in use (later layers, output convolution) is neither kept nor computed.
+One more level, ``pixels``, does not come from the UNet: see ``pixel_statistics``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsm_fast.backbones import pixel_statistics
 from vsm_fast.backbones.residual import save_memory
 from vsm_fast.errors import ModelError
 
@@ -45,7 +47,7 @@ def level_index(name: str) -> int:
     """
     found = re.fullmatch(r"us([1-9][0-9]*)", name)
     if not found:
-        raise ModelError(f"levels are named us1, us2, ...; got {name!r}.")
+        raise ModelError(f"levels are named us1, us2, ... and pixels; got {name!r}.")
     return int(found[1]) - 1
 
 
@@ -55,7 +57,7 @@ class UNetFeatures(nn.Module):
     Args:
         unet: diffusers ``UNet2DModel`` or ``UNet2DConditionModel``. It is cut after the last
             level and its residual blocks are replaced: use it for nothing else.
-        levels: Level names, each at most once.
+        levels: Level names, each at most once: at least one of the UNet, and ``"pixels"``.
         timestep: Constant time step of the forward pass.
         vae: diffusers ``AutoencoderKL``, which loses its decoder; None for a UNet on pixels.
         latent_scale: Factor on the VAE's latent.
@@ -87,7 +89,13 @@ class UNetFeatures(nn.Module):
         self.levels = tuple(levels)
         self._wanted = _wanted_layers(unet, self.levels)
         resnets = [resnet for block in unet.up_blocks for resnet in block.resnets]
-        self.level_channels = tuple(int(resnets[k].out_channels) for k in self._wanted)
+        self.level_channels = tuple(
+            pixel_statistics.CHANNELS
+            if name == pixel_statistics.LEVEL
+            else int(resnets[level_index(name)].out_channels)
+            for name in self.levels
+        )
+        self.statistics = pixel_statistics.PixelStatistics()
         # A float, not a buffer: casting the network to bfloat16 must not turn 261 into 260.
         self.timestep = float(timestep)
         self.latent_scale = latent_scale
@@ -126,10 +134,14 @@ class UNetFeatures(nn.Module):
         Returns:
             One tensor [B, C_l, h_l, w_l] per level, in the order of ``levels``.
         """
-        return self.unet_features(self.latent(images))
+        of_unet = iter(self.unet_features(self.latent(images)))
+        return tuple(
+            self.statistics(images) if name == pixel_statistics.LEVEL else next(of_unet)
+            for name in self.levels
+        )
 
     def unet_features(self, sample: Tensor) -> tuple[Tensor, ...]:
-        """The levels of a latent, float [B, C, h, w], in the order of ``levels``."""
+        """The UNet's levels of a latent, float [B, C, h, w], in the order of ``levels``."""
         unet = self.unet
         # One row for the whole batch: the blocks broadcast it, and an image's features do not
         # depend on how many others are embedded beside it.
@@ -219,9 +231,9 @@ def _check_input_channels(unet: Any, vae: Any, pixel_unshuffle: int) -> None:
 
 
 def _wanted_layers(unet: Any, levels: tuple[str, ...]) -> list[int]:
-    wanted = [level_index(name) for name in levels]
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ModelError(f"levels must be at least one, each once; got {list(levels)}.")
+    wanted = [level_index(name) for name in levels if name != pixel_statistics.LEVEL]
+    if not wanted or len(set(levels)) < len(levels):
+        raise ModelError(f"levels must be at least one of the UNet, each once; got {list(levels)}.")
     layers = sum(len(block.resnets) for block in unet.up_blocks)
     if max(wanted) >= layers:
         raise ModelError(f"this UNet has levels us1 to us{layers}; got {list(levels)}.")

@@ -1,0 +1,192 @@
+"""The benchmark: controlled pairs as the project's own figures are measured on.
+
+Pairs of *different photographs* of subjects that were held back, a part altered by a share of
+the subject that is uniform up to 0.6, one pair in eight unaltered, and pairs of two subjects.
+Subjects, kinds and unaltered pairs are drawn in equal numbers and independently of each other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from vsm_fast.data.alterations import KINDS, alter, random_part
+from vsm_fast.data.pairs import ControlledPair, Mask, Pixels
+from vsm_fast.data.photographs import Photograph
+from vsm_fast.data.triplets import frame_photograph
+from vsm_fast.errors import PairingError
+
+MAX_SHARE = 0.6
+MIN_SHARE = 0.01  # smaller parts are a few pixels wide and vanish in their soft edge
+UNALTERED_EVERY = 8
+OTHERS_EVERY = 4  # one pair of two subjects for so many pairs of one
+
+_T = TypeVar("_T")
+
+
+def benchmark_pairs(
+    photos: Sequence[Photograph],
+    donors: Sequence[Pixels],
+    kinds: Sequence[str],
+    count: int,
+    seed: int,
+    *,
+    size: int = 256,
+) -> Iterator[ControlledPair]:
+    """The pairs of the benchmark, in an order that depends on ``count`` and ``seed`` only.
+
+    Args:
+        photos: Of held-back subjects; those without a mask are skipped.
+        donors: uint8 [H, W, 3], what alterations paste.
+        kinds: Alterations, of ``vsm_fast.data.alterations.KINDS``.
+        count: Pairs of one subject. ``count // 4`` pairs of two subjects follow them.
+        seed: Of all draws.
+        size: Side of the images in pixels.
+
+    Yields:
+        Pairs with view ``"photo"``: view 1 is altered by a share of the subject uniform in
+        [0.01, 0.6], in one of eight pairs not at all; view 2 is another photograph.
+
+    Raises:
+        PairingError: A subject has fewer than two masked photographs, or there is no subject,
+            no donor, or only one subject for pairs of two.
+        ValueError: A count below 1 or an unknown kind.
+
+    Source: arXiv 2509.21989, evaluation, for the oracle; the mix of pairs is this project's.
+    """
+    subjects = _by_subject(photos)
+    _check(subjects, donors, kinds, count)
+    # SeedSequence keeps the plan's draws apart from those of the pairs.
+    plan = np.random.default_rng((seed, 0))
+    names = _balanced(sorted(subjects), count, plan)
+    altered_by = _balanced(list(kinds), count, plan)
+    unaltered = _balanced([True] + [False] * (UNALTERED_EVERY - 1), count, plan)
+    for number in range(count):
+        rng = np.random.default_rng((seed, 1, number))
+        first, second = _two(subjects[names[number]], rng)
+        yield _pair(
+            f"{names[number]}-{number:04d}",
+            first,
+            second,
+            "none" if unaltered[number] else altered_by[number],
+            donors,
+            rng,
+            {"protocol": "benchmark", "seed": seed, "number": number, "count": count},
+            size,
+        )
+    for number, name in enumerate(_balanced(sorted(subjects), count // OTHERS_EVERY, plan)):
+        rng = np.random.default_rng((seed, 2, number))
+        other = str(rng.choice([subject for subject in sorted(subjects) if subject != name]))
+        first, second = (_any(subjects[subject], rng) for subject in (other, name))
+        yield _pair(
+            f"{name}-other-{number:04d}",
+            first,
+            second,
+            "other subject",
+            donors,
+            rng,
+            {"protocol": "benchmark", "seed": seed, "number": number, "count": count},
+            size,
+        )
+
+
+def _by_subject(photos: Sequence[Photograph]) -> dict[str, list[Photograph]]:
+    subjects: defaultdict[str, list[Photograph]] = defaultdict(list)
+    for photo in photos:
+        if photo.mask is not None and photo.mask.any():
+            subjects[photo.subject].append(photo)
+    return dict(subjects)
+
+
+def _check(
+    subjects: dict[str, list[Photograph]],
+    donors: Sequence[Pixels],
+    kinds: Sequence[str],
+    count: int,
+) -> None:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if count < 1 or not kinds or unknown:
+        raise ValueError(
+            f"wanted at least 1 pair and kinds of {', '.join(KINDS)}; got {count} and "
+            f"{', '.join(kinds) or 'no kind'}."
+        )
+    single = sorted(name for name, photos in subjects.items() if len(photos) < 2)
+    if not subjects or single:
+        raise PairingError(
+            "the benchmark pairs different photographs of one subject, so each subject needs at "
+            f"least two with a mask; {', '.join(single) or 'no photograph'} has not. "
+            "Leave such subjects out."
+        )
+    if len(subjects) < 2 and count >= OTHERS_EVERY:
+        raise PairingError(
+            f"pairs of two subjects need a second subject; got only {next(iter(subjects))}."
+        )
+    if not donors:
+        raise PairingError("alterations need at least one donor picture; got none.")
+
+
+def _balanced(choices: Sequence[_T], count: int, rng: np.random.Generator) -> list[_T]:
+    """``count`` choices in random order, each about equally often."""
+    turns = np.arange(count) % len(choices)
+    return [choices[turn] for turn in rng.permutation(turns)]
+
+
+def _any(photos: Sequence[Photograph], rng: np.random.Generator) -> Photograph:
+    return photos[int(rng.integers(len(photos)))]
+
+
+def _two(photos: Sequence[Photograph], rng: np.random.Generator) -> tuple[Photograph, Photograph]:
+    first, second = rng.choice(len(photos), 2, replace=False)
+    return photos[int(first)], photos[int(second)]
+
+
+def _pair(
+    name: str,
+    first: Photograph,
+    second: Photograph,
+    kind: str,
+    donors: Sequence[Pixels],
+    rng: np.random.Generator,
+    provenance: dict[str, object],
+    size: int,
+) -> ControlledPair:
+    original_1, mask_1 = frame_photograph(first, rng, size)
+    original_2, mask_2 = frame_photograph(second, rng, size)
+    altered, part = original_1, np.zeros_like(mask_1)
+    if kind == "other subject":
+        part = mask_1
+    elif kind != "none":
+        share = float(rng.uniform(MIN_SHARE, MAX_SHARE))
+        altered, part = _altered(kind, original_1, mask_1, share, donors, rng)
+        provenance = {**provenance, "share": share}
+    photographs = [f"{photo.subject}/{photo.name}" for photo in (first, second)]
+    return ControlledPair(
+        id=name,
+        subject=second.subject,
+        view="photo",
+        kind=kind,
+        original_1=original_1,
+        original_2=original_2,
+        altered_1=altered,
+        mask_1=mask_1,
+        mask_2=mask_2,
+        part_1=part,
+        provenance={**provenance, "photographs": photographs},
+    )
+
+
+def _altered(
+    kind: str,
+    pixels: Pixels,
+    mask: Mask,
+    share: float,
+    donors: Sequence[Pixels],
+    rng: np.random.Generator,
+) -> tuple[Pixels, Mask]:
+    part = random_part(rng, mask, area_share=(share, share))
+    donor = donors[int(rng.integers(len(donors)))]
+    altered, changed = alter(kind, pixels, part, mask, rng, donor=donor)
+    return altered, changed & mask

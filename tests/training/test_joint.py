@@ -14,14 +14,14 @@ from tiny_models import aggregation_pair, pixel_unet
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.model import DescriptorNetwork
-from vsm_fast.training.joint import JointTraining, train_joint
-from vsm_fast.training.joint_examples import (
+from vsm_fast.training.examples import (
     ExampleShards,
-    JointExample,
-    joint_example,
+    TrainingExample,
     save_examples,
+    training_example,
     varied,
 )
+from vsm_fast.training.joint import JointTraining, train_joint
 
 one_thread = tiny_models.one_thread
 SIDE, GRID = 32, (6, 6)
@@ -66,8 +66,8 @@ def _still() -> np.random.Generator:
     return Still()  # type: ignore[return-value]
 
 
-def _example(seed: int, **settings: object) -> JointExample:
-    example = joint_example(_pair(seed, **settings), _still(), SIDE, GRID)  # type: ignore[arg-type]
+def _example(seed: int, **settings: object) -> TrainingExample:
+    example = training_example(_pair(seed, **settings), _still(), SIDE, GRID)  # type: ignore[arg-type]
     assert example is not None
     return example
 
@@ -103,18 +103,18 @@ def test_a_subject_of_a_few_pixels_is_no_example() -> None:
     speck = np.zeros((60, 60), bool)
     speck[30, 30] = True
     pair = replace(pair, mask_1=np.ones((60, 60), bool), part_1=speck, mask_2=speck | pair.mask_2)
-    assert joint_example(pair, _still(), SIDE, GRID) is not None
+    assert training_example(pair, _still(), SIDE, GRID) is not None
     sparse = np.zeros((60, 60), bool)
     sparse[::12, ::12] = True  # a wide box with next to nothing in it
     pair = replace(pair, mask_1=sparse, part_1=np.zeros_like(sparse))
-    assert joint_example(pair, _still(), SIDE, GRID) is None
+    assert training_example(pair, _still(), SIDE, GRID) is None
 
 
 def test_one_source_per_target_is_the_one_that_lands_nearest_its_centre() -> None:
     pair = _pair(0, points=True)
     crowded = pair.points.copy()  # type: ignore[union-attr]
     crowded[:, 2:] = [30.0, 28.0]  # every point of view 1 lands on one place of view 2
-    example = joint_example(replace(pair, points=crowded), _still(), SIDE, GRID)
+    example = training_example(replace(pair, points=crowded), _still(), SIDE, GRID)
     assert example is not None
     assert (example.landing >= 0).sum() >= 16
     assert (example.match >= 0).sum() == 1
@@ -183,7 +183,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     class Interrupted(ExampleShards):
         reads = 0
 
-        def read(self, place: tuple[int, int]) -> JointExample:
+        def read(self, place: tuple[int, int]) -> TrainingExample:
             self.reads += 1
             if self.reads > 2 * 3:  # three pairs a step: in the third step
                 raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""All four stages of the embedded model's training, in a few steps, on made-up photographs."""
+"""All stages of the embedded model's training, in a few steps, on made-up photographs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def test_four_stages_make_a_model_that_scores(photos: Path, tmp_path: Path) -> None:
+def test_all_stages_make_a_model_that_scores(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "vsm_fast.training.tiny", "--photos", str(photos)]
-    command += ["--out", str(out), "--backbone-steps", "1", "--triplets", "4", "--steps", "2"]
-    command += ["--repeats", "4"]
+    command += ["--out", str(out), "--backbone-steps", "1", "--shards", "1", "--steps", "2"]
+    command += ["--feature-pairs", "4", "--joint-steps", "1", "--count", "24"]
     subprocess.run(command, check=True, timeout=600, capture_output=True)
 
     figures = json.loads((out / "evaluation.json").read_text())
-    assert figures["test, seen alterations"]["pairs"] == 4 * 2 * 4
+    assert figures["test, seen alterations"]["pairs"] == 24
+    assert figures["test, unseen alteration"]["other_pairs"] == 6
     assert set(figures["thresholds"]) == {"semantic", "visual"}
 
     photo = photos / splits.TEST[0] / "00.jpg"

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from vsm_fast.data.alterations import alter, random_part
+from vsm_fast.data.framing import frame_photograph
 from vsm_fast.data.mild_alterations import MILD_KINDS, alter_mildly
 from vsm_fast.data.pairs import ControlledPair, Mask, Pixels, points_of_flow
 from vsm_fast.data.photographs import Photograph
@@ -27,7 +28,6 @@ from vsm_fast.data.procedural import (
     sample_cameras,
     sample_light,
 )
-from vsm_fast.data.triplets import frame_photograph
 from vsm_fast.data.warps import colour_jitter, random_warp, replace_background
 
 _SHARE = (0.04, 0.65)

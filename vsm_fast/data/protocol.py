@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from vsm_fast.data.alterations import KINDS, alter, random_part
+from vsm_fast.data.framing import frame_photograph
 from vsm_fast.data.pairs import ControlledPair, Mask, Pixels
 from vsm_fast.data.photographs import Photograph
-from vsm_fast.data.triplets import frame_photograph
 from vsm_fast.errors import PairingError
 
 MAX_SHARE = 0.6

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsm_fast.training.features import TripletFeatures
+from vsm_fast.training.features import PairFeatures
 from vsm_fast.training.losses import matched_cross_entropy, nearest_margin
 from vsm_fast.training.state import load_state, save_state
 
@@ -42,7 +42,7 @@ class AggregationTraining:
     save_every: int = 250
 
 
-def triplet_loss(
+def pair_loss(
     semantic: Tensor,
     visual: Tensor,
     target: Tensor,
@@ -50,7 +50,7 @@ def triplet_loss(
     mask_2: Tensor,
     config: AggregationTraining,
 ) -> dict[str, Tensor]:
-    """The terms of the objective for one triplet.
+    """The terms of the objective for one pair.
 
     Args:
         semantic: float [3, D, h, w], unit length; views (original 1, original 2, altered 1).
@@ -98,7 +98,7 @@ def learning_rate_at(step: int, config: AggregationTraining) -> float:
 def train_aggregation(
     semantic: nn.Module,
     visual: nn.Module,
-    data: TripletFeatures,
+    data: PairFeatures,
     level_channels: Sequence[int],
     out: Path,
     config: AggregationTraining,
@@ -134,7 +134,7 @@ def train_aggregation(
         views = [d.float().unflatten(0, (config.batch, 3)) for d in described]
         total = features.new_zeros(())
         for slot, index in enumerate(chosen.tolist()):
-            terms = triplet_loss(
+            terms = pair_loss(
                 views[0][slot],
                 views[1][slot],
                 data.target[index],

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from vsm_fast.data.controlled import ControlledPair
+from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.images import subject_box
 from vsm_fast.matching import match
 from vsm_fast.scorer import VSMScorer
@@ -48,8 +48,8 @@ class PointTable:
 
 def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTable:
     """Describe and match controlled pairs without thresholds."""
-    references = scorer.describe([p.reference for p in pairs], [p.reference_mask for p in pairs])
-    sources = scorer.describe([p.generation for p in pairs], [p.generation_mask for p in pairs])
+    references = scorer.describe([p.original_2 for p in pairs], [p.mask_2 for p in pairs])
+    sources = scorer.describe([p.altered_1 for p in pairs], [p.mask_1 for p in pairs])
     index = torch.arange(len(pairs))
     matches = match(sources, references, torch.stack([index, index], dim=1), -2.0)
     kept = matches.kept
@@ -73,11 +73,11 @@ def cell_values(
     scorer: VSMScorer, pair: ControlledPair, cells: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Whether the centre of each cell lies in the altered part, float32 [n]."""
-    left, top, right, bottom = subject_box(pair.generation_mask, scorer.config.backbone.framing)
+    left, top, right, bottom = subject_box(pair.mask_1, scorer.config.backbone.framing)
     rows, columns = scorer.config.aggregation.grid
     y = top + (cells // columns + 0.5) * (bottom - top) / rows
     x = left + (cells % columns + 0.5) * (right - left) / columns
-    return pair.part[y.astype(np.int64), x.astype(np.int64)].astype(np.float32)
+    return pair.part_1[y.astype(np.int64), x.astype(np.int64)].astype(np.float32)
 
 
 def calibrate(table: PointTable, oracle: NDArray[np.float64]) -> tuple[float, float]:
@@ -101,26 +101,28 @@ def calibrate(table: PointTable, oracle: NDArray[np.float64]) -> tuple[float, fl
 def report(
     pairs: Sequence[ControlledPair], table: PointTable, semantic: float, visual: float
 ) -> dict[str, float]:
-    """Figures of controlled pairs at fixed thresholds."""
+    """Figures of benchmark pairs at fixed thresholds: correlations, means, separation."""
     scores = table.scores(semantic, visual)
     scored = np.isfinite(scores)
     oracle = np.array([pair.oracle for pair in pairs])
-    share = 1 - oracle
-    figures: dict[str, float] = {"pairs": len(pairs), "scored": int(scored.sum())}
-    for view in ("all", "warp", "photo"):
-        mine = scored & np.array([view in ("all", pair.view) for pair in pairs])
-        if mine.sum() < 3:
-            continue
-        figures[f"pearson_{view}"] = float(pearsonr(scores[mine], oracle[mine])[0])
-        figures[f"spearman_{view}"] = float(spearmanr(scores[mine], oracle[mine])[0])
-        consistent, half = mine & (share == 0), mine & (np.abs(share - 0.5) <= 0.06)
-        figures[f"mean_consistent_{view}"] = float(scores[consistent].mean())
-        figures[f"mean_half_altered_{view}"] = float(scores[half].mean())
-    for kind in sorted({pair.kind for pair in pairs}):
-        mine = scored & np.array([pair.kind in (kind, "none") for pair in pairs])
-        if kind != "none":
-            figures[f"pearson_{kind}"] = float(pearsonr(scores[mine], oracle[mine])[0])
-    figures["point_auroc"] = _auroc(table, semantic)
+    kinds = np.array([pair.kind for pair in pairs])
+    same = scored & (kinds != "other subject")
+    consistent, other = scores[same & (kinds == "none")], scores[scored & ~same]
+    figures = {
+        "pairs": int((kinds != "other subject").sum()),
+        "scored": int(same.sum()),
+        "pearson": float(pearsonr(scores[same], oracle[same])[0]),
+        "spearman": float(spearmanr(scores[same], oracle[same])[0]),
+        "mean_consistent": float(consistent.mean()),
+        "mean_half_altered": float(scores[same & (np.abs(oracle - 0.5) <= 0.06)].mean()),
+        "other_pairs": int((kinds == "other subject").sum()),
+        "mean_other": float(np.nanmean(scores[kinds == "other subject"])),
+        "above_other": float((consistent[:, None] > other).mean()),
+        "point_auroc": _auroc(table, semantic),
+    }
+    for kind in sorted(set(kinds) - {"none", "other subject"}):
+        mine = same & np.isin(kinds, (kind, "none"))
+        figures[f"pearson_{kind}"] = float(pearsonr(scores[mine], oracle[mine])[0])
     return figures
 
 

@@ -1,30 +1,26 @@
-"""Precomputed features of controlled triplets: the frozen backbone runs once per image."""
+"""Precomputed features of training examples: the frozen backbone runs once per image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vsm_fast.atomic import replacing
-from vsm_fast.data.triplets import Triplet
+from vsm_fast.training.examples import TrainingExample
 
 _PART_SHARE = 0.5  # a cell is altered when at least this share of it is
 _CLEAN_SHARE = 0.05  # and clean when at most this share is; cells between are not trained on
 
 
 @dataclass(frozen=True)
-class TripletFeatures:
-    """Features of ``N`` triplets on the descriptor grid.
+class PairFeatures:
+    """Features of ``N`` pairs with known correspondence, on the descriptor grid.
 
     Attributes:
         features: float16 [N, 3, C, h, w]; views (original 1, original 2, altered 1); the
@@ -43,97 +39,52 @@ class TripletFeatures:
         return len(self.features)
 
 
-def at_cell_centres(picture: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
-    """Values of a picture [H, W, ...] at the centre of each cell, [h, w, ...]."""
-    rows, columns = (
-        ((np.arange(cells) + 0.5) * length / cells).astype(np.int64)
-        for cells, length in zip(grid, picture.shape, strict=False)
-    )
-    values: NDArray[Any] = picture[rows][:, columns]
-    return values
-
-
-def cell_matches(triplet: Triplet, grid: tuple[int, int]) -> NDArray[np.int64]:
-    """The cell of view 2 that shows what each cell of view 1 shows, int64 [h * w], -1 = none.
-
-    Each target cell is given to one source cell only: the one that lands nearest its centre.
-    """
-    size = triplet.mask_1.shape[0]
-    rows, columns = grid
-    flow = at_cell_centres(triplet.flow, grid).reshape(-1, 2)
-    inside = at_cell_centres(triplet.mask_1, grid).ravel() & np.isfinite(flow).all(1)
-    landing = np.where(inside[:, None], flow, -1.0)
-    inside &= (landing >= 0).all(1) & (landing < size).all(1)
-    position = landing * [columns / size, rows / size]
-    cell = np.floor(position).astype(np.int64)
-    flat = np.where(inside, cell[:, 1] * columns + cell[:, 0], 0)
-    inside &= at_cell_centres(triplet.mask_2, grid).ravel()[flat]
-    distance = np.square(position - cell - 0.5).sum(1)
-    matched = np.full(rows * columns, -1, np.int64)
-    best: dict[int, int] = {}
-    for source in np.nonzero(inside)[0][np.argsort(distance[inside], kind="stable")].tolist():
-        best.setdefault(int(flat[source]), source)
-    for target, source in best.items():
-        matched[source] = target
-    return matched
-
-
-def cell_part(triplet: Triplet, grid: tuple[int, int]) -> NDArray[np.int8]:
-    """Which cells of view 1 are altered (1), clean (0) or neither (-1); int8 [h * w]."""
-    share = cv2.resize(
-        triplet.part.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA
-    ).ravel()
-    state = np.full(share.shape, -1, np.int8)
-    state[share >= _PART_SHARE] = 1
-    state[share <= _CLEAN_SHARE] = 0
+def cell_states(part: Tensor) -> Tensor:
+    """Cells that are altered (1), clean (0) or neither (-1), int8; from shares in [0, 1]."""
+    state = torch.full_like(part, -1, dtype=torch.int8)
+    state[part >= _PART_SHARE] = 1
+    state[part <= _CLEAN_SHARE] = 0
     return state
 
 
-def _network_input(images: list[NDArray[np.uint8]]) -> Tensor:
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    return stacked.float() / 127.5 - 1
-
-
 @torch.inference_mode()
-def triplet_features(
-    backbone: nn.Module, triplets: list[Triplet], grid: tuple[int, int]
-) -> TripletFeatures:
-    """Run the frozen backbone on triplets.
+def pair_features(
+    backbone: nn.Module, examples: Sequence[TrainingExample], grid: tuple[int, int]
+) -> PairFeatures:
+    """Run the frozen backbone on examples.
 
     Args:
         backbone: float [B, 3, R, R] in [-1, 1] -> one tensor per level.
-        triplets: The triplets; their images are R pixels square.
+        examples: With known correspondence.
         grid: (rows, columns) that every level is resized to.
     """
-    images = [view for t in triplets for view in (t.original_1, t.original_2, t.altered_1)]
-    levels = backbone(_network_input(images))
+    images = torch.cat([example.pictures[:3] for example in examples])
+    levels = backbone(images.float() / 127.5 - 1)
     resized = [
         F.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in levels
     ]
     stacked = torch.cat(resized, dim=1).to(torch.float16)
-    return TripletFeatures(
-        stacked.reshape(len(triplets), 3, *stacked.shape[1:]),
-        torch.from_numpy(np.stack([cell_matches(t, grid) for t in triplets])),
-        torch.from_numpy(np.stack([cell_part(t, grid) for t in triplets])),
-        torch.from_numpy(np.stack([at_cell_centres(t.mask_2, grid).ravel() for t in triplets])),
+    return PairFeatures(
+        stacked.unflatten(0, (len(examples), 3)),
+        torch.stack([example.match for example in examples]),
+        torch.stack([cell_states(example.part) for example in examples]),
+        torch.stack([example.subject_2 for example in examples]),
     )
 
 
-def save_features(part: TripletFeatures, path: Path) -> None:
+def save_features(part: PairFeatures, path: Path) -> None:
     """Write one shard as safetensors, atomically."""
+    tensors = {
+        "features": part.features.contiguous(),
+        "target": part.target,
+        "part": part.part,
+        "mask_2": part.mask_2,
+    }
     with replacing(path) as temporary:
-        save_file(
-            {
-                "features": part.features.contiguous(),
-                "target": part.target,
-                "part": part.part,
-                "mask_2": part.mask_2,
-            },
-            temporary,
-        )
+        save_file(tensors, temporary)
 
 
-def load_features(paths: Iterable[Path]) -> TripletFeatures:
+def load_features(paths: Iterable[Path]) -> PairFeatures:
     """Read shards into one; features stay float16.
 
     Raises:
@@ -143,4 +94,4 @@ def load_features(paths: Iterable[Path]) -> TripletFeatures:
     if not shards:
         raise FileNotFoundError("no feature shard was given; run the feature stage first.")
     joined = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
-    return TripletFeatures(**joined)
+    return PairFeatures(**joined)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vsm_fast.model import DescriptorNetwork
-from vsm_fast.training.joint_examples import ExampleShards, JointExample, varied
+from vsm_fast.training.examples import ExampleShards, TrainingExample, varied
 from vsm_fast.training.metric_losses import (
     PairCells,
     PairViews,
@@ -83,7 +83,7 @@ class _Described:
 
 
 def _describe(
-    network: DescriptorNetwork, examples: list[JointExample], rng: np.random.Generator
+    network: DescriptorNetwork, examples: list[TrainingExample], rng: np.random.Generator
 ) -> list[_Described]:
     """Run the network once on all pictures of all pairs."""
     visits = [varied(example, rng) for example in examples]
@@ -102,7 +102,7 @@ def _describe(
     ]
 
 
-def _views(descriptors: Tensor, example: JointExample) -> PairViews:
+def _views(descriptors: Tensor, example: TrainingExample) -> PairViews:
     original_1, original_2, altered_1, altered_2 = descriptors
     return PairViews(
         original_1, original_2, altered_1, altered_2 if example.has_altered_2 else None
@@ -188,7 +188,7 @@ def train_joint(
 
 def _draw(
     shards: ExampleShards, config: JointTraining, rng: np.random.Generator
-) -> list[JointExample]:
+) -> list[TrainingExample]:
     kinds = ((shards.exact, config.exact_pairs), (shards.photographs, config.photograph_pairs))
     return [
         shards.read(places[int(rng.integers(len(places)))])

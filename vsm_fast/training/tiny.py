@@ -1,10 +1,13 @@
 """Make the embedded model from photographs: ``python -m vsm_fast.training.tiny``.
 
-Four stages, each resumable, each reading what the one before wrote under ``--out``::
+Six stages, each resumable, each reading what the ones before wrote under ``--out``::
 
     backbone     denoising training                        backbone.safetensors
-    features     frozen features of controlled triplets    features/NNNN.safetensors
+    examples     controlled pairs                          examples/NNNN.safetensors
+    features     frozen features of some of them           features/NNNN.safetensors
     aggregation  contrastive training                      aggregation.safetensors
+    joint        backbone and aggregation together,        joint.safetensors
+                 on what the metric reads
     calibrate    thresholds on validation subjects,        model/, evaluation.json
                  figures on test subjects
 """
@@ -15,56 +18,62 @@ import argparse
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.backbones.pixel_statistics import CHANNELS
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.checkpoints import save_model
 from vsm_fast.data import splits
-from vsm_fast.data.alterations import KINDS
-from vsm_fast.data.controlled import controlled_pairs, other_subject_pairs
-from vsm_fast.data.photographs import Photograph, load_photographs
-from vsm_fast.data.triplets import Triplet, photograph_triplet, procedural_triplet
+from vsm_fast.data.pairs import ControlledPair
+from vsm_fast.data.photographs import load_photographs
+from vsm_fast.data.protocol import benchmark_pairs
+from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig, Thresholds
 from vsm_fast.scorer import VSMScorer
 from vsm_fast.training.aggregation import AggregationTraining, train_aggregation
 from vsm_fast.training.backbone import BackboneTraining, make_unet, train_backbone
 from vsm_fast.training.calibration import calibrate, match_points, report
-from vsm_fast.training.features import load_features, save_features, triplet_features
+from vsm_fast.training.examples import ExampleShards
+from vsm_fast.training.features import load_features, pair_features, save_features
+from vsm_fast.training.joint import JointTraining, train_joint
+from vsm_fast.training.metric_losses import SimilarityCurve
 from vsm_fast.training.state import load_state
+from vsm_fast.training.tiny_examples import (
+    SEEN_KINDS,
+    UNSEEN_KIND,
+    make_examples,
+    training_photographs,
+)
 
 _log = logging.getLogger(__name__)
 
-STAGES = ("backbone", "features", "aggregation", "calibrate")
-UNSEEN_KIND = "shuffle"  # never trained on: the test figures show how far the model generalises
-SEEN_KINDS = tuple(kind for kind in KINDS if kind != UNSEEN_KIND)
+STAGES = ("backbone", "examples", "features", "aggregation", "joint", "calibrate")
 BACKBONE = BackboneTraining()
 CONFIG = ModelConfig(
     name="tiny",
     backbone=BackboneConfig(
-        levels=("us2", "us3", "us4", "us5", "us6"),
+        levels=("us2", "us3", "us4", "pixels"),
         resolution=256,
         timestep=50,
         framing="subject",
+        background="grey",
         pixel_unshuffle=BACKBONE.pixel_unshuffle,
     ),
     aggregation=AggregationConfig(
         grid=(32, 32), bottleneck_channels=64, descriptor_channels=128, first_level_weight="mixing"
     ),
 )
-LEVEL_CHANNELS = (192, 128, 128, 64, 64)
-_SHARD = 16
+LEVEL_CHANNELS = (192, 128, 128, CHANNELS)
+_FEATURE_SHARD = 16
 
 
-def _averaged_unet(out: Path) -> Any:
+def _whole_unet(out: Path) -> Any:
+    """The averaged denoising network."""
     unet, average = make_unet(BACKBONE), make_unet(BACKBONE)
     if load_state(out / "backbone.safetensors", {"unet": unet, "average": average}) == 0:
         raise FileNotFoundError(f"{out} has no backbone.safetensors; run --stage backbone first.")
@@ -80,54 +89,6 @@ def _features(unet: Any) -> UNetFeatures:
     return features
 
 
-def backbone_stage(photos: Path, out: Path, settings: BackboneTraining = BACKBONE) -> None:
-    """Denoising training on the photographs of the training subjects."""
-    images = [photo.pixels for photo in load_photographs(photos, splits.TRAIN)]
-    train_backbone(images, out, settings)
-
-
-def features_stage(photos: Path, out: Path, triplets: int, workers: int = 2) -> None:
-    """Features of controlled triplets, half from photographs, half procedural.
-
-    Triplets are made in ``workers`` processes while this one runs the backbone.
-    """
-    backbone = _features(_averaged_unet(out))
-    folder = out / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = [folder / f"{number:04d}.safetensors" for number in range(-(-triplets // _SHARD))]
-    missing = [(number, path) for number, path in enumerate(shards) if not path.exists()]
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_load_sources, initargs=(photos,)
-    ) as pool:
-        for (number, path), made in zip(
-            missing, pool.map(_make_triplets, [number for number, _ in missing]), strict=True
-        ):
-            save_features(triplet_features(backbone, made, CONFIG.aggregation.grid), path)
-            _log.info("features of shard %d of %d", number + 1, len(shards))
-
-
-_sources: list[Photograph] = []  # of a worker process
-
-
-def _load_sources(photos: Path) -> None:
-    cv2.setNumThreads(1)  # the workers are the parallelism
-    _sources[:] = load_photographs(photos, splits.TRAIN)
-
-
-def _make_triplets(shard: int) -> list[Triplet]:
-    donors = [photo.pixels for photo in _sources]
-    masked = [photo for photo in _sources if photo.mask is not None]
-    made = []
-    for number in range(shard * _SHARD, (shard + 1) * _SHARD):
-        rng = np.random.default_rng((1, number))
-        if number % 2:
-            photo = masked[int(rng.integers(len(masked)))]
-            made.append(photograph_triplet(photo, rng, donors, SEEN_KINDS))
-        else:
-            made.append(procedural_triplet(rng, donors, SEEN_KINDS))
-    return made
-
-
 def _networks() -> tuple[AggregationNetwork, AggregationNetwork]:
     torch.manual_seed(0)
     aggregation = CONFIG.aggregation
@@ -137,6 +98,36 @@ def _networks() -> tuple[AggregationNetwork, AggregationNetwork]:
     )
 
 
+def backbone_stage(photos: Path, out: Path, settings: BackboneTraining = BACKBONE) -> None:
+    """Denoising training on the photographs of the training subjects."""
+    images = [photo.pixels for photo in training_photographs(photos)]
+    train_backbone(images, out, settings)
+
+
+def examples_stage(photos: Path, out: Path, shards: int, workers: int = 2) -> None:
+    """Controlled pairs of the training subjects and of procedural ones."""
+    resolution, grid = CONFIG.backbone.resolution, CONFIG.aggregation.grid
+    make_examples(photos, out / "examples", shards, resolution, grid, workers)
+
+
+def _examples(out: Path) -> ExampleShards:
+    return ExampleShards(sorted((out / "examples").glob("*.safetensors")))
+
+
+def features_stage(out: Path, pairs: int) -> None:
+    """Frozen features of the first pairs with known correspondence."""
+    backbone, examples = _features(_whole_unet(out)), _examples(out)
+    folder = out / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    places = examples.exact[:pairs]
+    for start in range(0, len(places), _FEATURE_SHARD):
+        path = folder / f"{start // _FEATURE_SHARD:04d}.safetensors"
+        if not path.exists():
+            chosen = [examples.read(place) for place in places[start : start + _FEATURE_SHARD]]
+            save_features(pair_features(backbone, chosen, CONFIG.aggregation.grid), path)
+            _log.info("features of pairs up to %d of %d", start + len(chosen), len(places))
+
+
 def aggregation_stage(out: Path, settings: AggregationTraining) -> None:
     """Contrastive training on the features."""
     data = load_features(sorted((out / "features").glob("*.safetensors")))
@@ -144,49 +135,60 @@ def aggregation_stage(out: Path, settings: AggregationTraining) -> None:
     train_aggregation(semantic, visual, data, LEVEL_CHANNELS, out, settings)
 
 
-def calibrate_stage(photos: Path, out: Path, repeats: int = 24) -> dict[str, Any]:
-    """Write ``out/model`` with thresholds from validation, and figures on test subjects."""
+def joint_stage(out: Path, settings: JointTraining) -> None:
+    """Backbone and aggregation networks together, from where the stages before left them."""
     semantic, visual = _networks()
     load_state(out / "aggregation.safetensors", {"semantic": semantic, "visual": visual})
-    unet = _averaged_unet(out)
-    folder = out / "model"
-    save_model(folder, CONFIG, unet, semantic, visual)
-    scorer = VSMScorer.from_pretrained(folder)
-    donors = [photo.pixels for photo in load_photographs(photos, splits.TRAIN)]
+    network = DescriptorNetwork(_features(_whole_unet(out)), semantic, visual)
+    train_joint(network, _examples(out), out, settings)
 
-    def pairs_of(photographs: Sequence[Photograph], kinds: Sequence[str], seed: int) -> list[Any]:
-        return list(controlled_pairs(photographs, donors, kinds, repeats=repeats, seed=seed))
 
-    validation = pairs_of(load_photographs(photos, splits.VALIDATION), SEEN_KINDS, 2)
-    # One pair in six is of two subjects: without them the highest correlation sits at
-    # thresholds under which any two subjects look alike.
-    strangers = list(
-        other_subject_pairs(
-            load_photographs(photos, splits.VALIDATION), count=len(validation) // 5, seed=6
-        )
+def _save(out: Path, thresholds: Thresholds) -> Path:
+    """Write ``out/model`` from the averaged network of the joint stage."""
+    network, average = (
+        DescriptorNetwork(_features(_whole_unet(out)), *_networks()) for _ in range(2)
     )
-    calibration = [*validation, *strangers]
-    oracle = np.array([pair.oracle for pair in calibration])
-    chosen = calibrate(match_points(scorer, calibration), oracle)
-    config = dataclasses.replace(CONFIG, thresholds=Thresholds(*chosen))
-    save_model(folder, config, _averaged_unet(out), semantic, visual)
+    modules = {"network": network, "average": average, "curve": SimilarityCurve()}
+    if load_state(out / "joint.safetensors", modules) == 0:
+        raise FileNotFoundError(f"{out} has no joint.safetensors; run --stage joint first.")
+    unet = _whole_unet(out)
+    # The layers after the last level are not trained further and never run; a folder that
+    # diffusers can read has them all the same.
+    trained: Any = average.backbone
+    unet.load_state_dict(trained.unet.state_dict(), strict=False)
+    config = dataclasses.replace(CONFIG, thresholds=thresholds)
+    save_model(out / "model", config, unet, average.semantic, average.visual)
+    return out / "model"
+
+
+def calibrate_stage(photos: Path, out: Path, count: int) -> dict[str, Any]:
+    """Write ``out/model`` with thresholds from validation, and figures on test subjects."""
+    scorer = VSMScorer.from_pretrained(_save(out, Thresholds()))
+    donors = [photo.pixels for photo in training_photographs(photos)]
+
+    def pairs_of(
+        subjects: tuple[str, ...], kinds: tuple[str, ...], seed: int
+    ) -> list[ControlledPair]:
+        photographs = load_photographs(photos, subjects)
+        return list(benchmark_pairs(photographs, donors, kinds, count, seed))
+
+    validation = pairs_of(splits.VALIDATION, SEEN_KINDS, 2)
+    # Pairs of two subjects count too: without them the highest correlation sits at thresholds
+    # under which any two subjects look alike.
+    oracle = np.array([pair.oracle for pair in validation])
+    table = match_points(scorer, validation)
+    chosen = calibrate(table, oracle)
+    _save(out, Thresholds(*chosen))
     _log.info("thresholds: semantic %g, visual %g", *chosen)
 
-    test = load_photographs(photos, splits.TEST)
     figures: dict[str, Any] = {"thresholds": dict(zip(("semantic", "visual"), chosen, strict=True))}
-    for name, pairs in (
-        ("validation, seen alterations", validation),
-        ("test, seen alterations", pairs_of(test, SEEN_KINDS, 3)),
-        ("test, unseen alteration", pairs_of(test, (UNSEEN_KIND,), 4)),
+    figures["validation, seen alterations"] = report(validation, table, *chosen)
+    for name, kinds, seed in (
+        ("test, seen alterations", SEEN_KINDS, 3),
+        ("test, unseen alteration", (UNSEEN_KIND,), 4),
     ):
+        pairs = pairs_of(splits.TEST, kinds, seed)
         figures[name] = report(pairs, match_points(scorer, pairs), *chosen)
-    others = list(other_subject_pairs(test, count=60, seed=5))
-    scores = match_points(scorer, others).scores(*chosen)
-    figures["test, other subject"] = {
-        "pairs": len(others),
-        "scored": int(np.isfinite(scores).sum()),
-        "mean": float(np.nanmean(scores)),
-    }
     (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
 
@@ -202,21 +204,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all checkpoints")
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--backbone-steps", type=int, default=BACKBONE.steps)
-    parser.add_argument("--triplets", type=int, default=1600, help="controlled triplets")
+    parser.add_argument("--shards", type=int, default=200, help="of 32 controlled pairs")
+    parser.add_argument("--feature-pairs", type=int, default=800, help="pairs of the aggregation")
     parser.add_argument("--steps", type=int, default=AggregationTraining.steps)
-    parser.add_argument("--repeats", type=int, default=24, help="controlled pairs per photograph")
+    parser.add_argument("--joint-steps", type=int, default=JointTraining.steps)
+    parser.add_argument("--count", type=int, default=400, help="pairs of each benchmark")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    options.out.mkdir(parents=True, exist_ok=True)
     wanted = STAGES if options.stage == "all" else (options.stage,)
     if "backbone" in wanted:
         settings = dataclasses.replace(BACKBONE, steps=options.backbone_steps)
         backbone_stage(options.photos, options.out, settings)
+    if "examples" in wanted:
+        examples_stage(options.photos, options.out, options.shards)
     if "features" in wanted:
-        features_stage(options.photos, options.out, options.triplets)
+        features_stage(options.out, options.feature_pairs)
     if "aggregation" in wanted:
         aggregation_stage(options.out, AggregationTraining(steps=options.steps))
+    if "joint" in wanted:
+        joint_stage(options.out, JointTraining(steps=options.joint_steps))
     if "calibrate" in wanted:
-        print(json.dumps(calibrate_stage(options.photos, options.out, options.repeats), indent=2))
+        print(json.dumps(calibrate_stage(options.photos, options.out, options.count), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Examples of the joint training: controlled pairs framed as the scorer frames them.
+"""Examples for training: controlled pairs framed as the scorer frames them.
 
 An example is made once, with its cells worked out, and kept on disk as uint8; every visit
 draws colours and a mirror image anew (``varied``).
@@ -24,7 +24,6 @@ from torch import Tensor
 from vsm_fast.atomic import replacing
 from vsm_fast.data.pairs import ControlledPair, Mask, Pixels
 from vsm_fast.images import on_grey, subject_box
-from vsm_fast.training.features import at_cell_centres
 from vsm_fast.training.metric_losses import PairCells
 
 _BOX_JITTER = 0.05  # of the longer side: masks of users are not exact
@@ -33,7 +32,7 @@ _VISIBLE = 0.03  # mean change of a cell on the network's scale of [-1, 1] that 
 
 
 @dataclass(frozen=True)
-class JointExample:
+class TrainingExample:
     """One pair, ready for the network.
 
     Attributes:
@@ -64,9 +63,9 @@ class JointExample:
         )
 
 
-def joint_example(
+def training_example(
     pair: ControlledPair, rng: np.random.Generator, resolution: int, grid: tuple[int, int]
-) -> JointExample | None:
+) -> TrainingExample | None:
     """Frame both views, put them on grey and work out the cells.
 
     Args:
@@ -91,7 +90,7 @@ def joint_example(
         views.append(
             (
                 [_framed(on_grey(picture, shown), box, resolution) for picture in pictures],
-                [_framed(mask, box, resolution) for mask in masks],
+                [_framed_mask(mask, box, resolution) for mask in masks],
                 box,
             )
         )
@@ -109,7 +108,7 @@ def joint_example(
         landing, miss = _landing_cells(points, subject_1, subject_2, grid)
         match = _one_to_one(landing, miss)
     ordered = [pictures_1[0], pictures_2[0], pictures_1[1], pictures_2[1]]
-    return JointExample(
+    return TrainingExample(
         pair.subject,
         torch.from_numpy(np.stack(ordered).transpose(0, 3, 1, 2).copy()),
         pair.altered_2 is not None,
@@ -124,6 +123,15 @@ def joint_example(
         torch.from_numpy(landing),
         pair.points is not None,
     )  # fmt: skip
+
+
+def at_cell_centres(picture: Mask, grid: tuple[int, int]) -> Mask:
+    """Values of a picture [H, W] at the centre of each cell, [h, w]."""
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * length / cells).astype(np.int64)
+        for cells, length in zip(grid, picture.shape, strict=True)
+    )
+    return picture[rows][:, columns]
 
 
 def _jittered_box(mask: Mask, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -146,18 +154,18 @@ def _rough(mask: Mask, rng: np.random.Generator) -> Mask:
     return rough
 
 
-def _framed(
-    picture: Pixels | Mask, box: tuple[int, int, int, int], resolution: int
-) -> NDArray[np.uint8] | Mask:
+def _framed(picture: Pixels, box: tuple[int, int, int, int], resolution: int) -> Pixels:
     left, top, right, bottom = box
-    cut = picture[top:bottom, left:right]
+    filter_ = cv2.INTER_AREA if right - left > resolution else cv2.INTER_CUBIC
     size = (resolution, resolution)
-    if cut.dtype == bool:
-        resized = cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        return np.asarray(resized > 0)
-    smaller = right - left > resolution
-    filter_ = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(cut, size, interpolation=filter_))
+    return np.asarray(cv2.resize(picture[top:bottom, left:right], size, interpolation=filter_))
+
+
+def _framed_mask(mask: Mask, box: tuple[int, int, int, int], resolution: int) -> Mask:
+    left, top, right, bottom = box
+    cut = mask[top:bottom, left:right].astype(np.uint8)
+    size = (resolution, resolution)
+    return np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_NEAREST) > 0)
 
 
 def _to_grid(
@@ -211,7 +219,7 @@ def _one_to_one(landing: NDArray[np.int64], miss: NDArray[np.float64]) -> NDArra
     return match
 
 
-def varied(example: JointExample, rng: np.random.Generator) -> tuple[Tensor, PairCells]:
+def varied(example: TrainingExample, rng: np.random.Generator) -> tuple[Tensor, PairCells]:
     """One visit of an example: other exposures, and in every second visit its mirror image.
 
     Both views are mirrored or none: handedness belongs to a subject.
@@ -233,7 +241,7 @@ def varied(example: JointExample, rng: np.random.Generator) -> tuple[Tensor, Pai
     return pictures, cells.cells(changed)
 
 
-def _mirrored(example: JointExample) -> JointExample:
+def _mirrored(example: TrainingExample) -> TrainingExample:
     """The cells of the mirrored pictures."""
     side = int(len(example.part) ** 0.5)
     order = torch.arange(side * side).view(side, side).flip(1).flatten()
@@ -256,7 +264,7 @@ _TENSORS = ("pictures", "subject_1", "subject_2", "part", "match", "landing")
 _FLAGS = ("has_altered_2", "exact")
 
 
-def save_examples(examples: Sequence[JointExample], path: Path) -> None:
+def save_examples(examples: Sequence[TrainingExample], path: Path) -> None:
     """Write a shard, atomically."""
     tensors = {name: torch.stack([getattr(e, name) for e in examples]) for name in _TENSORS}
     flags = {name: torch.tensor([getattr(e, name) for e in examples]) for name in _FLAGS}
@@ -284,9 +292,9 @@ class ExampleShards:
         self.exact = [(n, row) for n, row in places if self._flags[n]["exact"][row]]
         self.photographs = [(n, row) for n, row in places if not self._flags[n]["exact"][row]]
 
-    def read(self, place: tuple[int, int]) -> JointExample:
+    def read(self, place: tuple[int, int]) -> TrainingExample:
         """One example of ``exact`` or ``photographs``."""
         number, row = place
         values = {name: self._files[number].get_slice(name)[row] for name in _TENSORS}
         flags = {name: self._flags[number][name][row] for name in _FLAGS}
-        return JointExample(subject=self._subjects[number][row], **values, **flags)
+        return TrainingExample(subject=self._subjects[number][row], **values, **flags)

@@ -1,0 +1,99 @@
+"""The controlled pairs that the embedded model is trained on, made in worker processes.
+
+Half are two photographs of one subject, a quarter warps of a photograph, a quarter procedural
+renderings. Shard ``n`` depends on ``n`` and on the photographs only.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vsm_fast.data import splits
+from vsm_fast.data.alterations import KINDS
+from vsm_fast.data.mild_alterations import MILD_KINDS
+from vsm_fast.data.pair_sources import Donors, photograph_pair, rendered_pair, warp_pair
+from vsm_fast.data.pairs import ControlledPair
+from vsm_fast.data.photographs import Photograph, load_photographs
+from vsm_fast.training.examples import save_examples, training_example
+
+_log = logging.getLogger(__name__)
+
+UNSEEN_KIND = "shuffle"  # never trained on: the test figures show how far the model generalises
+SEEN_KINDS = tuple(kind for kind in KINDS if kind != UNSEEN_KIND)
+# Hard ones twice: what they leave looks much like what was there.
+TRAINING_KINDS = (*SEEN_KINDS, "deform", "inpaint", "texture", "remove", *MILD_KINDS)
+MASKS = Path(__file__).parent / "masks"  # of photographs that have none beside them
+SHARD = 32
+_SIZE = 256
+_TURNS = ("rendering", "rendering", "warp", "warp", "photo", "photo", "photo", "photo")
+
+
+def training_photographs(root: Path) -> list[Photograph]:
+    """The photographs of the training subjects, with our masks where they have none."""
+    return load_photographs(root, splits.TRAIN, masks=MASKS)
+
+
+def make_examples(
+    photos: Path, folder: Path, shards: int, resolution: int, grid: tuple[int, int], workers: int
+) -> list[Path]:
+    """Make the shards that are missing.
+
+    Args:
+        photos: DreamBooth photographs, one sub-folder per subject.
+        folder: Where ``NNNN.safetensors`` go.
+        shards: How many, of 32 pairs each; a few pairs have too small a subject and drop out.
+        resolution: Side of the network's input in pixels.
+        grid: (rows, columns) of the descriptors.
+        workers: Processes.
+
+    Returns:
+        The paths of all shards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:04d}.safetensors" for number in range(shards)]
+    missing = [(n, path, resolution, grid) for n, path in enumerate(paths) if not path.exists()]
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_load_sources, initargs=(photos,)
+    ) as pool:
+        for done, _ in enumerate(pool.map(_make_shard, missing), start=1):
+            _log.info("examples: shard %d of %d", done, len(missing))
+    return paths
+
+
+_photographs: list[Photograph] = []  # of a worker process
+
+
+def _load_sources(photos: Path) -> None:
+    cv2.setNumThreads(1)  # the workers are the parallelism
+    _photographs[:] = training_photographs(photos)
+
+
+def _make_shard(task: tuple[int, Path, int, tuple[int, int]]) -> None:
+    shard, path, resolution, grid = task
+    made = []
+    for number in range(shard * SHARD, (shard + 1) * SHARD):
+        rng = np.random.default_rng((2, number))
+        example = training_example(_pair(number, rng), rng, resolution, grid)
+        if example is not None:
+            made.append(example)
+    save_examples(made, path)
+
+
+def _pair(number: int, rng: np.random.Generator) -> ControlledPair:
+    masked = [photo for photo in _photographs if photo.mask is not None]
+    donors = Donors([photo.pixels for photo in _photographs])
+    turn, name = _TURNS[number % len(_TURNS)], f"training-{number:06d}"
+    if turn == "rendering":
+        return rendered_pair(rng, donors, TRAINING_KINDS, _SIZE, name)
+    photo = masked[int(rng.integers(len(masked)))]
+    siblings = [p for p in masked if p.subject == photo.subject and p.name != photo.name]
+    if turn == "warp" or not siblings:
+        return warp_pair(photo, rng, donors, TRAINING_KINDS, _SIZE, name)
+    other = siblings[int(rng.integers(len(siblings)))]
+    return photograph_pair((photo, other), rng, donors, TRAINING_KINDS, _SIZE, name)

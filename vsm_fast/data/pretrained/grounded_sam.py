@@ -10,7 +10,12 @@ import torch
 from PIL import Image
 
 from vsm_fast.data.pairs import Mask, Pixels
-from vsm_fast.data.pretrained.loading import ModelSource, load_processor, load_transformer
+from vsm_fast.data.pretrained.loading import (
+    ModelSource,
+    load_image_processor,
+    load_tokenizer,
+    load_transformer,
+)
 from vsm_fast.data.pretrained.prompts import spoken_name
 from vsm_fast.data.pretrained.sam import SAM, SegmentAnything
 from vsm_fast.devices import choose_device
@@ -72,7 +77,11 @@ class GroundedSam:
         model = load_transformer(
             "GroundingDinoForObjectDetection", source, choose_device(device), purpose=purpose
         )
-        processor = load_processor("GroundingDinoProcessor", source, purpose=purpose)
+        from transformers import GroundingDinoProcessor
+
+        processor = GroundingDinoProcessor(
+            load_image_processor(source, purpose=purpose), load_tokenizer(source, purpose=purpose)
+        )
         if not isinstance(sam, SegmentAnything):
             sam = SegmentAnything.from_pretrained(sam, device=device)
         return cls(model, processor, sam, box_threshold)

@@ -93,14 +93,13 @@ def load_transformer(
     return model.to(device).eval().requires_grad_(False)
 
 
-def load_processor(class_name: str, source: ModelSource, *, purpose: str) -> Any:
-    """What turns images and text into the inputs of a model of transformers.
+def load_image_processor(source: ModelSource, *, purpose: str) -> Any:
+    """What turns images into the inputs of a model of transformers.
 
-    Image processing is Pillow's on every machine: with torchvision, where that is installed,
-    the same image would give slightly other pixels.
+    It works with Pillow on every machine: with torchvision, where that is installed, the same
+    image would give slightly other pixels.
 
     Args:
-        class_name: Like ``"AutoProcessor"``.
         source: Where the model comes from.
         purpose: As for :func:`load_transformer`.
 
@@ -111,9 +110,26 @@ def load_processor(class_name: str, source: ModelSource, *, purpose: str) -> Any
     transformers = required("transformers", EXTRA, purpose)
     folder = find_folder(source, purpose)
     with _loading(source, purpose):
-        return getattr(transformers, class_name).from_pretrained(
+        return transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, backend="pil"
         )
+
+
+def load_tokenizer(source: ModelSource, *, purpose: str) -> Any:
+    """What turns text into the inputs of a model of transformers.
+
+    Args:
+        source: Where the model comes from.
+        purpose: As for :func:`load_transformer`.
+
+    Raises:
+        ImportError: transformers is not installed; names the extra.
+        ModelError: Its files are missing or unreadable.
+    """
+    transformers = required("transformers", EXTRA, purpose)
+    folder = find_folder(source, purpose)
+    with _loading(source, purpose):
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_pipeline(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vsm_fast.data.pairs import Mask, Pixels
-from vsm_fast.data.pretrained.loading import ModelSource, load_processor, load_transformer
+from vsm_fast.data.pairs import Pixels
+from vsm_fast.data.pretrained.loading import ModelSource, load_image_processor, load_transformer
 from vsm_fast.devices import choose_device
 
 SAM = "facebook/sam-vit-huge"
@@ -64,7 +64,9 @@ class SegmentAnything:
         """
         source, purpose = ModelSource.of(source), "Segment Anything"
         model = load_transformer("SamModel", source, choose_device(device), purpose=purpose)
-        return cls(model, load_processor("SamProcessor", source, purpose=purpose))
+        from transformers import SamProcessor
+
+        return cls(model, SamProcessor(load_image_processor(source, purpose=purpose)))
 
     def in_box(self, pixels: Pixels, box: tuple[float, float, float, float]) -> MaskCandidates:
         """One mask (K = 1): a box leaves little doubt about what is meant.

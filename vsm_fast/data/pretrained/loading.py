@@ -6,6 +6,7 @@ model is reported here, in one way, with the command that fetches it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TRANSFORMERS_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 # Weights at the top of a diffusers repository are second copies for other programs.
 _DIFFUSERS_FILES = ("model_index.json", *(f"*/{pattern}" for pattern in _TRANSFORMERS_FILES))
+# What the libraries raise about files that are missing, damaged, or of another model.
+_BAD_FILES = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -74,22 +77,9 @@ def load_transformer(
     """
     transformers = required("transformers", EXTRA, purpose)
     folder = find_folder(source, purpose)
-    with _loading(source, purpose):
-        model, report = getattr(transformers, class_name).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            **settings,
-        )
-    # transformers only warns of these, and leaves the weights random.
-    wrong = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
-    if wrong:
-        raise ModelError(
-            f"{purpose}: {source} is no complete {class_name}: {len(wrong)} weights are missing "
-            f"or of another shape ({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})."
-        )
+    model = _load_whole(
+        getattr(transformers, class_name), folder, source, purpose, dtype=torch.float32, **settings
+    )
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -155,7 +145,7 @@ def load_pipeline(
         ImportError: transformers is not installed; names the extra.
         ModelError: The pipeline is missing, incomplete, or another one.
     """
-    required("transformers", EXTRA, purpose)  # every pipeline's text encoder
+    transformers = required("transformers", EXTRA, purpose)  # every pipeline's text encoder
     diffusers = required("diffusers", EXTRA, purpose)
 
     def download() -> str:
@@ -170,13 +160,17 @@ def load_pipeline(
 
     folder = _folder(source, purpose, download, _DIFFUSERS_FILES)
     with _loading(source, purpose):
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        models = _model_classes(index, {"diffusers": diffusers, "transformers": transformers})
+    parts = {
+        name: _load_whole(
+            model, folder, source, purpose, subfolder=name, dtype=dtype, variant=variant
+        )
+        for name, model in models.items()
+    }
+    with _loading(source, purpose):
         return getattr(diffusers, class_name).from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            variant=variant,
-            **settings,
+            folder, local_files_only=True, use_safetensors=True, **parts, **settings
         )
 
 
@@ -207,6 +201,42 @@ def find_folder(source: ModelSource, purpose: str) -> Path:
             "name it as the revision, like 'refs/pr/5', or convert the weights."
         )
     return folder
+
+
+def _model_classes(index: dict[str, Any], libraries: dict[str, Any]) -> dict[str, Any]:
+    """The classes of a pipeline's models (not of its schedulers and tokenizers) by part."""
+    parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
+    classes = {
+        name: getattr(libraries[library], class_name)
+        for name, (library, class_name) in parts.items()
+        if library in libraries
+    }
+    return {name: found for name, found in classes.items() if issubclass(found, torch.nn.Module)}
+
+
+def _load_whole(
+    model_class: Any, folder: Path, source: ModelSource, purpose: str, **settings: Any
+) -> Any:
+    """A model of transformers or diffusers, every weight of which was in its files.
+
+    Both libraries only warn of missing weights and leave random ones.
+    """
+    with _loading(source, purpose):
+        model, report = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **settings,
+        )
+    wrong = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    if wrong:
+        raise ModelError(
+            f"{purpose}: {source} is no complete {model_class.__name__}: {len(wrong)} weights are "
+            f"missing or of another shape ({', '.join(wrong[:3])}"
+            f"{', ...' if len(wrong) > 3 else ''})."
+        )
+    return model
 
 
 def _folder(
@@ -250,7 +280,7 @@ def _loading(source: ModelSource, purpose: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (*_BAD_FILES, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise ModelError(
             f"{purpose}: {source} cannot be loaded ({type(error).__name__}: "

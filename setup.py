@@ -33,6 +33,18 @@ EXTRAS = {
     "onnx": ["onnx>=1.18", "onnxscript>=0.4", "onnxruntime>=1.22"],
     # Controlled pairs (OpenCV: warps, Poisson blending, inpainting) and training.
     "train": ["opencv-python-headless>=4.10", "scipy>=1.13"],
+    # Stages of dataset generation, and baselines, with pretrained models: Grounding DINO, SAM, CLIP
+    # and DINO through transformers; diffusion pipelines, whose text encoders are transformers', and
+    # which accelerate loads without a second copy in memory and moves to and from the GPU.
+    "pairs": [
+        "transformers>=5.20",
+        "accelerate>=1.10",
+        "diffusers>=0.42",
+        "opencv-python-headless>=4.10",
+        "scipy>=1.13",
+    ],
+    # LPIPS needs torchvision, of which there is no build for every torch: hence apart.
+    "lpips": ["lpips>=0.1.4", "torchvision>=0.20"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
     "ray": ["ray[data]>=2.40"],
@@ -43,6 +55,8 @@ EXTRAS = {
         "hypothesis>=6.100",
         "opencv-python-headless>=4.10",
         "scipy>=1.13",
+        "transformers>=5.20",
+        "accelerate>=1.10",
         "pandas>=2.2",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
     ],

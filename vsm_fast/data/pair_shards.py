@@ -158,7 +158,7 @@ def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
 
 def _pair(row: Mapping[str, Any], place: str) -> ControlledPair:
     try:
-        pictures = {name: _decode(row.get(column)) for name, column in IMAGES.items()}
+        pictures = {name: decode_picture(row.get(column)) for name, column in IMAGES.items()}
         masks = {name: _decode_mask(row.get(column)) for name, column in MASKS.items()}
         for field, column in (IMAGES | MASKS).items():
             if column not in _OPTIONAL and (pictures | masks)[field] is None:
@@ -184,7 +184,7 @@ def _pair(row: Mapping[str, Any], place: str) -> ControlledPair:
         raise PairingError(f"controlled pair {place}: {error}") from error
 
 
-def _decode(file: Mapping[str, Any] | None) -> NDArray[np.uint8] | None:
+def decode_picture(file: Mapping[str, Any] | None) -> NDArray[np.uint8] | None:
     """The pixels of an encoded picture, uint8 [H, W, 3]; None when there is none."""
     if file is None or not file["bytes"]:
         return None

@@ -15,7 +15,7 @@ from vsm_fast.errors import PairingError
 from vsm_fast.images import load_image
 from vsm_fast.masks import load_mask
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def load_photographs(
         if not folder.is_dir():
             raise PairingError(f"no photographs of {folder.name!r}: {folder} is not a folder.")
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in _SUFFIXES or path.stem.endswith("_mask"):
+            if path.suffix.lower() not in SUFFIXES or path.stem.endswith("_mask"):
                 continue
             image = load_image(path)
             mask = None

@@ -56,7 +56,9 @@ class OfflineAlterer:
         pixels, part = alter(
             kind, request.pixels, request.part, request.mask, request.rng, donor=request.donor
         )
-        return Alteration(pixels, visibly_changed(request.pixels, pixels, part), kind)
+        seen = visibly_changed(request.pixels, pixels, part)
+        # What cannot be seen is undone, so that view 1 differs nowhere but in its part.
+        return Alteration(np.where(seen[..., None], pixels, request.pixels), seen, kind)
 
 
 class LabChange:

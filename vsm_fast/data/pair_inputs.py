@@ -21,7 +21,7 @@ from vsm_fast.images import load_image
 from vsm_fast.masks import subject_mask
 
 _POINT_STRIDE = 4
-_MOST_PADDING = 0.04  # of a half's width, around each image of Subjects200K
+_MOST_PADDING = 0.06  # of a half's width, around each image of Subjects200K
 
 
 @dataclass(frozen=True, eq=False)

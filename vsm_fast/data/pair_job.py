@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 SHARD = 64
 PROCEDURAL = "procedural"
 SUMMARY = "summary.json"
+_JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def run_job(
             progress(len(numbers))
         else:
             tasks.append((number, numbers))
+    (out / "tallies").mkdir(parents=True, exist_ok=True)
+    if tasks:
+        # Here too when other processes do the work: a job that cannot begin leaves no trace.
+        _prepare(job)
+    _write_json(out / _JOB, _described(job))
     for numbers, rejected in _run(job, out, tasks, workers):
         progress(len(numbers))
         _log.info("pairs %d to %d: %s", numbers[0], numbers[-1], dict(rejected) or "none rejected")
@@ -107,7 +113,6 @@ def _run(
     if not tasks:
         return
     if workers == 1:
-        _prepare(job)
         yield from map(partial(_make_shard, out), tasks)
         return
     with ProcessPoolExecutor(
@@ -162,8 +167,7 @@ def _make_shard(out: Path, task: tuple[int, range]) -> tuple[range, Mapping[str,
 
     write_shard(pairs(), _shard_path(out, shard))
     # After the shard: without it the shard counts as missing and is made again.
-    with replacing(_tally_path(out, shard)) as temporary:
-        temporary.write_text(json.dumps(tally), encoding="utf-8")
+    _write_json(_tally_path(out, shard), tally)
     rejected = {k: n for k, n in tally.items() if not k.startswith(("kind ", "view "))}
     return numbers, rejected
 
@@ -183,8 +187,7 @@ def _described(job: PairJob) -> dict[str, Any]:
 
 def _check_folder(job: PairJob, out: Path) -> None:
     """Refuse a folder of another job; more pairs of the same job are welcome."""
-    (out / "tallies").mkdir(parents=True, exist_ok=True)
-    path, wanted = out / "job.json", _described(job)
+    path, wanted = out / _JOB, _described(job)
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         other = [
@@ -203,9 +206,12 @@ def _check_folder(job: PairJob, out: Path) -> None:
             _tally_path(out, shard).unlink(missing_ok=True)
             _shard_path(out, shard).unlink(missing_ok=True)
     elif any(out.glob("*.parquet")):
-        raise PairingError(f"{out} holds Parquet files but no job.json; choose another --out.")
+        raise PairingError(f"{out} holds Parquet files but no {_JOB}; choose another --out.")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _summarise(job: PairJob, out: Path) -> dict[str, Any]:
@@ -235,6 +241,5 @@ def _summarise(job: PairJob, out: Path) -> dict[str, Any]:
         "job": _described(job),
         "versions": {"vsm_fast": __version__, "python": platform.python_version()},
     }
-    with replacing(out / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _write_json(out / SUMMARY, summary)
     return summary

@@ -37,7 +37,7 @@ EXTRAS = {
     # and DINO through transformers; diffusion pipelines, whose text encoders are transformers', and
     # which accelerate loads without a second copy in memory and moves to and from the GPU.
     "pairs": [
-        "transformers>=5.20",
+        "transformers>=5.23",
         "accelerate>=1.10",
         "diffusers>=0.42",
         "opencv-python-headless>=4.10",
@@ -55,7 +55,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "opencv-python-headless>=4.10",
         "scipy>=1.13",
-        "transformers>=5.20",
+        "transformers>=5.23",
         "accelerate>=1.10",
         "pandas>=2.2",
         "faiss-cpu>=1.9",  # a peer in the benchmarks

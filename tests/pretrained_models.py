@@ -12,6 +12,8 @@ import torch
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "bear", "plushie", "robot", "toy")
 _LETTERS = (*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase))
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_WIDE = 0.3  # with the usual 0.02 a class token would hardly depend on the image
 _TOKENS = 96  # the longest prompt, letter by letter
 
 
@@ -195,7 +197,7 @@ def save_dino(folder, side=32):
     torch.manual_seed(0)
     config = ViTConfig(
         image_size=side, patch_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2,
+        num_attention_heads=2, initializer_range=_WIDE,
     )  # fmt: skip
     ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
@@ -208,12 +210,14 @@ def save_dinov2(folder, side=28):
 
     torch.manual_seed(0)
     config = Dinov2Config(
-        image_size=56, patch_size=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
+        image_size=56, patch_size=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        initializer_range=_WIDE, layerscale_value=1.0,
+    )  # fmt: skip
     Dinov2Model(config).save_pretrained(folder)
     BitImageProcessorPil(
-        size={"shortest_edge": side + 4}, crop_size={"height": side, "width": side}
-    ).save_pretrained(folder)
+        size={"shortest_edge": side + 4}, crop_size={"height": side, "width": side},
+        image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
+    ).save_pretrained(folder)  # fmt: skip
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pretrained_models
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from vsm_fast.data.pretrained.loading import (
     ModelSource,
     find_folder,
+    load_image_processor,
     load_pipeline,
     load_tokenizer,
     load_transformer,
@@ -175,6 +177,25 @@ def test_a_model_in_the_cache_is_used_without_network(saved_dino, hub_cache):
     assert load_dino("owner/dino").config.hidden_size == 16
     with pytest.raises(ModelError, match="--revision other"):
         load_dino(ModelSource("owner/dino", "other"))
+
+
+def test_a_half_fetched_model_names_the_command_too(saved_pipeline, hub_cache, tmp_path):
+    half = shutil.copytree(saved_pipeline, tmp_path / "half")
+    (half / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    hub_cache("owner/sd2", half)
+    name, source = "StableDiffusionInpaintPipeline", ModelSource("owner/sd2")
+    with pytest.raises(ModelError, match=r"hf download owner/sd2 --include 'model_index\.json'"):
+        load_pipeline(name, source, torch.float32, purpose="x")
+
+
+def test_code_in_a_folder_is_not_run(dino):
+    path = dino / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    content["auto_map"] = {"AutoImageProcessor": "evil.Evil"}
+    path.write_text(json.dumps(content))
+    (dino / "evil.py").write_text("raise SystemExit('code was run')\n")
+    processor = load_image_processor(ModelSource.of(dino), purpose="DINO")
+    assert type(processor).__name__ == "ViTImageProcessorPil"
 
 
 def test_a_pipeline_in_the_cache_is_used_without_network(saved_pipeline, hub_cache):

@@ -101,7 +101,7 @@ def load_image_processor(source: ModelSource, *, purpose: str) -> Any:
     folder = find_folder(source, purpose)
     with _loading(source, purpose):
         return transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, backend="pil"
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
         )
 
 
@@ -119,7 +119,9 @@ def load_tokenizer(source: ModelSource, *, purpose: str) -> Any:
     transformers = required("transformers", EXTRA, purpose)
     folder = find_folder(source, purpose)
     with _loading(source, purpose):
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 def load_pipeline(
@@ -154,12 +156,13 @@ def load_pipeline(
             revision=source.revision,
             local_files_only=source.local_files_only,
             use_safetensors=True,
+            trust_remote_code=False,
             variant=variant,
         )
         return fetched
 
     folder = _folder(source, purpose, download, _DIFFUSERS_FILES)
-    with _loading(source, purpose):
+    with _loading(source, purpose, _DIFFUSERS_FILES):
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         models = _model_classes(index, {"diffusers": diffusers, "transformers": transformers})
     parts = {
@@ -168,9 +171,14 @@ def load_pipeline(
         )
         for name, model in models.items()
     }
-    with _loading(source, purpose):
+    with _loading(source, purpose, _DIFFUSERS_FILES):
         return getattr(diffusers, class_name).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **parts, **settings
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **parts,
+            **settings,
         )
 
 
@@ -221,7 +229,8 @@ def _load_whole(
 
     Both libraries only warn of missing weights and leave random ones.
     """
-    with _loading(source, purpose):
+    files = _DIFFUSERS_FILES if "subfolder" in settings else _TRANSFORMERS_FILES
+    with _loading(source, purpose, files):
         model, report = model_class.from_pretrained(
             folder,
             local_files_only=True,
@@ -274,15 +283,19 @@ def _fetch_command(source: ModelSource, files: Sequence[str]) -> str:
 
 
 @contextmanager
-def _loading(source: ModelSource, purpose: str) -> Iterator[None]:
+def _loading(
+    source: ModelSource, purpose: str, files: Sequence[str] = _TRANSFORMERS_FILES
+) -> Iterator[None]:
     """Turn what the libraries raise about bad model files into a ModelError."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (*_BAD_FILES, SafetensorError) as error:
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+        hint = ""
+        if isinstance(error, OSError) and not Path(source.name).is_dir():
+            hint = f" If files are missing in the cache, run: {_fetch_command(source, files)}"
         raise ModelError(
-            f"{purpose}: {source} cannot be loaded ({type(error).__name__}: "
-            f"{reason[0] if reason else 'no reason given'})."
+            f"{purpose}: {source} cannot be loaded ({type(error).__name__}: {reason}).{hint}"
         ) from error

@@ -74,7 +74,7 @@ class LpipsDistance:
         return float(self._model(*images))
 
     def _prepared(self, pixels: Pixels) -> torch.Tensor:
-        levels = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device, torch.float32)
+        levels = torch.from_numpy(pixels.astype(np.float32)).to(self._device)
         image = (levels / 127.5 - 1).permute(2, 0, 1)[None]
         height, width = image.shape[2:]
         if min(height, width) >= _MIN_SIDE:

@@ -132,6 +132,7 @@ def evaluate(
     total: int = 0,
     progress: Progress = None,
     skipped: Mapping[str, str] | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluate a scorer, and baselines beside it, on controlled pairs.
 
@@ -149,6 +150,7 @@ def evaluate(
         total: Number of pairs, for the progress bar; 0 when unknown.
         progress: True for a bar, or a function of (images done, images in all).
         skipped: Baselines that could not be made, and why; passed on to the result.
+        source: Where the pairs come from; JSON values, passed on to the settings.
 
     Raises:
         PairingError: There is no pair, or ratings that do not join.
@@ -184,6 +186,7 @@ def evaluate(
     if ratings is not None:
         human = np.array(join_ratings(ratings, [row.id for row in rows]), np.float64)
     settings = {
+        "source": dict(source or {}),
         "model": scorer.config.name,
         "semantic_threshold": own.semantic if semantic_threshold is None else semantic_threshold,
         "visual_threshold": own.visual,

@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     inputs.add_argument("--pairs", type=Path, required=True, metavar="PATH", help="file or folder")
     inputs.add_argument("--subjects", nargs="+", metavar="NAME", help="only pairs of these")
     inputs.add_argument("--split", type=Path, metavar="FILE",
-                        help=".json ({name: [subjects]} or [subjects]) or one subject a line")  # fmt: skip
+                        help="their names: .json (list or named lists) or lines")  # fmt: skip
     inputs.add_argument("--split-name", default="test", metavar="NAME",
                         help="which of a split's lists (default: %(default)s)")  # fmt: skip
     inputs.add_argument("--limit", type=positive, metavar="N", help="only the first N pairs")
@@ -69,7 +69,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     settings.add_argument("--semantic-threshold", type=similarity, metavar="T",
                           help="default: the model's")  # fmt: skip
     settings.add_argument("--bootstrap", default="pair", choices=("pair", "subject"),
-                          help="what is resampled for the intervals (default: %(default)s)")  # fmt: skip
+                          help="what intervals resample (default: %(default)s)")  # fmt: skip
     settings.add_argument("--resamples", type=positive, default=2000, metavar="N",
                           help="for the intervals (default: %(default)s)")  # fmt: skip
     settings.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")

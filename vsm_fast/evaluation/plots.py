@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,19 @@ def oracle_bins(evaluation: Evaluation) -> dict[str, NDArray[np.bool_]]:
     }
 
 
+def _styled(draw: Callable[[Evaluation], Figure | None]) -> Callable[[Evaluation], Figure | None]:
+    """Draw in this module's style and leave the caller's as it was."""
+
+    @wraps(draw)
+    def styled(evaluation: Evaluation) -> Figure | None:
+        matplotlib = required("matplotlib", "evaluate", "a figure of the evaluation")
+        with matplotlib.rc_context(_STYLE):
+            return draw(evaluation)
+
+    return styled
+
+
+@_styled
 def draw_scatter(evaluation: Evaluation) -> Figure | None:
     """Each metric against the oracle, one panel a metric, with the regression line and r.
 
@@ -128,17 +142,18 @@ def draw_scatter(evaluation: Evaluation) -> Figure | None:
             slope, start = np.polyfit(oracle[known], values[known], 1)
             ends = np.array([oracle[known].min(), oracle[known].max()])
             ax.plot(ends, slope * ends + start, color=_INK, linewidth=1.2)
-        ax.set_title(look.title)
+        ax.set_title(look.title, pad=15)
         ax.set_ylabel(look.axis)
         if look.limits:
             ax.set_ylim(*look.limits)
-        _note(ax, f"r = {_text(found.pearson.value)}   ρ = {_text(found.spearman.value)}")
-    for ax in axes:
-        ax.set_xlabel("oracle: unaltered share of the subject")
+        figures = f"r = {_text(found.pearson.value)}   ρ = {_text(found.spearman.value)}"
+        ax.text(0, 1.04, figures, transform=ax.transAxes, color=_INK)
+    figure.supxlabel("oracle: unaltered share of the subject", fontsize=9, color=_INK)
     _legend(figure, axes[0])
     return figure
 
 
+@_styled
 def draw_kde(evaluation: Evaluation) -> Figure | None:
     """Density of each metric for consistent, slightly, strongly altered and other-subject pairs.
 
@@ -183,6 +198,7 @@ def draw_kde(evaluation: Evaluation) -> Figure | None:
     return figure
 
 
+@_styled
 def draw_localisation(evaluation: Evaluation) -> Figure | None:
     """ROC of matched points and of the heat map's pixels, and the overlap by threshold.
 
@@ -210,8 +226,8 @@ def draw_localisation(evaluation: Evaluation) -> Figure | None:
         ax.plot(*roc_curve(counts), color=colour, linewidth=1.6,
                 label=f"{name}\nAUROC {area.value:.3f}{interval}")  # fmt: skip
     ax.set_title(f"Where was it altered? ({evaluation.points.pairs} pairs)")
-    ax.set_xlabel("unaltered places marked")
-    ax.set_ylabel("altered places marked")
+    ax.set_xlabel("false positive rate: unaltered places marked")
+    ax.set_ylabel("true positive rate: altered places marked")
     ax.set_aspect("equal")
     ax.set_xlim(-0.01, 1.01)
     ax.set_ylim(-0.01, 1.01)
@@ -221,35 +237,26 @@ def draw_localisation(evaluation: Evaluation) -> Figure | None:
 
 def _panels(count: int, side: float = 2.1) -> tuple[Figure, Sequence[Axes]]:
     """A figure with ``count`` panels in rows of at most four; no window, no global state."""
-    matplotlib = required("matplotlib", "evaluate", "a figure of the evaluation")
     figures = required("matplotlib.figure", "evaluate", "a figure of the evaluation")
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
-    with matplotlib.rc_context(_STYLE):
-        figure = figures.Figure(
-            figsize=(columns * side * 1.12, rows * side + 0.35), layout="constrained"
-        )
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax in grid[count:]:
-            ax.set_axis_off()
+    figure = figures.Figure(
+        figsize=(columns * side * 1.12, rows * side + 0.35), layout="constrained"
+    )
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in grid[count:]:
+        ax.set_axis_off()
     return figure, grid[:count]
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     legend = figure.legend(
-        handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=8
+        handles, labels, loc="outside upper left", ncols=len(labels), fontsize=8, markerscale=1.6
     )
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-
-
-def _note(ax: Axes, text: str) -> None:
-    ax.text(
-        0.03, 0.03, text, transform=ax.transAxes, fontsize=7.5, color=_INK,
-        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
-    )  # fmt: skip
 
 
 def _text(value: float) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from made_pairs import made_pair, small_model
 
@@ -10,6 +11,8 @@ from vsm_fast.baselines.features import GlobalCosine, PatchNearest, SubjectFeatu
 from vsm_fast.baselines.offline import OFFLINE, offline_baselines
 from vsm_fast.errors import ModelError
 from vsm_fast.scorer import VSMScorer
+
+one_thread = tiny_models.one_thread
 
 
 @pytest.fixture(scope="module")

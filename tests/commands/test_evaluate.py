@@ -52,12 +52,12 @@ def test_table_and_files(run, tmp_path, capsys) -> None:
 
 
 def test_filters_and_json(run, tmp_path, capsys) -> None:
-    arguments = ("--subjects", "cup", "--limit", "5", "--baselines", "psnr", "--json")
+    arguments = ("--subjects", "cup", "--limit", "5", "--baselines", "psnr,ssim", "--json")
     assert run(*arguments, "--thresholds") == 0
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((tmp_path / "evaluation.json").read_text())
     assert content["counts"]["subject"] == {"cup": 5}
-    assert content["metrics"] == ["vsm@0.6", "psnr"]
+    assert content["metrics"] == ["vsm@0.6", "psnr", "ssim"]
 
 
 def test_splits(run, tmp_path, folder, capsys) -> None:
@@ -86,7 +86,7 @@ def test_ratings(run, tmp_path, folder) -> None:
 
 def test_undefined_scores_give_exit_code_3(run, capsys) -> None:
     assert run("--semantic-threshold", "1", "--baselines", "none") == ExitCode.UNSCORED
-    assert "12 pairs without a VSM score: no_semantic_match" in capsys.readouterr().out
+    assert "Pairs without a VSM score: 12 (no_semantic_match)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

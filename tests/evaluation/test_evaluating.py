@@ -191,6 +191,8 @@ def test_wrong_input_is_refused(scorer: VSMScorer) -> None:
         evaluate([], scorer)
     with pytest.raises(ValueError, match=r"lie in \[-1, 1\]; got \[1\.5\]"):
         evaluated(scorer, visual_thresholds=[1.5])
+    with pytest.raises(PairingError, match="these pairs name none"):
+        evaluate([made_pair(i, subject="") for i in range(4)], scorer, unit="subject")
     with pytest.raises(ValueError, match="unit must be"):
         evaluated(scorer, unit="image")
 

@@ -119,8 +119,9 @@ def test_the_table_keeps_theirs_apart_from_ours() -> None:
 
 def test_undefined_pairs_are_in_the_table() -> None:
     rows = [measurement(i) for i in range(12)]
+    rows[0] = measurement(0, subject="")
     rows[1] = measurement(1, status="no_semantic_match", points=None, pixels=None)
-    assert "1 pairs without a VSM score: no_semantic_match." in markdown(evaluation(rows))
+    assert "Pairs without a VSM score: 1 (no_semantic_match)." in markdown(evaluation(rows))
 
 
 def test_nothing_is_nan_in_json() -> None:

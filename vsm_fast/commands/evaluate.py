@@ -118,7 +118,8 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
     if scorer.config.thresholds.visual == 1:
         raise UsageError("the model's visual threshold is 1, at which no heat map can be drawn.")
     try:
-        baselines, skipped = choose_baselines(arguments.baselines, scorer)
+        names = [name for part in arguments.baselines for name in part.split(",") if name]
+        baselines, skipped = choose_baselines(names, scorer)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     evaluation = evaluate(
@@ -140,8 +141,8 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_text(json.dumps(as_json(evaluation), indent=2, ensure_ascii=False))
     elif not arguments.quiet:
-        names = ", ".join(path.name for path in written)
-        print_text(f"{markdown(evaluation)}\nwritten to {arguments.out}: {names}")
+        files = ", ".join(path.name for path in written)
+        print_text(f"{markdown(evaluation)}\nwritten to {arguments.out}: {files}")
     scored = all(pair.status == "ok" for pair in evaluation.pairs)
     return ExitCode.OK if scored else ExitCode.UNSCORED
 

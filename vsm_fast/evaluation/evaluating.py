@@ -153,7 +153,8 @@ def evaluate(
         source: Where the pairs come from; JSON values, passed on to the settings.
 
     Raises:
-        PairingError: There is no pair, or ratings that do not join.
+        PairingError: There is no pair, ratings do not join, or ``unit`` is ``"subject"`` and no
+            pair names its subject.
         ValueError: A threshold out of range, an unknown unit, or a baseline that breaks its
             contract.
 
@@ -181,6 +182,11 @@ def evaluate(
         )
     if not rows:
         raise PairingError("there are no pairs to evaluate; check the filters.")
+    if unit == "subject" and not any(row.subject for row in rows):
+        raise PairingError(
+            "intervals by subject need the subject of each pair, and these pairs name none (the "
+            "published layout has no such column); resample pairs instead."
+        )
     metrics = tuple(rows[0].values)
     human = None
     if ratings is not None:

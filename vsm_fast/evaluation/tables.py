@@ -29,6 +29,8 @@ def markdown(evaluation: Evaluation) -> str:
 def _about(evaluation: Evaluation) -> str:
     settings, counts = evaluation.settings, evaluation.counts
     kinds = counts["kind"]
+    subjects = [name for name in counts["subject"] if name]
+    of_subjects = f" of {len(subjects)} subject{'s' * (len(subjects) != 1)}" if subjects else ""
     other, plain = kinds.get(OTHER_SUBJECT, 0), kinds.get(UNALTERED, 0)
     altered = len(evaluation.pairs) - other - plain
     bootstrap = settings["bootstrap"]
@@ -40,7 +42,7 @@ def _about(evaluation: Evaluation) -> str:
     )
     return (
         f"Model `{settings['model']}`, semantic threshold {settings['semantic_threshold']:g}. "
-        f"{len(evaluation.pairs)} pairs of {len(counts['subject'])} subjects: {altered} altered, "
+        f"{len(evaluation.pairs)} pairs{of_subjects}: {altered} altered, "
         f"{plain} unaltered, {other} of two subjects. {intervals}"
     )
 
@@ -128,7 +130,7 @@ def _group_table(evaluation: Evaluation) -> str:
 
 def _notes(evaluation: Evaluation) -> list[str]:
     without = {name: n for name, n in evaluation.counts["status"].items() if name != "ok"}
-    lines = [f"{n} pairs without a VSM score: {name}." for name, n in without.items()]
+    lines = [f"Pairs without a VSM score: {n} ({name})." for name, n in without.items()]
     lines += [f"Baseline {name} left out: {why}" for name, why in evaluation.skipped.items()]
     return ["\n".join(lines)] if lines else []
 

@@ -85,19 +85,14 @@ def test_choosing(scorer: VSMScorer, monkeypatch) -> None:
     with pytest.raises(ValueError, match="got all"):
         names("psnr", "all")
 
-    class Stand:
-        """In place of vsm_fast.baselines.pretrained, with one baseline that has no weights."""
+    def stand_in(name: str, device: object) -> object:
+        """In place of downloads: one baseline is made, of the other the weights are missing."""
+        if name == "not-there":
+            raise ModelError("no weights of not-there.")
+        return type("There", (), {"name": name})()
 
-        PRETRAINED = ("there", "not-there")
-
-        @staticmethod
-        def pretrained_baseline(name: str, device: object) -> object:
-            if name == "not-there":
-                raise ModelError("no weights of not-there.")
-            return type("There", (), {"name": name})()
-
-    monkeypatch.setattr(registry, "find_spec", lambda name: name)
-    monkeypatch.setattr(registry, "import_module", lambda name: Stand)
+    monkeypatch.setattr(registry, "PRETRAINED", ("there", "not-there"))
+    monkeypatch.setattr(registry, "pretrained_baseline", stand_in)
     made, skipped = choose_baselines(["all"], scorer)
     assert [baseline.name for baseline in made] == [*OFFLINE, "there"]
     assert skipped == {"not-there": "no weights of not-there."}

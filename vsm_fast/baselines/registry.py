@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 
 from vsm_fast.baselines.offline import OFFLINE, offline_baselines
+from vsm_fast.baselines.pretrained import PRETRAINED, pretrained_baseline
 from vsm_fast.baselines.protocol import Baseline
 from vsm_fast.errors import ModelError
 from vsm_fast.scorer import VSMScorer
-
-_PRETRAINED = "vsm_fast.baselines.pretrained"
 
 
 def choose_baselines(
@@ -31,7 +28,7 @@ def choose_baselines(
         ModelError: A baseline was asked for by name and its weights are missing.
         ImportError: A package is missing; names the extra.
     """
-    groups = {"none": (), "offline": OFFLINE, "all": OFFLINE + pretrained_names()}
+    groups = {"none": (), "offline": OFFLINE, "all": OFFLINE + PRETRAINED}
     if len(selection) == 1 and selection[0] in groups:
         names: Sequence[str] = groups[selection[0]]
     else:
@@ -49,20 +46,9 @@ def choose_baselines(
         if name in OFFLINE:
             continue
         try:
-            made.append(import_module(_PRETRAINED).pretrained_baseline(name, device=scorer.device))
+            made.append(pretrained_baseline(name, device=scorer.device))
         except (ModelError, ImportError) as error:
             if list(selection) != ["all"]:
                 raise
             skipped[name] = " ".join(str(error).split())
     return made, skipped
-
-
-def pretrained_names() -> tuple[str, ...]:
-    """Names of the baselines with weights of their own, where this installation has them.
-
-    ``vsm_fast.baselines.pretrained`` lists them as ``PRETRAINED`` and makes them by
-    ``pretrained_baseline(name, device=...)``, which raises ``ModelError`` without weights.
-    """
-    if find_spec(_PRETRAINED) is None:
-        return ()
-    return tuple(import_module(_PRETRAINED).PRETRAINED)

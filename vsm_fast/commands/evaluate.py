@@ -29,9 +29,9 @@ pairs:
   the subject's area.
 
 baselines:
-  none, offline, all, or names: psnr ssim lab-histogram (masked crops), feature-cosine
-  semantic-cosine visual-cosine patch-nearest (the model's own features), and those with weights
-  of their own where they are installed; all leaves out what is missing and says so.
+  none, offline, all, or names. offline: psnr ssim lab-histogram (masked crops), feature-cosine
+  semantic-cosine visual-cosine patch-nearest (the model's own features). With weights of their
+  own: clip-i dino dinov2 dino-patches lpips; all leaves out what is missing and says so.
 
 ratings:
   DreamBench++'s JSON: a file {"id": rating} or a folder of METHOD-cp.json, joined by id. A list

@@ -66,7 +66,8 @@ _LOOKS = {
     "patch-nearest": _Look("Backbone features, patch NN", "mean best cosine"),
     "clip-i": _Look("CLIP-I", "cosine"),
     "dino": _Look("DINO", "cosine"),
-    "dino-patch": _Look("DINO, patch NN", "mean best cosine"),
+    "dinov2": _Look("DINOv2", "cosine"),
+    "dino-patches": _Look("DINO, patch NN", "mean best cosine"),
     "lpips": _Look("LPIPS of the masked crop", "− LPIPS"),
 }
 

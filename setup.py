@@ -45,6 +45,9 @@ EXTRAS = {
     ],
     # LPIPS needs torchvision, of which there is no build for every torch: hence apart.
     "lpips": ["lpips>=0.1.4", "torchvision>=0.20"],
+    # Figures of an evaluation (matplotlib; scipy: density curves) and the SSIM and colour
+    # baselines (scikit-image: its SSIM gives the map that is averaged over the subject).
+    "evaluate": ["matplotlib>=3.9", "scikit-image>=0.24", "scipy>=1.13"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
     "ray": ["ray[data]>=2.40"],
@@ -58,6 +61,8 @@ EXTRAS = {
         "transformers>=5.23",
         "accelerate>=1.10",
         "pandas>=2.2",
+        "matplotlib>=3.9",
+        "scikit-image>=0.24",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
     ],
     # Peers in the benchmarks that the tests do without.

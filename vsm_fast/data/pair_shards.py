@@ -207,12 +207,19 @@ def _resized(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_
 
 
 def read_subjects(source: str | os.PathLike[str]) -> Sequence[str]:
-    """The subject of every pair, without decoding pictures; empty texts where unknown."""
+    """The subject of every pair, without decoding pictures; empty texts where unknown.
+
+    Raises:
+        PairingError: No file, or one that is not Parquet.
+    """
     subjects: list[str] = []
     for path in shard_paths(source):
-        file = pq.ParquetFile(path)
-        if "subject" in file.schema_arrow.names:
-            subjects += [name or "" for name in file.read(["subject"])["subject"].to_pylist()]
-        else:
-            subjects += [""] * file.metadata.num_rows
+        try:
+            file = pq.ParquetFile(path)
+            if "subject" in file.schema_arrow.names:
+                subjects += [name or "" for name in file.read(["subject"])["subject"].to_pylist()]
+            else:
+                subjects += [""] * file.metadata.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PairingError(f"{path} cannot be read as Parquet: {error}") from error
     return subjects

@@ -80,22 +80,52 @@ def cell_values(
     return pair.part_1[y.astype(np.int64), x.astype(np.int64)].astype(np.float32)
 
 
-def calibrate(table: PointTable, oracle: NDArray[np.float64]) -> tuple[float, float]:
+def calibrate(
+    table: PointTable,
+    oracle: NDArray[np.float64],
+    other: NDArray[np.bool_],
+    least_above: float = 0.9,
+) -> tuple[float, float]:
     """(semantic, visual) thresholds whose scores correlate best with the oracle.
 
-    Thresholds that leave more than 5 % of the pairs without a score are not considered.
+    Only pairs of one subject are correlated. Pairs of two subjects set a condition: correlation
+    alone is highest at thresholds under which any two subjects look alike.
+
+    Args:
+        table: Matched points of P pairs.
+        oracle: float64 [P].
+        other: bool [P], the pairs of two subjects.
+        least_above: Of comparisons of an unaltered pair with one of two subjects, the share that
+            the former must win; where no thresholds reach it, those that come nearest count.
+
+    Returns:
+        Thresholds that leave at most 5 % of the pairs without a score.
+
+    Raises:
+        ValueError: No thresholds do.
     """
-    best, chosen = -1.0, (0.5, 0.5)
+    found: list[tuple[float, float, tuple[float, float]]] = []
     for semantic in np.arange(0.3, 0.91, 0.05):
-        for visual in np.arange(0.3, 0.96, 0.025):
+        for visual in np.arange(0.3, 0.96, 0.02):
             scores = table.scores(semantic, visual)
             scored = np.isfinite(scores)
-            if scored.mean() < 0.95 or np.ptp(scores[scored]) == 0:
+            same = scored & ~other
+            if scored.mean() < 0.95 or np.ptp(scores[same]) == 0:
                 continue
-            value = pearsonr(scores[scored], oracle[scored])[0]
-            if value > best:
-                best, chosen = value, (round(float(semantic), 3), round(float(visual), 3))
-    return chosen
+            value = float(pearsonr(scores[same], oracle[same])[0])
+            above = _share_above(scores[same & (oracle == 1)], scores[scored & other])
+            thresholds = (round(float(semantic), 3), round(float(visual), 3))
+            found.append((min(above, least_above), value, thresholds))
+    if not found:
+        raise ValueError("no thresholds leave a score to 95 % of the pairs.")
+    return max(found)[2]
+
+
+def _share_above(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Share of comparisons in which the first is higher; 1 where nothing is to compare."""
+    if not len(first) or not len(second):
+        return 1.0
+    return float((first[:, None] > second).mean())
 
 
 def report(
@@ -117,7 +147,7 @@ def report(
         "mean_half_altered": float(scores[same & (np.abs(oracle - 0.5) <= 0.06)].mean()),
         "other_pairs": int((kinds == "other subject").sum()),
         "mean_other": float(np.nanmean(scores[kinds == "other subject"])),
-        "above_other": float((consistent[:, None] > other).mean()),
+        "above_other": _share_above(consistent, other),
         "point_auroc": _auroc(table, semantic),
     }
     for kind in sorted(set(kinds) - {"none", "other subject"}):

@@ -173,11 +173,10 @@ def calibrate_stage(photos: Path, out: Path, count: int) -> dict[str, Any]:
         return list(benchmark_pairs(photographs, donors, kinds, count, seed))
 
     validation = pairs_of(splits.VALIDATION, SEEN_KINDS, 2)
-    # Pairs of two subjects count too: without them the highest correlation sits at thresholds
-    # under which any two subjects look alike.
     oracle = np.array([pair.oracle for pair in validation])
+    other = np.array([pair.kind == "other subject" for pair in validation])
     table = match_points(scorer, validation)
-    chosen = calibrate(table, oracle)
+    chosen = calibrate(table, oracle, other)
     _save(out, Thresholds(*chosen))
     _log.info("thresholds: semantic %g, visual %g", *chosen)
 

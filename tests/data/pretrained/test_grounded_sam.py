@@ -71,6 +71,9 @@ def test_the_mask_is_sams_in_that_box(detector, sam, pixels):
     wanted = processor.post_process_masks(
         output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
     )[0][0, 0]
+    answer = masker._segmenter.in_box(pixels, box)
+    assert answer.masks.shape == (1, 48, 72)
+    np.testing.assert_allclose(answer.quality, output.iou_scores[0, 0], atol=1e-6)
     mask = masker(pixels, "robot_toy")
     assert mask.dtype == np.bool_
     assert mask.shape == (48, 72)

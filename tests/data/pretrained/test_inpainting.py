@@ -93,7 +93,8 @@ def test_a_part_is_painted_anew_and_nothing_else(load, name):
     assert changed[asked.part].mean() > 0.9
     assert np.array_equal(altered.part, asked.part)
     assert altered.kind == "repaint"
-    assert json.loads(json.dumps(altered.details))["prompt"] == "a photo of a bear plushie"
+    recorded = json.loads(json.dumps(altered.details))["inpainting"]
+    assert recorded["prompt"] == "a photo of a bear plushie"
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -111,7 +112,7 @@ def test_the_kind_is_in_the_prompt_and_changes_the_picture(load):
     inpainter = load("sd2-inpainting")
     results = [inpainter(request(kind=kind)) for kind in inpainter.kinds]
     assert [result.kind for result in results] == list(PROMPTS)
-    assert len({result.details["prompt"] for result in results}) == len(PROMPTS)
+    assert len({result.details["inpainting"]["prompt"] for result in results}) == len(PROMPTS)
     assert len({result.pixels.tobytes() for result in results}) == len(PROMPTS)
     drawn = {inpainter(request(seed, kind=None)).kind for seed in range(8)}
     assert len(drawn) > 1
@@ -155,7 +156,7 @@ def test_the_model_is_told_which_part():
 def test_the_region_is_the_part_with_its_padding():
     painter = Painter(lambda call: call["image"])
     inpainter = Inpainter("x", painter, InpaintingSettings(padding=5))
-    left, top, right, bottom = inpainter(request()).details["region"]
+    left, top, right, bottom = inpainter(request()).details["inpainting"]["region"]
     assert (left, right) == (15, 45)  # 20 to 40 and 5 on each side
     assert top <= 10  # 15 to 30 and 5 on each side, or more to make it square
     assert bottom >= 35
@@ -176,7 +177,7 @@ def test_a_refused_picture_leaves_the_pixels_as_they_are():
     painter = Painter(lambda call: np.zeros((call["height"], call["width"], 3)), [True])
     asked = request()
     altered = Inpainter("x", painter, SHORT)(asked)
-    assert altered.details["flagged"] is True
+    assert altered.details["inpainting"]["flagged"] is True
     assert np.array_equal(altered.pixels, asked.pixels)
 
 

@@ -178,10 +178,10 @@ class Inpainter:
             request: ``kind`` is one of :attr:`kinds`; None draws one. ``donor`` is not used.
 
         Returns:
-            Pixels that differ from the request's inside the part only. ``details`` has the
-            prompt, the seed, the settings, the region (left, top, right, bottom) that the model
-            saw, and ``flagged``: the model's own safety checker refused the picture, and the
-            pixels are unchanged.
+            Pixels that differ from the request's inside the part only. ``details["inpainting"]``
+            has the model, the prompt, the seed, the settings, the region (left, top, right,
+            bottom) that the model saw, and ``flagged``: the model's own safety checker refused
+            the picture, and the pixels are unchanged.
 
         Raises:
             ValueError: An unknown kind, an empty part, or sizes that do not fit.
@@ -202,7 +202,7 @@ class Inpainter:
             left, top, right, bottom = region
             part = request.part[top:bottom, left:right]
             pixels[top:bottom, left:right][part] = painted[part]
-        details = {
+        record = {
             "model": self._model,
             "prompt": prompt,
             "seed": seed,
@@ -210,7 +210,8 @@ class Inpainter:
             "flagged": flagged,
             **asdict(self._settings),
         }
-        return Alteration(pixels, request.part.copy(), kind, details)
+        # Under one key: a pair's provenance has a seed and a model of its own.
+        return Alteration(pixels, request.part.copy(), kind, {"inpainting": record})
 
     def _paint(
         self, request: AlterationRequest, region: tuple[int, int, int, int], prompt: str, seed: int

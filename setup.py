@@ -33,6 +33,9 @@ EXTRAS = {
     "onnx": ["onnx>=1.18", "onnxscript>=0.4", "onnxruntime>=1.22"],
     # Controlled pairs (OpenCV: warps, Poisson blending, inpainting) and training.
     "train": ["opencv-python-headless>=4.10", "scipy>=1.13"],
+    # Figures of what the descriptors see (matplotlib), principal components and k-means
+    # (scikit-learn) and the assignment that gives clusters their colours (scipy).
+    "visualize": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
     "ray": ["ray[data]>=2.40"],
@@ -44,6 +47,8 @@ EXTRAS = {
         "opencv-python-headless>=4.10",
         "scipy>=1.13",
         "pandas>=2.2",
+        "matplotlib>=3.9",
+        "scikit-learn>=1.5",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
     ],
     # Peers in the benchmarks that the tests do without.

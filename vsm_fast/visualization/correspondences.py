@@ -12,11 +12,11 @@ from vsm_fast.matching import match
 from vsm_fast.scoring import score
 from vsm_fast.visualization.views import SubjectViews
 
-# sRGB of the corners of the reference: left and right differ in blue against yellow, which every
-# common colour vision deficiency keeps, and top and bottom in lightness.
-_CORNERS = np.array(
-    [[(94, 190, 240), (250, 228, 80)], [(20, 40, 140), (200, 70, 0)]], np.float64
-) / 255  # fmt: skip
+# sRGB of the reference's top and bottom edge, from left to right. Hue runs across, from blue over
+# green and yellow to red, and lightness down, so that no place is grey and neighbours of a place
+# are the only ones that readers with a colour vision deficiency take for it.
+_TOP = np.array([(120, 190, 255), (80, 215, 175), (250, 225, 90), (255, 150, 90)]) / 255
+_BOTTOM = np.array([(20, 40, 150), (0, 110, 80), (150, 115, 0), (160, 30, 0)]) / 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +91,17 @@ def position_colours(
         frame: float [2, 2], the smallest and the largest (x, y) of the reference's points.
 
     Returns:
-        float64 [m, 3] in [0, 1], sRGB: blue on the left, yellow and orange on the right, light
-        at the top, dark at the bottom.
+        float64 [m, 3] in [0, 1], sRGB: blue, green, yellow, red from left to right, light at the
+        top, dark at the bottom.
     """
     low, high = frame
-    x, y = ((places - low) / np.maximum(high - low, 1e-9)).clip(0, 1).T[..., None]
-    top = _CORNERS[0, 0] * (1 - x) + _CORNERS[0, 1] * x
-    bottom = _CORNERS[1, 0] * (1 - x) + _CORNERS[1, 1] * x
-    return np.asarray(top * (1 - y) + bottom * y)
+    x, y = ((places - low) / np.maximum(high - low, 1e-9)).clip(0, 1).T
+    stops = np.linspace(0, 1, len(_TOP))
+    top, bottom = (
+        np.stack([np.interp(x, stops, channel) for channel in edge.T], axis=-1)
+        for edge in (_TOP, _BOTTOM)
+    )
+    return np.asarray(top * (1 - y[:, None]) + bottom * y[:, None])
 
 
 def spread_out(places: NDArray[np.float64], count: int) -> NDArray[np.int64]:

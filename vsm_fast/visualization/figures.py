@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.extras import required
+from vsm_fast.scorer import VSMScorer
 from vsm_fast.visualization.components import component_colours
 from vsm_fast.visualization.correspondences import (
     Correspondences,
@@ -27,6 +28,7 @@ from vsm_fast.visualization.page import (
     Panel,
     Row,
     draw_table,
+    footer_of,
     row_height,
     styled,
     table_height,
@@ -138,9 +140,9 @@ def matches_figure(
             2 * MARGIN + 2 * half + 0.4,
             0.75 + height + 0.35,
             f"{views[reference].name}  →  {views[generation].name}",
-            views,
+            views.footer(),
         )
-        page.text(MARGIN, page.top, match_note(matches, len(drawn)), colour=FAINT)
+        page.text(MARGIN, page.top - 0.04, match_note(matches, len(drawn)), colour=FAINT)
         halves = (
             ("semantic nearest neighbours", matches.semantic_targets, None),
             ("visual nearest neighbours of the same points", matches.visual_targets,
@@ -164,21 +166,23 @@ def matches_figure(
     return page.figure
 
 
-def mixing_figure(views: SubjectViews) -> Figure:
+def mixing_figure(scorer: VSMScorer) -> Figure:
     """How much each level of the backbone counts in both aggregation networks.
 
     Args:
-        views: Any described images; only their model is shown.
+        scorer: The model.
 
     Raises:
         ImportError: matplotlib is not installed; names the extra.
     """
-    mixing = read_mixing_weights(views.scorer)
+    mixing = read_mixing_weights(scorer)
     width = max(4.6, 1.4 + 0.55 * len(mixing.levels))
+    thresholds = scorer.config.thresholds
+    footer = footer_of(scorer, thresholds.semantic, thresholds.visual)
     with styled():
-        page = Page(width + 2 * MARGIN, 2.9, "Mixing weights of the levels", views)
+        page = Page(width + 2 * MARGIN, 2.9, "Mixing weights of the levels", footer)
         note = FIRST_IS_ONE if mixing.first_is_one else "softmax weights; each network's sum to 1"
-        page.text(MARGIN, page.top - 0.1, note, colour=FAINT)
+        page.text(MARGIN, page.top - 0.06, note, colour=FAINT)
         axes = page.axes(MARGIN + 0.45, page.top + 0.4, width - 0.45, 2.2)
         draw_mixing(axes, mixing)
         draw_mixing_key(axes)
@@ -241,15 +245,15 @@ def draw_match_key(page: Page, left: float, top: float) -> None:
     axes = page.axes(left, top, 0.5, 0.16)
     axes.set(xlim=(0, 0.5), ylim=(0.16, 0), xticks=[], yticks=[])
     axes.axis("off")
-    spots = np.array([[0.06, 0.07], [0.17, 0.07], [0.28, 0.07]])
-    frame = np.array([[0.06, 0.0], [0.28, 0.14]])
+    spots = np.array([[0.06, 0.055], [0.17, 0.055], [0.28, 0.055]])
+    frame = np.array([[0.06, 0.0], [0.28, 0.11]])
     draw_points(axes, spots, position_colours(spots, frame), None, 4.5)
     used = page.text(left + 0.37, top, "colour: place on the reference", size=BODY)
     start = left + 0.37 + used + 0.3
     axes = page.axes(start, top, 0.2, 0.16)
     axes.set(xlim=(0, 0.2), ylim=(0.16, 0), xticks=[], yticks=[])
     axes.axis("off")
-    draw_points(axes, np.array([[0.1, 0.07]]), np.ones((1, 3)), np.array([False]), 6)
+    draw_points(axes, np.array([[0.1, 0.055]]), np.ones((1, 3)), np.array([False]), 6)
     page.text(start + 0.22, top, "visual similarity not above the threshold", size=BODY)
 
 
@@ -294,7 +298,10 @@ def _draw_lines(
 def _table_figure(views: SubjectViews, title: str, group: Group, rows: list[Row]) -> Figure:
     with styled():
         page = Page(
-            2 * MARGIN + table_width([group], _COLUMN), table_height(rows, _COLUMN), title, views
+            2 * MARGIN + table_width([group], _COLUMN),
+            table_height(rows, _COLUMN) - 0.2,
+            title,
+            views.footer(),
         )
         draw_table(page, page.top - 0.2, [group], rows, _COLUMN)
     return page.figure

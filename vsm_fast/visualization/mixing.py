@@ -61,8 +61,7 @@ def draw_mixing(axes: Axes, mixing: MixingWeights) -> None:
         if mixing.first_is_one:
             bars[0].set(facecolor="white", edgecolor=_COLOURS[branch], hatch="////", linewidth=0.8)
         for x, weight in zip(middle, weights, strict=True):
-            shown = f"{weight:.2f}".removeprefix("0")
-            axes.text(x, weight + 0.02 * highest, shown, ha="center", va="bottom",
+            axes.text(x, weight + 0.02 * highest, f"{weight:.2f}", ha="center", va="bottom",
                       size=SMALL, color=FAINT)  # fmt: skip
     axes.set(
         xticks=place,

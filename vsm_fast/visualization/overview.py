@@ -17,11 +17,17 @@ from vsm_fast.visualization.figures import (
     points_note,
     segments_of,
 )
-from vsm_fast.visualization.mixing import draw_mixing, draw_mixing_key, read_mixing_weights
+from vsm_fast.visualization.mixing import (
+    MixingWeights,
+    draw_mixing,
+    draw_mixing_key,
+    read_mixing_weights,
+)
 from vsm_fast.visualization.page import (
     FAINT,
     HEADING,
     MARGIN,
+    SMALL,
     Group,
     Page,
     Panel,
@@ -30,6 +36,7 @@ from vsm_fast.visualization.page import (
     styled,
     table_height,
     table_width,
+    wrapped,
 )
 from vsm_fast.visualization.panels import (
     photograph_panel,
@@ -43,10 +50,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("pca", "segments", "matches", "mixing")
+_READING = {
+    "pca": "Principal components: the first three as red, green and blue. Each branch has one "
+    "basis and one scale for all images, so that a colour means the same in all of them.",
+    "segments": "Segments: each branch clusters the points of all images together. A visual "
+    "segment has the colour of the semantic one that it shares most points with.",
+    "matches": "Nearest neighbours: the matched points of a generation in the colours of their "
+    "neighbours in the reference, on the left semantic and on the right visual ones. VSM is the "
+    "share of them without a cross.",
+}
 MAX_GENERATIONS = 4
 _COLUMN = 1.5  # inches
 _NARROWEST = 7.2  # inches, so that notes and the chart of weights have room
-_CHART = 1.25
+_CHART = 1.45
+_LINE = 0.155
 
 
 def overview_figure(
@@ -116,7 +133,10 @@ def overview_figure(
         Row(_row_title(views, position, index), notes[index], panels[index])
         for position, index in enumerate(shown)
     ]
-    return _compose(views, groups, rows, matched=matched, mixing="mixing" in kinds)
+    found = {"pca": "pca" in kinds, "segments": "segments" in kinds, "matches": matched}
+    reading = [_READING[kind] for kind, is_shown in found.items() if is_shown]
+    mixing = read_mixing_weights(views.scorer) if "mixing" in kinds else None
+    return _compose(views, groups, rows, reading, mixing, matched)
 
 
 def _row_title(views: SubjectViews, position: int, index: int) -> str:
@@ -125,28 +145,51 @@ def _row_title(views: SubjectViews, position: int, index: int) -> str:
 
 
 def _compose(
-    views: SubjectViews, groups: list[Group], rows: list[Row], *, matched: bool, mixing: bool
+    views: SubjectViews,
+    groups: list[Group],
+    rows: list[Row],
+    reading: list[str],
+    mixing: MixingWeights | None,
+    matched: bool,
 ) -> Figure:
-    table = table_height(rows, _COLUMN)
-    key = 0.32 if matched else 0.0
-    chart = 0.55 + _CHART + 0.3 if mixing else 0.0
-    width = max(_NARROWEST, table_width(groups, _COLUMN))
+    """The table, the key to the points under it, and below the chart and how to read the page."""
     with styled():
-        page = Page(width + 2 * MARGIN, table + key + chart, "Visual Semantic Matching", views)
+        table = table_height(rows, _COLUMN)
+        key = 0.3 if matched else 0.0
+        width = max(_NARROWEST, table_width(groups, _COLUMN))
+        chart = 0.0 if mixing is None else min(0.55 * width, 1.0 + 0.72 * len(mixing.levels))
+        indent = chart + 0.4 if chart else 0.0
+        paragraphs = [wrapped(text, width - indent) for text in reading]
+        lines = sum(map(len, paragraphs)) * _LINE + len(paragraphs) * _LINE / 2
+        below = 0.3 + max(lines, 0.25 + _CHART + 0.25 if chart else 0.0)
+        page = Page(
+            width + 2 * MARGIN,
+            table + key + 0.15 + below,
+            "Visual Semantic Matching",
+            views.footer(),
+        )
         draw_table(page, page.top, groups, rows, _COLUMN)
-        below = page.top + table + 0.1
+        top = page.top + table + 0.1
         if matched:
-            draw_match_key(page, MARGIN, below)
-        if mixing:
-            weights = read_mixing_weights(views.scorer)
-            top = below + key + 0.08
-            used = page.text(MARGIN, top, "Mixing weights of the levels", size=HEADING,
-                             weight="bold")  # fmt: skip
-            if weights.first_is_one:
-                page.text(MARGIN + used + 0.2, top + 0.01, FIRST_IS_ONE, colour=FAINT,
-                          room=width - used - 0.2 - 1.6)  # fmt: skip
-            room = min(width, 1.0 + 0.8 * len(weights.levels)) - 0.45
-            axes = page.axes(MARGIN + 0.45, top + 0.45, max(room, 2.5), _CHART)
-            draw_mixing(axes, weights)
-            draw_mixing_key(axes)
+            draw_match_key(page, MARGIN, top)
+        top += key + 0.05
+        if mixing is not None:
+            _draw_chart(page, mixing, MARGIN, top, chart)
+        if reading:
+            page.text(MARGIN + indent, top, "How to read it", size=HEADING, weight="bold")
+        top += 0.28
+        for paragraph in paragraphs:
+            for line in paragraph:
+                page.text(MARGIN + indent, top, line)
+                top += _LINE
+            top += _LINE / 2
     return page.figure
+
+
+def _draw_chart(page: Page, mixing: MixingWeights, left: float, top: float, width: float) -> None:
+    page.text(left, top, "Mixing weights of the levels", size=HEADING, weight="bold", room=width)
+    if mixing.first_is_one:
+        page.text(left, top + 0.2, FIRST_IS_ONE, size=SMALL, colour=FAINT, room=width)
+    axes = page.axes(left + 0.45, top + 0.53, width - 0.45, _CHART - 0.28)
+    draw_mixing(axes, mixing)
+    draw_mixing_key(axes)

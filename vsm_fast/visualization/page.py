@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from vsm_fast.visualization.views import SubjectViews
+    from vsm_fast.scorer import VSMScorer
 
 EXTRA = "visualize"
 DPI = 200
@@ -36,7 +37,7 @@ INK, FAINT, RULE = "#202226", "#5f646b", "#d3d6db"
 MARGIN = 0.35
 GAP = 0.08  # between panels
 GROUP_GAP = 0.24  # between groups of columns
-_HEAD = 0.42  # title
+_HEAD = 0.34  # title
 _FOOT = 0.3
 _GROUP_HEAD = 0.24
 _COLUMN_HEAD = 0.2
@@ -75,7 +76,7 @@ class Page:
         width: In inches.
         body: Height in inches of what stands between title and footer.
         title: Cut in the middle where it is too long.
-        views: What is drawn; the footer names model and thresholds.
+        footer: The same, small.
 
     Attributes:
         figure: The figure.
@@ -84,25 +85,15 @@ class Page:
         top: Where the body begins, in inches from the top.
     """
 
-    def __init__(self, width: float, body: float, title: str, views: SubjectViews) -> None:
+    def __init__(self, width: float, body: float, title: str, footer: str) -> None:
         self.width, self.height = width, MARGIN + _HEAD + body + _FOOT + MARGIN * 0.7
         figure_class = required("matplotlib.figure", EXTRA, "a figure").Figure
-        canvas_class = required("matplotlib.backends.backend_agg", EXTRA, "a figure")
         self.figure: Figure = figure_class(figsize=(self.width, self.height), dpi=DPI)
-        self._renderer = canvas_class.FigureCanvasAgg(self.figure).get_renderer()
         self.top = MARGIN + _HEAD
         self.text(MARGIN, MARGIN, title, size=TITLE, weight="bold")
-        self._footer(views)
-
-    def _footer(self, views: SubjectViews) -> None:
         line = self.height - MARGIN * 0.7 - _FOOT + 0.1
         self.rule(MARGIN, line, self.width - 2 * MARGIN)
-        note = (
-            f"model {views.scorer.config.name}  ·  semantic threshold "
-            f"{views.semantic_threshold:g}  ·  visual threshold {views.visual_threshold:g}  ·  "
-            f"vsm_fast {__version__}"
-        )
-        self.text(MARGIN, line + 0.08, note, size=SMALL, colour=FAINT)
+        self.text(MARGIN, line + 0.08, footer, size=SMALL, colour=FAINT)
 
     def text(
         self,
@@ -126,18 +117,17 @@ class Page:
             colour: Of the letters.
             room: In inches; None = up to the right margin.
         """
-        font = _properties(size, weight)
         available = self.width - MARGIN - left if room is None else room
 
         def width_of(line: str) -> float:
-            return float(self._renderer.get_text_width_height_descent(line, font, False)[0]) / DPI
+            return text_width(line, size, weight)
 
         shown = elide(drawable(text, _has_glyph), width_of, available)
         self.figure.text(
             left / self.width,
             1 - top / self.height,
             shown,
-            fontproperties=font,
+            fontproperties=_properties(size, weight),
             color=colour,
             ha="left",
             va="top",
@@ -214,7 +204,7 @@ def table_width(groups: Sequence[Group], column: float) -> float:
 def row_height(panels: Sequence[Panel], column: float) -> float:
     """Height in inches that a row's panels get."""
     wanted = max(panel.pixels.shape[0] / panel.pixels.shape[1] for panel in panels)
-    return column * min(max(wanted, _FLATTEST), _TALLEST)
+    return float(column * min(max(wanted, _FLATTEST), _TALLEST))
 
 
 def table_height(rows: Sequence[Row], column: float) -> float:
@@ -255,6 +245,39 @@ def draw_table(
         place += height + 0.1
 
 
+def footer_of(scorer: VSMScorer, semantic_threshold: float, visual_threshold: float) -> str:
+    """What made a figure: model, thresholds and version."""
+    return (
+        f"model {scorer.config.name}  ·  semantic threshold {semantic_threshold:g}  ·  "
+        f"visual threshold {visual_threshold:g}  ·  vsm_fast {__version__}"
+    )
+
+
+def text_width(text: str, size: float = BODY, weight: str = "normal") -> float:
+    """Width in inches of one line."""
+    width = _renderer().get_text_width_height_descent(text, _properties(size, weight), False)[0]
+    return float(width) / DPI
+
+
+def wrapped(text: str, room: float) -> list[str]:
+    """Break a text of the body's size into lines of at most ``room`` inches, between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+@lru_cache(maxsize=1)
+def _renderer() -> Any:
+    agg = required("matplotlib.backends.backend_agg", EXTRA, "a figure")
+    return agg.RendererAgg(1, 1, DPI)
+
+
+@lru_cache(maxsize=16)
 def _properties(size: float, weight: str) -> Any:
     manager = required("matplotlib.font_manager", EXTRA, "a figure")
     return manager.FontProperties(family=FONT, size=size, weight=weight)

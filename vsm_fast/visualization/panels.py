@@ -80,9 +80,9 @@ def frame_of(view: SubjectView) -> NDArray[np.float64]:
 
 
 def grey_photograph(view: SubjectView) -> NDArray[np.uint8]:
-    """The image without hues, lighter, and paler off the subject: ground for coloured points."""
+    """The image in grey, lighter on the subject: ground for coloured points."""
     grey = luminance(view.photograph)
-    ground = np.where(view.mask[..., None], grey * 0.6 + 255 * 0.4, dimmed(grey))
+    ground = np.where(view.mask[..., None], grey * 0.5 + 255 * 0.5, dimmed(grey))
     return np.repeat(np.rint(ground).astype(np.uint8), 3, axis=2)
 
 
@@ -105,10 +105,10 @@ def draw_points(
     if passed is None:
         passed = np.ones(len(places), bool)
     dots, crosses = places[passed], places[~passed]
-    axes.scatter(*dots.T, s=size**2, c=colours[passed], edgecolors="white", linewidths=0.35,
+    axes.scatter(dots[:, 0], dots[:, 1], s=size**2, c=colours[passed], edgecolors="white", linewidths=0.35,
                  zorder=3)  # fmt: skip
     for colour, width in (("white", 1.9), (FAILED, 0.9)):
-        axes.scatter(*crosses.T, s=(0.75 * size) ** 2, c=colour, marker="x", linewidths=width,
+        axes.scatter(crosses[:, 0], crosses[:, 1], s=(0.75 * size) ** 2, c=colour, marker="x", linewidths=width,
                      zorder=3)  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from vsm_fast.images import Box, ImageSource, load_image
 from vsm_fast.inputs import Images, Masks, image_list, mask_list
 from vsm_fast.scorer import VSMScorer
 from vsm_fast.subjects import prepare_subject
+from vsm_fast.visualization.page import footer_of
 
 DRAWN_SIDE = 720  # pixels of the longer side of an image in a figure, enough at 200 dpi
 
@@ -100,6 +101,10 @@ class SubjectViews:
     def __getitem__(self, index: int) -> SubjectView:
         return self.views[index]
 
+    def footer(self) -> str:
+        """What made a figure of them: model, thresholds and version."""
+        return footer_of(self.scorer, self.semantic_threshold, self.visual_threshold)
+
     def branch(self, name: str) -> list[NDArray[np.float32]]:
         """The ``"semantic"`` or ``"visual"`` descriptors of each image, float32 [n, D]."""
         return [getattr(view, name) for view in self.views]
@@ -113,7 +118,7 @@ def describe_subjects(
     names: Sequence[str] | None = None,
     semantic_threshold: float | None = None,
     visual_threshold: float | None = None,
-    batch_size: int | None = None,
+    crop: bool = False,
 ) -> SubjectViews:
     """Describe images in order to draw them.
 
@@ -124,7 +129,8 @@ def describe_subjects(
         names: What to call the images; None = their file names, or their positions.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
-        batch_size: Images per forward pass; None chooses.
+        crop: Draw only the region that the network sees; that is less than the image for models
+            whose framing is ``"subject"``.
 
     Raises:
         InputError: An image or a mask cannot be used, or a mask marks nothing.
@@ -151,8 +157,13 @@ def describe_subjects(
         if subject.status is not Status.OK:
             raise InputError(subject.status, subject.reason)
         assert subject.mask is not None  # of every subject that is ok
-        drawn.append(_at_drawn_size(load_image(image).pixels, subject.mask, subject.box))
-    descriptors = scorer.describe(listed, all_masks, batch_size=batch_size)
+        pixels, region, box = load_image(image).pixels, subject.mask, subject.box
+        if crop:
+            left, top, right, bottom = box
+            pixels, region = pixels[top:bottom, left:right], region[top:bottom, left:right]
+            box = (0, 0, right - left, bottom - top)
+        drawn.append(_at_drawn_size(pixels, region, box))
+    descriptors = scorer.describe(listed, all_masks)
     views = tuple(
         _view(name, *parts, descriptors, index)
         for index, (name, parts) in enumerate(zip(known, drawn, strict=True))

@@ -48,6 +48,9 @@ EXTRAS = {
     # Figures of an evaluation (matplotlib; scipy: density curves) and the SSIM and colour
     # baselines (scikit-image: its SSIM gives the map that is averaged over the subject).
     "evaluate": ["matplotlib>=3.9", "scikit-image>=0.24", "scipy>=1.13"],
+    # Figures of what the descriptors see (matplotlib), principal components and k-means
+    # (scikit-learn) and the assignment that gives clusters their colours (scipy).
+    "visualize": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
     "ray": ["ray[data]>=2.40"],
@@ -63,6 +66,7 @@ EXTRAS = {
         "pandas>=2.2",
         "matplotlib>=3.9",
         "scikit-image>=0.24",
+        "scikit-learn>=1.5",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
     ],
     # Peers in the benchmarks that the tests do without.

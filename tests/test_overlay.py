@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from vsm_fast.overlay import _elide, _font, blend, colour_map, overlay_panel, save_overlay
+from vsm_fast.overlay import blend, colour_map, overlay_panel, save_overlay
 
 
 def luminance(colours):
@@ -78,15 +78,15 @@ def test_panel_shows_different_scores_differently():
     assert (one != two).any()
 
 
-def test_long_names_keep_both_ends():
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    text = _elide(draw, "first/" + "x" * 300 + "/last.png", _font(20), 300)
-    assert text.startswith("first/")
-    assert text.endswith("last.png")
-    assert "…" in text
-    assert draw.textlength(text, font=_font(20)) <= 300
-    assert _elide(draw, "short", _font(20), 300) == "short"
-    assert "\n" not in _elide(draw, "a\nb", _font(20), 300)
+def test_title_shows_no_box_for_letters_that_the_font_lacks():
+    image = Image.new("RGB", (64, 64))
+    heat = np.zeros((64, 64))
+
+    def panel(title):
+        return np.asarray(overlay_panel(image, image, heat, 0.5, title, 0.6))
+
+    np.testing.assert_array_equal(panel("\u4f60\u597d.png"), panel("??.png"))
+    assert (panel("Bär.png") != panel("Bxr.png")).any()
 
 
 def test_saved_overlay_is_the_panel(tmp_path):

@@ -23,6 +23,8 @@ OPTIONAL = {
     "xformers": ("xformers",),
     "pandas": ("pandas",),
     "opencv": ("opencv-python-headless", "opencv-python"),
+    "matplotlib": ("matplotlib",),
+    "scikit-learn": ("scikit-learn",),
 }
 
 

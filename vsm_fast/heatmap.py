@@ -159,20 +159,45 @@ def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.fl
             "no point of this pair matched the reference semantically, so there is nothing to "
             "draw a heat map from."
         )
-    rows, columns = evidence.grid
-    values = np.zeros(rows * columns, np.float32)
-    judged = np.zeros(rows * columns, np.bool_)
     cells = evidence.cells[evidence.kept]
-    values[cells] = inconsistency(evidence.visual_similarity[evidence.kept], visual_threshold)
-    judged[cells] = True
-    filled = fill_cells(values.reshape(rows, columns), judged.reshape(rows, columns))
+    values = inconsistency(evidence.visual_similarity[evidence.kept], visual_threshold)
+    smooth = cells_to_pixels(cells, values, evidence.grid, evidence.box, evidence.mask)
+    return np.clip(smooth, 0.0, 1.0)  # interpolation may round one unit out
 
-    left, top, right, bottom = evidence.box
-    result = np.full(evidence.size, np.nan, np.float32)
+
+def cells_to_pixels(
+    cells: NDArray[np.int64],
+    values: NDArray[np.float32],
+    grid: tuple[int, int],
+    box: tuple[int, int, int, int],
+    mask: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Values of some cells of the descriptor grid as a smooth map over the image.
+
+    The other cells are filled by :func:`fill_cells`; the grid is then resampled bilinearly over
+    the box, cell centre to pixel centre.
+
+    Args:
+        cells: int64 [n], n >= 1, row-major indices in ``grid``, each at most once.
+        values: float32 [n].
+        grid: (rows, columns).
+        box: (left, top, right, bottom) in pixels, the region that the grid covers.
+        mask: bool [H, W], the pixels that get a value.
+
+    Returns:
+        float32 [H, W]; NaN off the mask and outside the box.
+    """
+    rows, columns = grid
+    dense = np.zeros(rows * columns, np.float32)
+    known = np.zeros(rows * columns, np.bool_)
+    dense[cells], known[cells] = values, True
+    filled = fill_cells(dense.reshape(grid), known.reshape(grid))
+
+    left, top, right, bottom = box
+    result = np.full(mask.shape, np.nan, np.float32)
     region = result[top:bottom, left:right]
-    inside = evidence.mask[top:bottom, left:right]
-    smooth = _resize_bilinear(filled, bottom - top, right - left)
-    region[inside] = np.clip(smooth[inside], 0.0, 1.0)  # interpolation may round one unit out
+    inside = mask[top:bottom, left:right]
+    region[inside] = _resize_bilinear(filled, bottom - top, right - left)[inside]
     return result
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vsm_fast.atomic import replacing
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
-    from PIL.ImageFont import ImageFont as BitmapFont
+from vsm_fast.lettering import drawable, elide, has_glyph, pillow_font
 
 # Blue to pale to vermilion: hue AND lightness differ for every common kind of colour blindness,
 # and lightness runs up to the threshold and down again, so that 0.5 stands out in grey too.
@@ -78,13 +74,23 @@ def blend(generation: Image.Image, heat: ArrayLike) -> Image.Image:
             f"the heat map must have the size of the generated image, "
             f"{list(photograph.shape[:2])} (height, width); got {list(values.shape)}."
         )
-    grey = photograph @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey = luminance(photograph)
     # The photograph's lightness stays visible under the colour, its hue does not: two hues
     # on top of each other cannot be read off the legend.
-    subject = grey[..., None] * (1 - _BLEND) + colour_map(values) * _BLEND
-    around = np.repeat((grey * _DIMMED + 225 * (1 - _DIMMED))[..., None], 3, axis=2)
-    result = np.where(np.isnan(values)[..., None], around, subject)
+    subject = grey * (1 - _BLEND) + colour_map(values) * _BLEND
+    result = np.where(np.isnan(values)[..., None], dimmed(grey), subject)
     return Image.fromarray(np.rint(result).astype(np.uint8))
+
+
+def luminance(photograph: ArrayLike) -> NDArray[np.float32]:
+    """Lightness of a photograph: [H, W, 3], RGB -> float32 [H, W, 1], on the same scale."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    return (np.asarray(photograph, np.float32) @ weights)[..., None]
+
+
+def dimmed(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What lies off the subject, pale enough to stay in the background; float32 [H, W, 1]."""
+    return grey * _DIMMED + 225 * (1 - _DIMMED)
 
 
 def overlay_panel(
@@ -125,18 +131,20 @@ def overlay_panel(
     draw = ImageDraw.Draw(canvas)
 
     text = _score_text(score, n_matched, n_source)
-    font = _font(22)
+    font = pillow_font(22)
     text_width = math.ceil(draw.textlength(text, font=font))
     draw.text((width - _MARGIN - text_width, _MARGIN), text, font=font, fill=_INK)
     room = width - 2 * _MARGIN - text_width - 2 * _GAP
-    draw.text((_MARGIN, _MARGIN), _elide(draw, title, font, room), font=font, fill=_INK)
+    name = drawable(title, lambda character: has_glyph(font, character))
+    name = elide(name, lambda text: draw.textlength(text, font=font), room)
+    draw.text((_MARGIN, _MARGIN), name, font=font, fill=_INK)
     line = _MARGIN + head - 12
     draw.line((_MARGIN, line, width - _MARGIN, line), fill=(216, 219, 224), width=1)
 
     left, top = _MARGIN, _MARGIN + head + 26
     captions = ("reference", "generation", "inconsistency")
     for caption, panel, slot in zip(captions, panels, slots, strict=True):
-        draw.text((left, top - 27), caption, font=_font(17), fill=_FAINT)
+        draw.text((left, top - 27), caption, font=pillow_font(17), fill=_FAINT)
         canvas.paste(panel, (left + (slot - panel.width) // 2, top + (body - panel.height) // 2))
         left += slot + _GAP
     _draw_legend(canvas, draw, left + 4, top, body, threshold)
@@ -191,7 +199,7 @@ def _draw_legend(
     canvas.paste(Image.fromarray(np.repeat(ramp[:, None], bar, axis=1)), (left, top))
     draw.rectangle((left, top, left + bar - 1, top + length - 1), outline=_FAINT)
     text_left = left + bar + 10
-    font, small = _font(16), _font(14)
+    font, small = pillow_font(16), pillow_font(14)
     draw.text((text_left, top), "1  inconsistent", font=font, fill=_INK, anchor="lt")
     draw.text((text_left, top + length - 1), "0  consistent", font=font, fill=_INK, anchor="lb")
     middle = top + length // 2
@@ -214,21 +222,3 @@ def _score_text(score: float, n_matched: int | None, n_source: int | None) -> st
         of = "" if n_source is None else f" of {n_source:,}"
         text += f"   {n_matched:,}{of} points matched"
     return text
-
-
-def _font(size: int) -> FreeTypeFont | BitmapFont:
-    return ImageFont.load_default(size=size)
-
-
-def _elide(
-    draw: ImageDraw.ImageDraw, text: str, font: FreeTypeFont | BitmapFont, room: float
-) -> str:
-    """Cut ``text`` in the middle until it fits: both ends of a file name tell files apart."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    if draw.textlength(text, font=font) <= room:
-        return text
-    for kept in range(min(len(text) - 1, 400), 1, -1):
-        cut = f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
-        if draw.textlength(cut, font=font) <= room:
-            return cut
-    return "…"

@@ -105,11 +105,25 @@ def draw_points(
     if passed is None:
         passed = np.ones(len(places), bool)
     dots, crosses = places[passed], places[~passed]
-    axes.scatter(dots[:, 0], dots[:, 1], s=size**2, c=colours[passed], edgecolors="white", linewidths=0.35,
-                 zorder=3)  # fmt: skip
+    axes.scatter(
+        dots[:, 0],
+        dots[:, 1],
+        s=size**2,
+        c=colours[passed],
+        edgecolors="white",
+        linewidths=0.35,
+        zorder=3,
+    )
     for colour, width in (("white", 1.9), (FAILED, 0.9)):
-        axes.scatter(crosses[:, 0], crosses[:, 1], s=(0.75 * size) ** 2, c=colour, marker="x", linewidths=width,
-                     zorder=3)  # fmt: skip
+        axes.scatter(
+            crosses[:, 0],
+            crosses[:, 1],
+            s=(0.75 * size) ** 2,
+            c=colour,
+            marker="x",
+            linewidths=width,
+            zorder=3,
+        )
 
 
 def _points_panel(

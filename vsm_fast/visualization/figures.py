@@ -40,7 +40,7 @@ from vsm_fast.visualization.panels import (
     components_panel,
     draw_points,
     frame_of,
-    grey_photograph,
+    pale_photograph,
     photograph_panel,
     segments_panel,
 )
@@ -131,7 +131,7 @@ def matches_figure(
     matches = correspond(views, reference, generation)
     places = views[generation].centres()[matches.points]
     drawn = spread_out(places, max_matches) if len(places) else np.empty(0, np.int64)
-    panels = [Panel(grey_photograph(views[index])) for index in (reference, generation)]
+    panels = [Panel(pale_photograph(views[index])) for index in (reference, generation)]
     between = 0.3
     height = row_height(panels, _COLUMN)
     half = 2 * _COLUMN + between
@@ -299,7 +299,7 @@ def _table_figure(views: SubjectViews, title: str, group: Group, rows: list[Row]
     with styled():
         page = Page(
             2 * MARGIN + table_width([group], _COLUMN),
-            table_height(rows, _COLUMN) - 0.2,
+            table_height(rows, _COLUMN) - 0.1,
             title,
             views.footer(),
         )

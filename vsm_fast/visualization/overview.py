@@ -161,7 +161,7 @@ def _compose(
         indent = chart + 0.4 if chart else 0.0
         paragraphs = [wrapped(text, width - indent) for text in reading]
         lines = sum(map(len, paragraphs)) * _LINE + len(paragraphs) * _LINE / 2
-        below = 0.3 + max(lines, 0.25 + _CHART + 0.25 if chart else 0.0)
+        below = 0.3 + max(lines, _CHART + 0.25 if chart else 0.0)
         page = Page(
             width + 2 * MARGIN,
             table + key + 0.15 + below,

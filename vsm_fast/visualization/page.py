@@ -89,6 +89,7 @@ class Page:
         self.width, self.height = width, MARGIN + _HEAD + body + _FOOT + MARGIN * 0.7
         figure_class = required("matplotlib.figure", EXTRA, "a figure").Figure
         self.figure: Figure = figure_class(figsize=(self.width, self.height), dpi=DPI)
+        required("matplotlib.backends.backend_agg", EXTRA, "a figure").FigureCanvasAgg(self.figure)
         self.top = MARGIN + _HEAD
         self.text(MARGIN, MARGIN, title, size=TITLE, weight="bold")
         line = self.height - MARGIN * 0.7 - _FOOT + 0.1

@@ -35,6 +35,7 @@ MAX_CLUSTERS = len(_SEGMENT_COLOURS)
 FAILED = "#1a1a1a"  # crosses; form and not colour tells them from the dots
 _SEGMENT_BLEND = 0.72  # share of a segment's colour; the rest is the photograph's lightness
 _PLACE_BLEND = 0.8
+_PALE = 0.55  # share of white under points
 
 
 def photograph_panel(view: SubjectView) -> Panel:
@@ -79,11 +80,11 @@ def frame_of(view: SubjectView) -> NDArray[np.float64]:
     return np.stack([centres.min(axis=0), centres.max(axis=0)])
 
 
-def grey_photograph(view: SubjectView) -> NDArray[np.uint8]:
-    """The image in grey, lighter on the subject: ground for coloured points."""
-    grey = luminance(view.photograph)
-    ground = np.where(view.mask[..., None], grey * 0.5 + 255 * 0.5, dimmed(grey))
-    return np.repeat(np.rint(ground).astype(np.uint8), 3, axis=2)
+def pale_photograph(view: SubjectView) -> NDArray[np.uint8]:
+    """The subject in pale colours, the rest in grey: ground for coloured points."""
+    subject = view.photograph * (1 - _PALE) + 255 * _PALE
+    around = dimmed(luminance(view.photograph))
+    return np.rint(np.where(view.mask[..., None], subject, around)).astype(np.uint8)
 
 
 def draw_points(
@@ -106,24 +107,14 @@ def draw_points(
         passed = np.ones(len(places), bool)
     dots, crosses = places[passed], places[~passed]
     axes.scatter(
-        dots[:, 0],
-        dots[:, 1],
-        s=size**2,
-        c=colours[passed],
-        edgecolors="white",
-        linewidths=0.35,
+        dots[:, 0], dots[:, 1], s=size**2, c=colours[passed], edgecolors="white", linewidths=0.35,
         zorder=3,
-    )
+    )  # fmt: skip
     for colour, width in (("white", 1.9), (FAILED, 0.9)):
         axes.scatter(
-            crosses[:, 0],
-            crosses[:, 1],
-            s=(0.75 * size) ** 2,
-            c=colour,
-            marker="x",
-            linewidths=width,
-            zorder=3,
-        )
+            crosses[:, 0], crosses[:, 1], s=(0.75 * size) ** 2, c=colour, marker="x",
+            linewidths=width, zorder=3,
+        )  # fmt: skip
 
 
 def _points_panel(
@@ -142,7 +133,7 @@ def _points_panel(
     def decorate(axes: Axes) -> None:
         draw_points(axes, places[drawn], colours, None if passed is None else passed[drawn], 3.6)
 
-    return Panel(grey_photograph(generation), decorate)
+    return Panel(pale_photograph(generation), decorate)
 
 
 def _on_subject(view: SubjectView, colours: NDArray[np.float32], share: float) -> NDArray[np.uint8]:

@@ -41,7 +41,9 @@ def segment(
             f"{clusters} segments need at least as many different points; the subjects of "
             f"{len(descriptors)} images have {different}. Ask for fewer, or check the masks."
         )
-    found = cluster.KMeans(clusters, n_init=_STARTS, random_state=seed).fit_predict(rows)
+    threads = required("threadpoolctl", "visualize", "a picture of segments")
+    with threads.threadpool_limits(1):  # with so few points threads only wait for each other
+        found = cluster.KMeans(clusters, n_init=_STARTS, random_state=seed).fit_predict(rows)
     order = np.argsort(-np.bincount(found, minlength=clusters), kind="stable")
     rank = np.empty(clusters, np.int64)
     rank[order] = np.arange(clusters)

@@ -123,6 +123,14 @@ def test_no_number_where_there_is_none(x: list[float], y: list[float]) -> None:
         assert all(math.isnan(v) for v in (estimate.value, estimate.low, estimate.high))
 
 
+def test_a_handful_of_pairs_has_no_interval() -> None:
+    x, y = data(ties=False)
+    for count, known in ((9, False), (10, True)):
+        found = correlations(x[:count], y[:count], bootstrap=FEW).pearson
+        assert found.value == pytest.approx(pearsonr(x[:count], y[:count])[0])
+        assert math.isfinite(found.low) is known
+
+
 def test_one_subject_has_no_interval_by_subject() -> None:
     x, y = data()
     found = correlations(x, y, clusters=["cup"] * 40, bootstrap=FEW).pearson

@@ -5,7 +5,7 @@ What is undefined (NaN in, too few values, a constant) is NaN here and counted, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from vsm_fast.evaluation.bootstrap import Bootstrap, Estimate, Floats
 
 MIN_PAIRS = 3  # two points always lie on a line
+MIN_INTERVAL = 10  # resamples of fewer pairs repeat too few different ones to say anything
 _FLAT = 1e-12  # share of the variance below which a resample counts as constant
 
 
@@ -82,7 +83,7 @@ def correlations(
         bootstrap: None takes the defaults.
 
     Returns:
-        NaN for fewer than three pairs or a constant.
+        NaN for fewer than three pairs or a constant; no interval for fewer than ten pairs.
 
     Source: arXiv 2509.21989, evaluation (the coefficients; the intervals are ours).
     """
@@ -91,7 +92,7 @@ def correlations(
     known = wanted & np.isfinite(x)
     x, y = x[known], y[known]
     groups = None if clusters is None else np.asarray(clusters)[known]
-    bootstrap = bootstrap or Bootstrap()
+    bootstrap = _enough(bootstrap, len(x))
     ranks_x, ranks_y = _Ranks(x), _Ranks(y)
 
     def spearman(weights: Floats) -> Floats:
@@ -131,7 +132,7 @@ def correlation_gain(
     first, second, y = first[known], second[known], y[known]
     groups = None if clusters is None else np.asarray(clusters)[known]
     ranks = [_Ranks(column) for column in (first, second, y)]
-    bootstrap = bootstrap or Bootstrap()
+    bootstrap = _enough(bootstrap, len(y))
 
     def pearson(weights: Floats) -> Floats:
         return _pearson(first, y, weights) - _pearson(second, y, weights)
@@ -169,6 +170,12 @@ def separation(same: ArrayLike, other: ArrayLike) -> Separation:
         undefined_same=len(mine) - len(known),
         undefined_other=len(theirs) - len(foreign),
     )
+
+
+def _enough(bootstrap: Bootstrap | None, pairs: int) -> Bootstrap:
+    """The bootstrap to use: without resamples where there are too few pairs."""
+    chosen = bootstrap or Bootstrap()
+    return chosen if pairs >= MIN_INTERVAL else replace(chosen, resamples=0)
 
 
 def _columns(metric: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:

@@ -106,7 +106,10 @@ def test_the_table_keeps_theirs_apart_from_ours() -> None:
     assert [cell.strip() for cell in ours[-3:-1]] == ["0.448", "0.582"]
     assert lines["**vsm@0.725** (the model's threshold)"].split("|")[-2].strip() == "–"
     vlm = [cell.strip() for cell in lines["VLM (GPT-4o)"].split("|")[1:-1]]
-    assert vlm == ["VLM (GPT-4o)", "–", "–", "–", "–", "0.072", "0.091"]
+    assert vlm == ["VLM (GPT-4o)", *"–––––", "0.072", "0.091"]
+    gain = evaluation().gains["psnr"].pearson
+    shown = lines["psnr"].split("|")[5].strip()
+    assert shown == f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
     assert "VSM, visual threshold 0.5" in lines  # theirs at a threshold that was not asked for
     assert "Published figures" in text
     assert "(36 undefined)" in lines["silent"]

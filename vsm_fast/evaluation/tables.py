@@ -58,6 +58,9 @@ def _main_table(evaluation: Evaluation) -> str:
                 _estimate(found.pearson),
                 _estimate(found.spearman),
                 _pairs(found),
+                _estimate(evaluation.gains[metric].pearson)
+                if metric in evaluation.gains
+                else _NONE,
                 _share(evaluation.separation[metric].higher),
                 _number(published.pearson) if published else _NONE,
                 _number(published.spearman) if published else _NONE,
@@ -65,15 +68,16 @@ def _main_table(evaluation: Evaluation) -> str:
         )
     others = [row for row in CONTROLLED if not row.column or row.column in theirs]
     rows += [
-        (row.label, _NONE, _NONE, _NONE, _NONE, _number(row.pearson), _number(row.spearman))
-        for row in others
+        (row.label, *[_NONE] * 5, _number(row.pearson), _number(row.spearman)) for row in others
     ]
     heads = (
-        "metric", "Pearson", "Spearman", "pairs", "same > other", "theirs*: Pearson", "Spearman",
+        "metric", "Pearson", "Spearman", "pairs", "VSM's gain", "same > other",
+        "theirs*: Pearson", "Spearman",
     )  # fmt: skip
     return (
         "### Correlation with the oracle\n\n"
         f"{aligned(heads, rows)}\n\n"
+        f"VSM's gain: Pearson of `{evaluation.headline}` minus that of the row, on the same pairs.\n"
         "same > other: share of comparisons in which an unaltered pair has a higher value than a "
         "pair of two subjects.\n"
         f"\\* Published figures. {SOURCE}. Other pairs than ours, so no row is a comparison."

@@ -49,7 +49,7 @@ def _about(evaluation: Evaluation) -> str:
 
 def _main_table(evaluation: Evaluation) -> str:
     theirs = {row.column: row for row in CONTROLLED if row.column}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for metric in evaluation.metrics:
         found, published = evaluation.overall(metric), theirs.pop(metric, None)
         rows.append(
@@ -77,7 +77,7 @@ def _main_table(evaluation: Evaluation) -> str:
     return (
         "### Correlation with the oracle\n\n"
         f"{aligned(heads, rows)}\n\n"
-        f"VSM's gain: Pearson of `{evaluation.headline}` minus that of the row, on the same pairs.\n"
+        f"VSM's gain: Pearson of `{evaluation.headline}` minus the row's, on the same pairs.\n"
         "same > other: share of comparisons in which an unaltered pair has a higher value than a "
         "pair of two subjects.\n"
         f"\\* Published figures. {SOURCE}. Other pairs than ours, so no row is a comparison."

@@ -211,3 +211,10 @@ def test_the_callers_style_and_backend_stay():
         figure.canvas.draw()
         pictures.append(np.asarray(figure.canvas.buffer_rgba()))
     np.testing.assert_array_equal(*pictures)
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a missing glyph
+def test_names_without_glyphs_are_replaced():
+    figure = pca_figure(small_views([PIXELS], names=["Bär 你好 $x$"]))
+    figure.draw_without_rendering()
+    assert "Bär ?? $x$" in {text.get_text() for text in figure.texts}

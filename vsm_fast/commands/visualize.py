@@ -30,7 +30,7 @@ MAX_IMAGES = 16  # more rows than this are no figure any more
 _KINDS = {
     "pca": "principal components of the descriptors: pca.png",
     "segments": "k-means segments: segments.png",
-    "matches": "semantic and visual neighbours: matches_N.png for the Nth generation",
+    "matches": "semantic and visual neighbours: matches_N.png of the Nth pair",
     "mixing": "mixing weights of the levels: mixing.png",
 }
 

@@ -57,7 +57,7 @@ _READING = {
     "segment has the colour of the semantic one that it shares most points with.",
     "matches": "Nearest neighbours: the matched points of a generation in the colours of their "
     "neighbours in the reference, on the left semantic and on the right visual ones. VSM is the "
-    "share of them without a cross.",
+    "share of all matched points that get no cross.",
 }
 MAX_GENERATIONS = 4
 _COLUMN = 1.5  # inches

@@ -81,10 +81,10 @@ def frame_of(view: SubjectView) -> NDArray[np.float64]:
 
 
 def pale_photograph(view: SubjectView) -> NDArray[np.uint8]:
-    """The subject in pale colours, the rest in grey: ground for coloured points."""
-    subject = view.photograph * (1 - _PALE) + 255 * _PALE
+    """The subject in pale colours, the rest in pale grey: ground for coloured points."""
     around = dimmed(luminance(view.photograph))
-    return np.rint(np.where(view.mask[..., None], subject, around)).astype(np.uint8)
+    ground = np.where(view.mask[..., None], view.photograph, around)
+    return np.rint(ground * (1 - _PALE) + 255 * _PALE).astype(np.uint8)
 
 
 def draw_points(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from vsm_fast.data.pairs import ControlledPair
+from vsm_fast.evaluation.measures import auroc
 from vsm_fast.images import subject_box
 from vsm_fast.matching import match
 from vsm_fast.scorer import VSMScorer
@@ -148,7 +149,7 @@ def report(
         "other_pairs": int((kinds == "other subject").sum()),
         "mean_other": float(np.nanmean(scores[kinds == "other subject"])),
         "above_other": _share_above(consistent, other),
-        "point_auroc": _auroc(table, semantic),
+        "point_auroc": _auroc(table, semantic, kinds != "other subject"),
     }
     for kind in sorted(set(kinds) - {"none", "other subject"}):
         mine = same & np.isin(kinds, (kind, "none"))
@@ -156,13 +157,8 @@ def report(
     return figures
 
 
-def _auroc(table: PointTable, semantic: float) -> float:
-    """Probability that an altered matched point has the lower visual similarity."""
-    kept = table.semantic > semantic
-    altered = table.altered[kept] > 0
-    ranks = table.visual[kept].argsort().argsort()
-    positives, negatives = int(altered.sum()), int((~altered).sum())
-    if not positives or not negatives:
-        return float("nan")
-    below = ranks[~altered].sum() - negatives * (negatives - 1) / 2
-    return float(below / (positives * negatives))
+def _auroc(table: PointTable, semantic: float, counted: NDArray[np.bool_]) -> float:
+    """Probability that an altered matched point of the counted pairs is the less similar one."""
+    kept = (table.semantic > semantic) & np.repeat(counted, np.diff(table.offsets))
+    similarity, altered = table.visual[kept], table.altered[kept] > 0
+    return auroc(similarity[~altered], similarity[altered])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from vsm_fast.data.described_views import DescriptorParts
 from vsm_fast.data.offline_stages import GrabCutMasker, LabChange, OfflineAlterer
 from vsm_fast.data.pair_pipeline import Stages
 from vsm_fast.data.stages import Alterer, ChangeMeasure, PartSegmenter, SubjectMasker
+
+if TYPE_CHECKING:
+    from vsm_fast.data.pretrained.sam import SegmentAnything
 
 MASKERS = ("grabcut", "grounded-sam")
 PARTS = ("descriptors", "sam", "random")
@@ -37,7 +42,15 @@ def _masker(name: str, device: str) -> SubjectMasker:
         return GrabCutMasker()
     from vsm_fast.data.pretrained.grounded_sam import GroundedSam
 
-    return GroundedSam.from_pretrained(device=device)
+    return GroundedSam.from_pretrained(sam=_segment_anything(device), device=device)
+
+
+@lru_cache(maxsize=1)
+def _segment_anything(device: str) -> SegmentAnything:
+    """SAM, loaded once for masks and parts."""
+    from vsm_fast.data.pretrained.sam import SegmentAnything
+
+    return SegmentAnything.from_pretrained(device=device)
 
 
 def _parts(name: str, device: str) -> Callable[[float], PartSegmenter] | None:
@@ -47,7 +60,7 @@ def _parts(name: str, device: str) -> Callable[[float], PartSegmenter] | None:
         return DescriptorParts
     from vsm_fast.data.pretrained.sam_parts import SamParts
 
-    segmenter = SamParts.from_pretrained(device=device)
+    segmenter = SamParts.from_pretrained(_segment_anything(device), device=device)
     return lambda share: segmenter
 
 

@@ -57,8 +57,7 @@ class Bottleneck(nn.Module):
         Returns:
             float [B, outputs, rows, columns].
         """
-        if level.shape[2] * level.shape[3] > grid[0] * grid[1]:
-            level = _resize(level, grid)
+        level = reduced(level, grid)
         # In place, also in training: no gradient needs what a GroupNorm or a sum gave.
         x = F.relu(self.conv1.norm(_resize(self.conv1.project(level), grid)), inplace=True)
         x = self.conv3(F.relu(self.conv2(x), inplace=True))
@@ -120,6 +119,18 @@ class AggregationNetwork(nn.Module):
             total = weight * described if total is None else total.addcmul_(described, weight)
         assert total is not None
         return F.normalize(total.float(), dim=1)
+
+
+def reduced(level: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A level on the grid if it has more cells than that, else as it is: what a network reads.
+
+    Args:
+        level: float [B, C, h, w].
+        grid: (rows, columns) of the descriptors.
+    """
+    if level.shape[2] * level.shape[3] > grid[0] * grid[1]:
+        return _resize(level, grid)
+    return level
 
 
 def _resize(x: Tensor, grid: tuple[int, int]) -> Tensor:

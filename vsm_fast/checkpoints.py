@@ -14,7 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -175,13 +176,24 @@ def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:
     Raises:
         ModelError: Weights are damaged or do not fit.
     """
+    features = build_backbone(config, folder)
+    networks = _load_aggregation(folder / _AGGREGATION, features.level_channels, config)
+    return DescriptorNetwork(features, *networks)
+
+
+def build_backbone(config: ModelConfig, folder: Path) -> UNetFeatures:
+    """The float32 backbone of a model folder, which needs no aggregation networks.
+
+    Raises:
+        ModelError: Weights are damaged or do not fit.
+    """
     backbone = config.backbone
     unet = _load_diffusers(folder / "unet", ("UNet2DModel", "UNet2DConditionModel"))
     vae = None
     if (folder / "vae").is_dir():
         vae = _load_diffusers(folder / "vae", ("AutoencoderKL",))
     conditioning_file = folder / _CONDITIONING
-    features = UNetFeatures(
+    return UNetFeatures(
         unet,
         backbone.levels,
         backbone.timestep,
@@ -190,8 +202,6 @@ def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:
         pixel_unshuffle=backbone.pixel_unshuffle,
         conditioning=_read(conditioning_file) if conditioning_file.exists() else None,
     )
-    networks = _load_aggregation(folder / _AGGREGATION, features.level_channels, config)
-    return DescriptorNetwork(features, *networks)
 
 
 def save_model(
@@ -224,32 +234,80 @@ def save_model(
         ModelError: ``folder`` is something else, ``unet`` or ``vae`` was cut, or a weight does
             not fit into ``dtype``.
     """
+    with _new_folder(folder) as temporary:
+        _save_diffusers(unet, temporary / "unet", "conv_out", dtype)
+        if vae is not None:
+            _save_diffusers(vae, temporary / "vae", "decoder", dtype)
+        if conditioning:
+            _save(conditioning, temporary / _CONDITIONING, dtype)
+        return _sealed(temporary, config, (semantic, visual), dtype)
+
+
+def save_trained(
+    folder: Path,
+    config: ModelConfig,
+    base: Path,
+    semantic: AggregationNetwork,
+    visual: AggregationNetwork,
+) -> ModelConfig:
+    """Write a model folder with the backbone of another one and new aggregation networks.
+
+    Args:
+        folder: Replaced when it is a model folder already.
+        config: Its ``files`` are filled in.
+        base: Folder of the model whose backbone was used; its files are copied.
+        semantic: Semantic aggregation network, stored as float32.
+        visual: Visual aggregation network, stored as float32.
+
+    Returns:
+        The configuration as written.
+
+    Raises:
+        ModelError: ``folder`` is something else.
+    """
+    with _new_folder(folder) as temporary:
+        for part in ("unet", "vae"):
+            if (base / part).is_dir():
+                shutil.copytree(base / part, temporary / part)
+        if (base / _CONDITIONING).exists():
+            shutil.copy(base / _CONDITIONING, temporary / _CONDITIONING)
+        return _sealed(temporary, config, (semantic, visual), torch.float32)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which then replaces ``folder`` in one step."""
     if folder.exists() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder} exists and is not a model folder; it is left as it is.")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _save_diffusers(unet, temporary / "unet", "conv_out", dtype)
-        if vae is not None:
-            _save_diffusers(vae, temporary / "vae", "decoder", dtype)
-        if conditioning:
-            _save(conditioning, temporary / _CONDITIONING, dtype)
-        tensors = {
-            _published_key(key, branch): value
-            for branch, network in zip(_BRANCHES, (semantic, visual), strict=True)
-            for key, value in network.state_dict().items()
-        }
-        _save(tensors, temporary / _AGGREGATION, dtype)
-        hashes = {
-            path.relative_to(temporary).as_posix(): _sha256(path)
-            for path in sorted(temporary.rglob("*.safetensors"))
-        }
-        written = dataclasses.replace(config, files=hashes)
-        (temporary / "config.json").write_text(written.to_json(), encoding="utf-8")
+        yield temporary
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sealed(
+    folder: Path,
+    config: ModelConfig,
+    networks: Sequence[AggregationNetwork],
+    dtype: torch.dtype,
+) -> ModelConfig:
+    """Add the aggregation networks and a ``config.json`` with the hashes of all weights."""
+    tensors = {
+        _published_key(key, branch): value
+        for branch, network in zip(_BRANCHES, networks, strict=True)
+        for key, value in network.state_dict().items()
+    }
+    _save(tensors, folder / _AGGREGATION, dtype)
+    hashes = {
+        path.relative_to(folder).as_posix(): _sha256(path)
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+    written = dataclasses.replace(config, files=hashes)
+    (folder / "config.json").write_text(written.to_json(), encoding="utf-8")
     return written
 
 

@@ -166,15 +166,22 @@ def to_input(
 
     Source: arXiv 2509.21989 for the square; which filter the authors use is not published.
     """
+    resized = resized_region(pixels, box, resolution, interpolation)
+    channels_first = np.ascontiguousarray(resized.transpose(2, 0, 1))
+    return torch.from_numpy(channels_first).float().div_(127.5).sub_(1)
+
+
+def resized_region(
+    pixels: NDArray[np.uint8], box: Box, resolution: int, interpolation: Interpolation
+) -> NDArray[np.uint8]:
+    """:func:`to_input` before it becomes a tensor, uint8 [resolution, resolution, 3]."""
     check_box(box, pixels.shape[:2])
     if interpolation not in _RESAMPLING:
         raise ValueError(
             f"interpolation must be one of {tuple(_RESAMPLING)}; got {interpolation!r}."
         )
     image = Image.fromarray(pixels)
-    resized = image.resize((resolution, resolution), _RESAMPLING[interpolation], box=box)
-    channels_first = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
-    return torch.from_numpy(channels_first).float().div_(127.5).sub_(1)
+    return np.asarray(image.resize((resolution, resolution), _RESAMPLING[interpolation], box=box))
 
 
 def check_box(box: Box, size: tuple[int, ...]) -> None:

@@ -18,7 +18,7 @@ from vsm_fast.data.pairs import Mask, Pixels
 
 Floats = NDArray[np.float32]
 
-MILD_KINDS = ("blend", "matched", "tint", "smooth", "channels", "invert")
+MILD_KINDS = ("blend", "matched", "tint", "smooth", "channels", "invert", "moved")
 MIN_MILD_CHANGE = 6.0  # CIE Lab units; below ``alterations.MIN_CHANGE``, above what is just seen
 _TRIES = 4
 
@@ -120,6 +120,25 @@ def _invert(
     return 2 * pixels[part].mean(axis=0) - pixels
 
 
+def _moved(
+    pixels: Floats, part: Mask, rng: np.random.Generator, donor: Floats, attempt: int
+) -> Floats:
+    """What is about a part's width away moves into the part, perhaps turned or mirrored."""
+    ys, xs = np.nonzero(part)
+    centre = float(xs.mean()), float(ys.mean())
+    reach = np.sqrt(len(ys)) * rng.uniform(0.4, 1.0 + 0.2 * attempt)
+    angle = rng.uniform(0, 2 * np.pi)
+    motion = cv2.getRotationMatrix2D(centre, rng.choice([0.0, 90.0, 180.0, rng.uniform(0, 360)]), 1)
+    if rng.random() < 0.3:
+        mirror = np.array([[-1, 0, 2 * centre[0]], [0, 1, 0], [0, 0, 1]])
+        motion = motion @ mirror
+    motion[:, 2] += reach * np.array([np.cos(angle), np.sin(angle)])
+    size = pixels.shape[1::-1]
+    return np.asarray(
+        cv2.warpAffine(pixels, motion, size, borderMode=cv2.BORDER_REFLECT_101), np.float32
+    )
+
+
 _ALTERATIONS: dict[str, Callable[[Floats, Mask, np.random.Generator, Floats, int], Floats]] = {
     "blend": _blend,
     "matched": _matched,
@@ -127,4 +146,5 @@ _ALTERATIONS: dict[str, Callable[[Floats, Mask, np.random.Generator, Floats, int
     "smooth": _smooth,
     "channels": _channels,
     "invert": _invert,
+    "moved": _moved,
 }

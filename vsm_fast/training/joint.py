@@ -38,7 +38,8 @@ class JointTraining:
     """Settings of the joint training.
 
     Attributes:
-        exact_pairs, photograph_pairs: Pairs of each sort in a step.
+        exact_pairs, photograph_pairs: Pairs of each sort in a step. An exact pair costs four
+            pictures, a pair of photographs two.
         learning_rate: Of the aggregation networks.
         backbone_rate: Of the backbone.
         curve_rate: Of the curve's slope and threshold.
@@ -46,8 +47,8 @@ class JointTraining:
     """
 
     steps: int = 4000
-    exact_pairs: int = 2
-    photograph_pairs: int = 4
+    exact_pairs: int = 1
+    photograph_pairs: int = 6
     learning_rate: float = 6e-4
     backbone_rate: float = 3e-4
     curve_rate: float = 1.8e-3
@@ -58,9 +59,9 @@ class JointTraining:
     semantic: float = 0.2
     visual: float = 0.3
     point: float = 1.0
-    score: float = 2.0
-    photo_point: float = 1.0
-    photo_score: float = 2.0
+    score: float = 4.0
+    photo_point: float = 1.2
+    photo_score: float = 8.0
     other: float = 0.4
 
 
@@ -87,10 +88,17 @@ def _describe(
 ) -> list[_Described]:
     """Run the network once on all pictures of all pairs."""
     visits = [varied(example, rng) for example in examples]
-    pictures = torch.cat([pictures for pictures, _ in visits])
+    # Of two photographs, only those are run that the losses compare.
+    shown = [
+        pictures if example.exact else pictures[[1, 2]]
+        for example, (pictures, _) in zip(examples, visits, strict=True)
+    ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        branches = network(pictures.to(memory_format=torch.channels_last))
-    semantic, visual = (branch.float().flatten(2).transpose(1, 2).split(4) for branch in branches)
+        branches = network(torch.cat(shown).to(memory_format=torch.channels_last))
+    counts = [len(pictures) for pictures in shown]
+    semantic, visual = (
+        branch.float().flatten(2).transpose(1, 2).split(counts) for branch in branches
+    )
     return [
         _Described(
             _views(semantic[slot], example),
@@ -103,6 +111,9 @@ def _describe(
 
 
 def _views(descriptors: Tensor, example: TrainingExample) -> PairViews:
+    if not example.exact:
+        original_2, altered_1 = descriptors
+        return PairViews(None, original_2, altered_1, None)
     original_1, original_2, altered_1, altered_2 = descriptors
     return PairViews(
         original_1, original_2, altered_1, altered_2 if example.has_altered_2 else None

@@ -23,12 +23,19 @@ _SEEN_SHARE = 0.85  # of unaltered points; the rest may be hidden in the other p
 
 
 class SimilarityCurve(nn.Module):
-    """``sigmoid(slope * (similarity - threshold))`` with both numbers learned."""
+    """``sigmoid(slope * (similarity - threshold))`` with both numbers learned.
+
+    A pair's smooth score is ``floor + span`` times the mean of that, both learned too: what
+    counts is how scores follow the oracle, not their scale, and some altered points always
+    look like another place of the reference.
+    """
 
     def __init__(self, slope: float = 15.0, threshold: float = 0.74) -> None:
         super().__init__()
         self.log_slope = nn.Parameter(torch.tensor(math.log(slope)))
         self.threshold = nn.Parameter(torch.tensor(threshold))
+        self.floor = nn.Parameter(torch.tensor(0.2))
+        self.span = nn.Parameter(torch.tensor(0.8))
 
     def forward(self, similarity: Tensor) -> Tensor:
         """Logits of "unaltered", any shape."""
@@ -50,7 +57,8 @@ class SimilarityCurve(nn.Module):
 
     def score_error(self, similarity: Tensor, wanted: float | Tensor) -> Tensor:
         """Squared error of the smooth score of one pair."""
-        return (torch.sigmoid(self(similarity)).mean() - wanted).square()
+        score = self.floor + self.span * torch.sigmoid(self(similarity)).mean()
+        return (score - wanted).square()
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,12 @@ class PairViews:
     """Descriptors of one branch, float [n, D] each, unit length.
 
     Attributes:
-        original_1, original_2, altered_1: The three pictures of a controlled pair.
+        original_1: None for two photographs, whose losses do not need it.
+        original_2, altered_1: The reference and the generation.
         altered_2: View 2 with the same alteration; None where it cannot be made.
     """
 
-    original_1: Tensor
+    original_1: Tensor | None
     original_2: Tensor
     altered_1: Tensor
     altered_2: Tensor | None
@@ -119,6 +128,8 @@ def exact_pair_losses(
     Returns:
         ``semantic`` and ``visual`` (contrastive), ``point`` and ``score``; scalars.
     """
+    assert semantic.original_1 is not None
+    assert visual.original_1 is not None
     hit, clean = cells.hit, cells.clean
     matched = cells.match >= 0
     every, inside, outside = (

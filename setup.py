@@ -31,8 +31,15 @@ EXTRAS = {
     ],
     # Export, and scoring with ONNX Runtime on a CPU.
     "onnx": ["onnx>=1.18", "onnxscript>=0.4", "onnxruntime>=1.22"],
-    # Controlled pairs (OpenCV: warps, Poisson blending, inpainting) and training.
-    "train": ["opencv-python-headless>=4.10", "scipy>=1.13"],
+    # Controlled pairs (OpenCV: warps, Poisson blending, inpainting) and training: in one or more
+    # processes (accelerate), with logs (tensorboard) and a figure of the mixing weights.
+    "train": [
+        "opencv-python-headless>=4.10",
+        "scipy>=1.13",
+        "accelerate>=1.10",
+        "tensorboard>=2.17",
+        "matplotlib>=3.9",
+    ],
     # Stages of dataset generation, and baselines, with pretrained models: Grounding DINO, SAM, CLIP
     # and DINO through transformers; diffusion pipelines, whose text encoders are transformers', and
     # which accelerate loads without a second copy in memory and moves to and from the GPU.
@@ -63,6 +70,7 @@ EXTRAS = {
         "scipy>=1.13",
         "transformers>=5.23",
         "accelerate>=1.10",
+        "tensorboard>=2.17",
         "pandas>=2.2",
         "matplotlib>=3.9",
         "scikit-image>=0.24",

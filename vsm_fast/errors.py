@@ -39,3 +39,7 @@ class PairingError(VSMError, ValueError):
 
 class ModelError(VSMError, RuntimeError):
     """A model folder or its weights are missing, incomplete or altered."""
+
+
+class TrainingError(VSMError, RuntimeError):
+    """A training run or its features belong to other settings, or there is nothing to train on."""

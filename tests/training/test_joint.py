@@ -13,7 +13,9 @@ from tiny_models import aggregation_pair, pixel_unet
 
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.data.pairs import ControlledPair
+from vsm_fast.images import to_input
 from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model_config import BackboneConfig
 from vsm_fast.training.examples import (
     ExampleShards,
     TrainingExample,
@@ -25,6 +27,9 @@ from vsm_fast.training.joint import JointTraining, train_joint
 
 one_thread = tiny_models.one_thread
 SIDE, GRID = 32, (6, 6)
+FRAME = BackboneConfig(
+    levels=("us2",), resolution=SIDE, timestep=50, framing="subject", background="grey"
+)
 SETTINGS = JointTraining(steps=4, exact_pairs=1, photograph_pairs=2, warmup=1, save_every=2)
 
 
@@ -67,7 +72,7 @@ def _still() -> np.random.Generator:
 
 
 def _example(seed: int, **settings: object) -> TrainingExample:
-    example = training_example(_pair(seed, **settings), _still(), SIDE, GRID)  # type: ignore[arg-type]
+    example = training_example(_pair(seed, **settings), _still(), FRAME, GRID)  # type: ignore[arg-type]
     assert example is not None
     return example
 
@@ -98,23 +103,36 @@ def test_two_photographs_have_no_correspondence() -> None:
     assert torch.equal(example.pictures[3], example.pictures[1])
 
 
+def test_a_model_that_sees_the_whole_image_is_trained_on_the_whole_image() -> None:
+    whole = replace(FRAME, framing="image", background="keep")
+    pair = _pair(0, points=True)
+    example = training_example(pair, np.random.default_rng(0), whole, GRID)
+    assert example is not None
+    expected = to_input(pair.original_2, (0, 0, 60, 60), SIDE, "bicubic")
+    torch.testing.assert_close(example.pictures[1] / 127.5 - 1, expected)
+    # 6 pixels are 0.6 of a cell: what is seen at a cell's centre lands in the next one.
+    inside = example.landing >= 0
+    shift = example.landing[inside] % 6 - torch.arange(36)[inside] % 6
+    assert set(shift.tolist()) == {1}
+
+
 def test_a_subject_of_a_few_pixels_is_no_example() -> None:
     pair = _pair(0, points=False)
     speck = np.zeros((60, 60), bool)
     speck[30, 30] = True
     pair = replace(pair, mask_1=np.ones((60, 60), bool), part_1=speck, mask_2=speck | pair.mask_2)
-    assert training_example(pair, _still(), SIDE, GRID) is not None
+    assert training_example(pair, _still(), FRAME, GRID) is not None
     sparse = np.zeros((60, 60), bool)
     sparse[::12, ::12] = True  # a wide box with next to nothing in it
     pair = replace(pair, mask_1=sparse, part_1=np.zeros_like(sparse))
-    assert training_example(pair, _still(), SIDE, GRID) is None
+    assert training_example(pair, _still(), FRAME, GRID) is None
 
 
 def test_one_source_per_target_is_the_one_that_lands_nearest_its_centre() -> None:
     pair = _pair(0, points=True)
     crowded = pair.points.copy()  # type: ignore[union-attr]
     crowded[:, 2:] = [30.0, 28.0]  # every point of view 1 lands on one place of view 2
-    example = training_example(replace(pair, points=crowded), _still(), SIDE, GRID)
+    example = training_example(replace(pair, points=crowded), _still(), FRAME, GRID)
     assert example is not None
     assert (example.landing >= 0).sum() >= 16
     assert (example.match >= 0).sum() == 1
@@ -183,11 +201,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     class Interrupted(ExampleShards):
         reads = 0
 
-        def read(self, place: tuple[int, int]) -> TrainingExample:
+        def read(self, number: int) -> TrainingExample:
             self.reads += 1
             if self.reads > 2 * 3:  # three pairs a step: in the third step
                 raise KeyboardInterrupt
-            return super().read(place)
+            return super().read(number)
 
     broken = Interrupted(sorted(tmp_path.glob("*.safetensors")))
     with pytest.raises(KeyboardInterrupt):

@@ -33,7 +33,7 @@ def photos(tmp_path: Path) -> Path:
 def test_all_stages_make_a_model_that_scores(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "vsm_fast.training.tiny", "--photos", str(photos)]
-    command += ["--out", str(out), "--backbone-steps", "1", "--shards", "1", "--steps", "2"]
+    command += ["--out", str(out), "--backbone-steps", "1", "--shards", "1", "--epochs", "1"]
     command += ["--feature-pairs", "4", "--joint-steps", "1", "--count", "24"]
     subprocess.run(command, check=True, timeout=600, capture_output=True)
 
@@ -41,6 +41,14 @@ def test_all_stages_make_a_model_that_scores(photos: Path, tmp_path: Path) -> No
     assert figures["test, seen alterations"]["pairs"] == 24
     assert figures["test, unseen alteration"]["other_pairs"] == 6
     assert set(figures["thresholds"]) == {"semantic", "visual"}
+
+    # The joint training can also start from a finished model.
+    again = tmp_path / "again"
+    resumed = [*command[: command.index("--out")], "--out", str(again), "--shards", "1"]
+    resumed += ["--joint-steps", "1", "--count", "24", "--start", str(out / "model")]
+    subprocess.run(resumed, check=True, timeout=600, capture_output=True)
+    assert not (again / "features").exists()
+    assert (again / "model" / "config.json").exists()
 
     photo = photos / splits.TEST[0] / "00.jpg"
     scores = VSMScorer.from_pretrained(out / "model").score([photo], [photo])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
 
 from vsm_fast.data.pairs import ControlledPair
-from vsm_fast.evaluation.measures import auroc
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.evaluation.bootstrap import Bootstrap
+from vsm_fast.evaluation.evaluating import OTHER_SUBJECT, UNALTERED
+from vsm_fast.evaluation.measures import Correlation, auroc, correlations, separation
 from vsm_fast.images import subject_box
 from vsm_fast.matching import match
+from vsm_fast.model_config import ModelConfig
 from vsm_fast.scorer import VSMScorer
 
 
@@ -24,13 +28,13 @@ class PointTable:
     Attributes:
         semantic: float32 [T], similarity of the best source of each matched target.
         visual: float32 [T], best visual similarity of that source.
-        altered: float32 [T], 1 where the source's cell centre lies in the altered part.
+        altered: bool [T], whether the source's cell centre lies in the altered part.
         offsets: int64 [P + 1]; pair ``p`` owns rows ``offsets[p]:offsets[p + 1]``.
     """
 
     semantic: NDArray[np.float32]
     visual: NDArray[np.float32]
-    altered: NDArray[np.float32]
+    altered: NDArray[np.bool_]
     offsets: NDArray[np.int64]
 
     def scores(self, semantic_threshold: float, visual_threshold: float) -> NDArray[np.float64]:
@@ -51,34 +55,45 @@ def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTab
     """Describe and match controlled pairs without thresholds."""
     references = scorer.describe([p.original_2 for p in pairs], [p.mask_2 for p in pairs])
     sources = scorer.describe([p.altered_1 for p in pairs], [p.mask_1 for p in pairs])
-    index = torch.arange(len(pairs))
+    altered = [
+        altered_cells(scorer.config, pair, sources.cells[sources.rows(number)].numpy())
+        for number, pair in enumerate(pairs)
+    ]
+    return point_table(sources, references, np.concatenate(altered))
+
+
+def point_table(
+    sources: Descriptors, references: Descriptors, altered: NDArray[np.bool_]
+) -> PointTable:
+    """Match generations with their references without thresholds.
+
+    Args:
+        sources: Descriptors of P generations.
+        references: Of their P references.
+        altered: bool [R], for every row of ``sources``.
+    """
+    index = torch.arange(len(sources))
     matches = match(sources, references, torch.stack([index, index], dim=1), -2.0)
-    kept = matches.kept
+    kept = matches.kept.cpu()
     # Kept points up to each boundary between pairs are the offsets of the kept points alone.
     kept_before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
-    altered = np.concatenate(
-        [
-            cell_values(scorer, pair, sources.cells[sources.rows(i)].numpy())
-            for i, pair in enumerate(pairs)
-        ]
-    )
     return PointTable(
-        matches.semantic_similarity[kept].numpy(),
-        matches.visual_similarity[kept].numpy(),
+        matches.semantic_similarity.cpu()[kept].numpy(),
+        matches.visual_similarity.cpu()[kept].numpy(),
         altered[kept.numpy()],
-        kept_before[matches.offsets].numpy(),
+        kept_before[matches.offsets.cpu()].numpy(),
     )
 
 
-def cell_values(
-    scorer: VSMScorer, pair: ControlledPair, cells: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Whether the centre of each cell lies in the altered part, float32 [n]."""
-    left, top, right, bottom = subject_box(pair.mask_1, scorer.config.backbone.framing)
-    rows, columns = scorer.config.aggregation.grid
+def altered_cells(
+    config: ModelConfig, pair: ControlledPair, cells: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether the centre of each cell of view 1 lies in the altered part, bool [n]."""
+    left, top, right, bottom = subject_box(pair.mask_1, config.backbone.framing)
+    rows, columns = config.aggregation.grid
     y = top + (cells // columns + 0.5) * (bottom - top) / rows
     x = left + (cells % columns + 0.5) * (right - left) / columns
-    return pair.part_1[y.astype(np.int64), x.astype(np.int64)].astype(np.float32)
+    return np.asarray(pair.part_1[y.astype(np.int64), x.astype(np.int64)])
 
 
 def calibrate(
@@ -103,7 +118,7 @@ def calibrate(
         Thresholds that leave at most 5 % of the pairs without a score.
 
     Raises:
-        ValueError: No thresholds do.
+        ValueError: No thresholds do, or there are too few pairs, or too much alike, to correlate.
     """
     found: list[tuple[float, float, tuple[float, float]]] = []
     for semantic in np.arange(0.3, 0.91, 0.05):
@@ -111,54 +126,76 @@ def calibrate(
             scores = table.scores(semantic, visual)
             scored = np.isfinite(scores)
             same = scored & ~other
-            if scored.mean() < 0.95 or np.ptp(scores[same]) == 0:
+            value = _correlated(scores, oracle, same).pearson.value
+            if scored.mean() < 0.95 or math.isnan(value):
                 continue
-            value = float(pearsonr(scores[same], oracle[same])[0])
-            above = _share_above(scores[same & (oracle == 1)], scores[scored & other])
+            above = separation(scores[same & (oracle == 1)], scores[other]).higher
+            above = least_above if math.isnan(above) else above  # nothing to compare
             thresholds = (round(float(semantic), 3), round(float(visual), 3))
             found.append((min(above, least_above), value, thresholds))
     if not found:
-        raise ValueError("no thresholds leave a score to 95 % of the pairs.")
+        raise ValueError(
+            f"no thresholds leave a score to 95 % of the {len(oracle)} pairs and a correlation "
+            "with the oracle; at least three pairs of one subject with different altered shares "
+            "are needed."
+        )
     return max(found)[2]
 
 
-def _share_above(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Share of comparisons in which the first is higher; 1 where nothing is to compare."""
-    if not len(first) or not len(second):
-        return 1.0
-    return float((first[:, None] > second).mean())
-
-
 def report(
-    pairs: Sequence[ControlledPair], table: PointTable, semantic: float, visual: float
+    oracle: NDArray[np.float64],
+    kinds: NDArray[np.str_],
+    table: PointTable,
+    thresholds: tuple[float, float],
 ) -> dict[str, float]:
-    """Figures of benchmark pairs at fixed thresholds: correlations, means, separation."""
-    scores = table.scores(semantic, visual)
-    scored = np.isfinite(scores)
-    oracle = np.array([pair.oracle for pair in pairs])
-    kinds = np.array([pair.kind for pair in pairs])
-    same = scored & (kinds != "other subject")
-    consistent, other = scores[same & (kinds == "none")], scores[scored & ~same]
+    """Figures of benchmark pairs at fixed thresholds.
+
+    Args:
+        oracle: float64 [P].
+        kinds: Kind of alteration of each pair, ``"none"``, or ``"other subject"``.
+        table: Their matched points.
+        thresholds: (semantic, visual).
+
+    Returns:
+        Correlations with the oracle over all pairs of one subject and by kind, each with the
+        unaltered ones; means; separation from other subjects; AUROC of altered points.
+    """
+    scores = table.scores(*thresholds)
+    same = kinds != OTHER_SUBJECT
+    unaltered = kinds == UNALTERED
+    overall = _correlated(scores, oracle, same)
+    apart = separation(scores[unaltered], scores[~same])
     figures = {
-        "pairs": int((kinds != "other subject").sum()),
-        "scored": int(same.sum()),
-        "pearson": float(pearsonr(scores[same], oracle[same])[0]),
-        "spearman": float(spearmanr(scores[same], oracle[same])[0]),
-        "mean_consistent": float(consistent.mean()),
-        "mean_half_altered": float(scores[same & (np.abs(oracle - 0.5) <= 0.06)].mean()),
-        "other_pairs": int((kinds == "other subject").sum()),
-        "mean_other": float(np.nanmean(scores[kinds == "other subject"])),
-        "above_other": _share_above(consistent, other),
-        "point_auroc": _auroc(table, semantic, kinds != "other subject"),
+        "pairs": int(same.sum()),
+        "scored": overall.n,
+        "pearson": overall.pearson.value,
+        "spearman": overall.spearman.value,
+        "mean_consistent": apart.mean_same,
+        "mean_half_altered": _mean(scores[same & (np.abs(oracle - 0.5) <= 0.06)]),
+        "other_pairs": int((~same).sum()),
+        "mean_other": apart.mean_other,
+        "above_other": apart.higher,
+        "point_auroc": _point_auroc(table, thresholds[0], same),
     }
-    for kind in sorted(set(kinds) - {"none", "other subject"}):
-        mine = same & np.isin(kinds, (kind, "none"))
-        figures[f"pearson_{kind}"] = float(pearsonr(scores[mine], oracle[mine])[0])
+    for kind in sorted(set(kinds) - {UNALTERED, OTHER_SUBJECT}):
+        found = _correlated(scores, oracle, unaltered | (kinds == kind))
+        figures[f"pearson_{kind}"] = found.pearson.value
     return figures
 
 
-def _auroc(table: PointTable, semantic: float, counted: NDArray[np.bool_]) -> float:
+def _correlated(
+    scores: NDArray[np.float64], oracle: NDArray[np.float64], counted: NDArray[np.bool_]
+) -> Correlation:
+    return correlations(scores[counted], oracle[counted], bootstrap=Bootstrap(resamples=0))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _point_auroc(table: PointTable, semantic: float, counted: NDArray[np.bool_]) -> float:
     """Probability that an altered matched point of the counted pairs is the less similar one."""
     kept = (table.semantic > semantic) & np.repeat(counted, np.diff(table.offsets))
-    similarity, altered = table.visual[kept], table.altered[kept] > 0
+    similarity, altered = table.visual[kept], table.altered[kept]
     return auroc(similarity[~altered], similarity[altered])

@@ -6,7 +6,6 @@ draws colours and a mirror image anew (``varied``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vsm_fast.atomic import replacing
-from vsm_fast.data.pairs import ControlledPair, Mask, Pixels
-from vsm_fast.images import on_grey, subject_box
+from vsm_fast.data.pairs import ControlledPair, Mask
+from vsm_fast.images import on_grey, resized_region, subject_box
+from vsm_fast.model_config import BackboneConfig
 from vsm_fast.training.metric_losses import PairCells
+from vsm_fast.training.rows import RowShards, write_rows
 
 _BOX_JITTER = 0.05  # of the longer side: masks of users are not exact
 _LEAST_SUBJECT = 0.03  # of the frame; smaller subjects have too few cells
@@ -64,14 +62,18 @@ class TrainingExample:
 
 
 def training_example(
-    pair: ControlledPair, rng: np.random.Generator, resolution: int, grid: tuple[int, int]
+    pair: ControlledPair,
+    rng: np.random.Generator,
+    backbone: BackboneConfig,
+    grid: tuple[int, int],
 ) -> TrainingExample | None:
-    """Frame both views, put them on grey and work out the cells.
+    """Frame both views, hide their background where the model does, and work out the cells.
 
     Args:
         pair: A controlled pair.
-        rng: Source of the jitter of frames and masks.
-        resolution: Side of the network's input in pixels.
+        rng: Source of the jitter of frames and masks; unused when the network sees the whole
+            image as it is.
+        backbone: How the model frames its images.
         grid: (rows, columns) of the descriptors, as many of both.
 
     Returns:
@@ -85,12 +87,17 @@ def training_example(
             (pair.mask_2,),
         ),
     ):
-        box = _jittered_box(masks[0], rng)
-        shown = _rough(masks[0], rng)
+        box = _frame(masks[0], rng, backbone)
+        if backbone.background == "grey":
+            shown = _rough(masks[0], rng)
+            pictures = on_grey(pictures[0], shown), on_grey(pictures[1], shown)
         views.append(
             (
-                [_framed(on_grey(picture, shown), box, resolution) for picture in pictures],
-                [_framed_mask(mask, box, resolution) for mask in masks],
+                [
+                    resized_region(picture, box, backbone.resolution, backbone.interpolation)
+                    for picture in pictures
+                ],
+                [_framed_mask(mask, box, backbone.resolution) for mask in masks],
                 box,
             )
         )
@@ -134,8 +141,13 @@ def at_cell_centres(picture: Mask, grid: tuple[int, int]) -> Mask:
     return picture[rows][:, columns]
 
 
-def _jittered_box(mask: Mask, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    left, top, right, bottom = subject_box(mask, "subject")
+def _frame(
+    mask: Mask, rng: np.random.Generator, backbone: BackboneConfig
+) -> tuple[int, int, int, int]:
+    """The region that the network sees, moved a little where it follows the mask."""
+    left, top, right, bottom = subject_box(mask, backbone.framing)
+    if backbone.framing == "image":
+        return left, top, right, bottom
     reach = _BOX_JITTER * max(right - left, bottom - top)
     moved = np.array([left, top, right, bottom]) + rng.uniform(-reach, reach, 4)
     height, width = mask.shape
@@ -152,13 +164,6 @@ def _rough(mask: Mask, rng: np.random.Generator) -> Mask:
     how = cv2.MORPH_DILATE if rng.random() < 0.7 else cv2.MORPH_OPEN
     rough: Mask = cv2.morphologyEx(mask.astype(np.uint8), how, disc) > 0
     return rough
-
-
-def _framed(picture: Pixels, box: tuple[int, int, int, int], resolution: int) -> Pixels:
-    left, top, right, bottom = box
-    filter_ = cv2.INTER_AREA if right - left > resolution else cv2.INTER_CUBIC
-    size = (resolution, resolution)
-    return np.asarray(cv2.resize(picture[top:bottom, left:right], size, interpolation=filter_))
 
 
 def _framed_mask(mask: Mask, box: tuple[int, int, int, int], resolution: int) -> Mask:
@@ -219,20 +224,33 @@ def _one_to_one(landing: NDArray[np.int64], miss: NDArray[np.float64]) -> NDArra
     return match
 
 
-def varied(example: TrainingExample, rng: np.random.Generator) -> tuple[Tensor, PairCells]:
+def varied(
+    example: TrainingExample,
+    rng: np.random.Generator,
+    *,
+    flips: bool = True,
+    jitter: float = 0.08,
+) -> tuple[Tensor, PairCells]:
     """One visit of an example: other exposures, and in every second visit its mirror image.
 
     Both views are mirrored or none: handedness belongs to a subject.
+
+    Args:
+        example: Read from disk.
+        rng: Source of the draws.
+        flips: Whether to mirror.
+        jitter: Most relative change of a colour channel; brightness shifts by 3/4 of it.
 
     Returns:
         float32 [4, 3, R, R] in [-1, 1], and the cells.
     """
     pictures = example.pictures.float() / 127.5 - 1
     cells = example
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and flips:
         pictures, cells = pictures.flip(3), _mirrored(example)
-    gain = torch.from_numpy(rng.uniform(0.92, 1.08, (2, 3, 1, 1)).astype(np.float32))
-    shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (2, 1, 1, 1)).astype(np.float32))
+    gain = torch.from_numpy(rng.uniform(1 - jitter, 1 + jitter, (2, 3, 1, 1)).astype(np.float32))
+    reach = 0.75 * jitter
+    shift = torch.from_numpy(rng.uniform(-reach, reach, (2, 1, 1, 1)).astype(np.float32))
     # Pictures of one view share their exposure: it must not tell the altered one apart.
     pictures = pictures.mul(gain.repeat(2, 1, 1, 1)).add(shift.repeat(2, 1, 1, 1)).clamp(-1, 1)
     difference = (pictures[0] - pictures[2]).abs().mean(dim=0)
@@ -266,11 +284,9 @@ _FLAGS = ("has_altered_2", "exact")
 
 def save_examples(examples: Sequence[TrainingExample], path: Path) -> None:
     """Write a shard, atomically."""
-    tensors = {name: torch.stack([getattr(e, name) for e in examples]) for name in _TENSORS}
-    flags = {name: torch.tensor([getattr(e, name) for e in examples]) for name in _FLAGS}
-    subjects = json.dumps([example.subject for example in examples])
-    with replacing(path) as temporary:
-        save_file(tensors | flags, temporary, metadata={"subjects": subjects})
+    rows = [{name: getattr(example, name) for name in _TENSORS} for example in examples]
+    notes = {name: [getattr(example, name) for example in examples] for name in _FLAGS}
+    write_rows(path, rows, {**notes, "subject": [example.subject for example in examples]})
 
 
 class ExampleShards:
@@ -278,23 +294,21 @@ class ExampleShards:
 
     Args:
         paths: Files of :func:`save_examples`.
+
+    Attributes:
+        exact: Numbers of the examples whose correspondence is known.
+        photographs: Numbers of the others.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
-        self._subjects = [json.loads(file.metadata()["subjects"]) for file in self._files]
-        self._flags = [{n: file.get_tensor(n).tolist() for n in _FLAGS} for file in self._files]
-        places = [
-            (number, row)
-            for number, names in enumerate(self._subjects)
-            for row in range(len(names))
-        ]
-        self.exact = [(n, row) for n, row in places if self._flags[n]["exact"][row]]
-        self.photographs = [(n, row) for n, row in places if not self._flags[n]["exact"][row]]
+        self._rows = RowShards(paths)
+        known = self._rows.notes("exact")
+        self.exact = [number for number, exact in enumerate(known) if exact]
+        self.photographs = [number for number, exact in enumerate(known) if not exact]
 
-    def read(self, place: tuple[int, int]) -> TrainingExample:
+    def read(self, number: int) -> TrainingExample:
         """One example of ``exact`` or ``photographs``."""
-        number, row = place
-        values = {name: self._files[number].get_slice(name)[row] for name in _TENSORS}
-        flags = {name: self._flags[number][name][row] for name in _FLAGS}
-        return TrainingExample(subject=self._subjects[number][row], **values, **flags)
+        values: dict[str, Any] = dict(self._rows[number])
+        for name in (*_FLAGS, "subject"):
+            values[name] = self._rows.notes(name)[number]
+        return TrainingExample(**values)

@@ -14,20 +14,23 @@ from torch import Tensor
 TEMPERATURE = 0.07
 
 
-def matched_cross_entropy(query: Tensor, key: Tensor, *, negate: bool = False) -> Tensor:
+def matched_cross_entropy(
+    query: Tensor, key: Tensor, *, negate: bool = False, temperature: float = TEMPERATURE
+) -> Tensor:
     """Symmetric cross-entropy of matched descriptors.
 
     Args:
         query: float [N, D], unit length.
         key: float [N, D], unit length; row ``n`` matches ``query[n]``.
         negate: Negate the similarities: drives matched rows apart instead of together.
+        temperature: What similarities are divided by.
 
     Returns:
         Scalar mean of both directions; 0 (with a graph) when ``N`` is 0.
     """
     if len(query) == 0:
         return query.sum() * 0.0
-    logits = query @ key.T / (-TEMPERATURE if negate else TEMPERATURE)
+    logits = query @ key.T / (-temperature if negate else temperature)
     label = torch.arange(len(query), device=query.device)
     return 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label))
 

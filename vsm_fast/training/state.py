@@ -7,7 +7,9 @@ uninterrupted one.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,7 +21,11 @@ from vsm_fast.atomic import replacing
 
 
 def save_state(
-    path: Path, step: int, modules: dict[str, nn.Module], optimizer: Optimizer | None = None
+    path: Path,
+    step: int,
+    modules: dict[str, nn.Module],
+    optimizer: Optimizer | None = None,
+    notes: Any = None,
 ) -> None:
     """Write modules, optimiser moments and the number of finished steps, atomically.
 
@@ -28,6 +34,7 @@ def save_state(
         step: Number of finished optimisation steps.
         modules: Name to module; the state dict of each is stored under its name.
         optimizer: AdamW or another optimiser whose state is tensors per parameter.
+        notes: A JSON value for :func:`read_notes`.
     """
     tensors = {
         f"{name}/{key}": value.detach().cpu().contiguous()
@@ -40,7 +47,16 @@ def save_state(
                 tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step)})
+        metadata = {"step": str(step), "notes": json.dumps(notes)}
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_notes(path: Path) -> Any:
+    """What :func:`save_state` got as ``notes``; None when ``path`` does not exist."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["notes"])
 
 
 def load_state(

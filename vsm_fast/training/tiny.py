@@ -5,7 +5,7 @@ Six stages, each resumable, each reading what the ones before wrote under ``--ou
     backbone     denoising training                        backbone.safetensors
     examples     controlled pairs                          examples/NNNN.safetensors
     features     frozen features of some of them           features/NNNN.safetensors
-    aggregation  contrastive training                      aggregation.safetensors
+    aggregation  contrastive training                      contrastive.safetensors
     joint        backbone and aggregation together,        joint.safetensors
                  on what the metric reads
     calibrate    thresholds on validation subjects,        model/, evaluation.json
@@ -18,41 +18,52 @@ import argparse
 import dataclasses
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.pixel_statistics import CHANNELS
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import save_model
+from vsm_fast.checkpoints import find_model, load_model, save_model
 from vsm_fast.data import splits
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.data.photographs import load_photographs
 from vsm_fast.data.protocol import benchmark_pairs
+from vsm_fast.evaluation.evaluating import OTHER_SUBJECT
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig, Thresholds
 from vsm_fast.scorer import VSMScorer
-from vsm_fast.training.aggregation import AggregationTraining, train_aggregation
 from vsm_fast.training.backbone import BackboneTraining, make_unet, train_backbone
-from vsm_fast.training.calibration import calibrate, match_points, report
+from vsm_fast.training.calibration import PointTable, calibrate, match_points, report
+from vsm_fast.training.contrastive import (
+    CHECKPOINT,
+    AggregationPair,
+    ContrastiveTraining,
+    train_contrastive,
+)
 from vsm_fast.training.examples import ExampleShards
-from vsm_fast.training.features import load_features, pair_features, save_features
+from vsm_fast.training.features import pair_features
 from vsm_fast.training.joint import JointTraining, train_joint
 from vsm_fast.training.metric_losses import SimilarityCurve
-from vsm_fast.training.state import load_state
+from vsm_fast.training.rows import RowShards, write_rows
+from vsm_fast.training.state import load_state, save_state
 from vsm_fast.training.tiny_examples import (
     SEEN_KINDS,
     UNSEEN_KIND,
     make_examples,
     training_photographs,
 )
+from vsm_fast.training.train_job import PRESETS
 
 _log = logging.getLogger(__name__)
 
 STAGES = ("backbone", "examples", "features", "aggregation", "joint", "calibrate")
+_AFTER_START = ("examples", "joint", "calibrate")
 BACKBONE = BackboneTraining()
 CONFIG = ModelConfig(
     name="tiny",
@@ -89,13 +100,10 @@ def _features(unet: Any) -> UNetFeatures:
     return features
 
 
-def _networks() -> tuple[AggregationNetwork, AggregationNetwork]:
+def _networks() -> AggregationPair:
     torch.manual_seed(0)
-    aggregation = CONFIG.aggregation
-    return (
-        AggregationNetwork(LEVEL_CHANNELS, aggregation),
-        AggregationNetwork(LEVEL_CHANNELS, aggregation),
-    )
+    semantic, visual = (AggregationNetwork(LEVEL_CHANNELS, CONFIG.aggregation) for _ in range(2))
+    return AggregationPair(semantic, visual)
 
 
 def backbone_stage(photos: Path, out: Path, settings: BackboneTraining = BACKBONE) -> None:
@@ -104,10 +112,27 @@ def backbone_stage(photos: Path, out: Path, settings: BackboneTraining = BACKBON
     train_backbone(images, out, settings)
 
 
+def start_from(model: str, out: Path) -> None:
+    """Take backbone and aggregation networks from a model of the same shape.
+
+    Writes what the stages ``backbone`` and ``aggregation`` would have left, so that the joint
+    training goes on from there.
+    """
+    from diffusers import UNet2DModel
+
+    unet = UNet2DModel.from_pretrained(find_model(model), subfolder="unet")
+    _, network = load_model(model)
+    save_state(
+        out / "backbone.safetensors", BACKBONE.steps, {"unet": unet, "average": deepcopy(unet)}
+    )
+    networks = AggregationPair(network.semantic, network.visual)
+    save_state(out / CHECKPOINT, 1, {"networks": networks})
+
+
 def examples_stage(photos: Path, out: Path, shards: int, workers: int = 2) -> None:
     """Controlled pairs of the training subjects and of procedural ones."""
-    resolution, grid = CONFIG.backbone.resolution, CONFIG.aggregation.grid
-    make_examples(photos, out / "examples", shards, resolution, grid, workers)
+    grid = CONFIG.aggregation.grid
+    make_examples(photos, out / "examples", shards, CONFIG.backbone, grid, workers)
 
 
 def _examples(out: Path) -> ExampleShards:
@@ -117,36 +142,41 @@ def _examples(out: Path) -> ExampleShards:
 def features_stage(out: Path, pairs: int) -> None:
     """Frozen features of the first pairs with known correspondence."""
     backbone, examples = _features(_whole_unet(out)), _examples(out)
+    settings, _ = PRESETS["tiny"]
     folder = out / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    places = examples.exact[:pairs]
-    for start in range(0, len(places), _FEATURE_SHARD):
+    numbers = examples.exact[:pairs]
+    for start in range(0, len(numbers), _FEATURE_SHARD):
         path = folder / f"{start // _FEATURE_SHARD:04d}.safetensors"
-        if not path.exists():
-            chosen = [examples.read(place) for place in places[start : start + _FEATURE_SHARD]]
-            save_features(pair_features(backbone, chosen, CONFIG.aggregation.grid), path)
-            _log.info("features of pairs up to %d of %d", start + len(chosen), len(places))
+        if path.exists():
+            continue
+        part = numbers[start : start + _FEATURE_SHARD]
+        chosen = [examples.read(number) for number in part]
+        rngs = [np.random.default_rng((settings.seed, number)) for number in part]
+        visits = pair_features(backbone, chosen, CONFIG.aggregation.grid, rngs, settings)
+        write_rows(path, [visit.row() for visit in visits], {"number": part})
+        _log.info("features of pairs up to %d of %d", start + len(part), len(numbers))
 
 
-def aggregation_stage(out: Path, settings: AggregationTraining) -> None:
+def aggregation_stage(out: Path, settings: ContrastiveTraining) -> None:
     """Contrastive training on the features."""
-    data = load_features(sorted((out / "features").glob("*.safetensors")))
-    semantic, visual = _networks()
-    train_aggregation(semantic, visual, data, LEVEL_CHANNELS, out, settings)
+    features = RowShards(sorted((out / "features").glob("*.safetensors")))
+    train_contrastive(_networks(), features, out, settings)
 
 
 def joint_stage(out: Path, settings: JointTraining) -> None:
     """Backbone and aggregation networks together, from where the stages before left them."""
-    semantic, visual = _networks()
-    load_state(out / "aggregation.safetensors", {"semantic": semantic, "visual": visual})
-    network = DescriptorNetwork(_features(_whole_unet(out)), semantic, visual)
+    networks = _networks()
+    load_state(out / CHECKPOINT, {"networks": networks})
+    network = DescriptorNetwork(_features(_whole_unet(out)), networks.semantic, networks.visual)
     train_joint(network, _examples(out), out, settings)
 
 
 def _save(out: Path, thresholds: Thresholds) -> Path:
     """Write ``out/model`` from the averaged network of the joint stage."""
     network, average = (
-        DescriptorNetwork(_features(_whole_unet(out)), *_networks()) for _ in range(2)
+        DescriptorNetwork(_features(_whole_unet(out)), networks.semantic, networks.visual)
+        for networks in (_networks(), _networks())
     )
     modules = {"network": network, "average": average, "curve": SimilarityCurve()}
     if load_state(out / "joint.safetensors", modules) == 0:
@@ -172,22 +202,25 @@ def calibrate_stage(photos: Path, out: Path, count: int) -> dict[str, Any]:
         photographs = load_photographs(photos, subjects)
         return list(benchmark_pairs(photographs, donors, kinds, count, seed))
 
-    validation = pairs_of(splits.VALIDATION, SEEN_KINDS, 2)
-    oracle = np.array([pair.oracle for pair in validation])
-    other = np.array([pair.kind == "other subject" for pair in validation])
-    table = match_points(scorer, validation)
-    chosen = calibrate(table, oracle, other)
+    def measured(
+        pairs: list[ControlledPair],
+    ) -> tuple[NDArray[np.float64], NDArray[np.str_], PointTable]:
+        oracle = np.array([pair.oracle for pair in pairs])
+        kinds = np.array([pair.kind for pair in pairs])
+        return oracle, kinds, match_points(scorer, pairs)
+
+    oracle, kinds, table = measured(pairs_of(splits.VALIDATION, SEEN_KINDS, 2))
+    chosen = calibrate(table, oracle, kinds == OTHER_SUBJECT)
     _save(out, Thresholds(*chosen))
     _log.info("thresholds: semantic %g, visual %g", *chosen)
 
     figures: dict[str, Any] = {"thresholds": dict(zip(("semantic", "visual"), chosen, strict=True))}
-    figures["validation, seen alterations"] = report(validation, table, *chosen)
-    for name, kinds, seed in (
+    figures["validation, seen alterations"] = report(oracle, kinds, table, chosen)
+    for name, altered_by, seed in (
         ("test, seen alterations", SEEN_KINDS, 3),
         ("test, unseen alteration", (UNSEEN_KIND,), 4),
     ):
-        pairs = pairs_of(splits.TEST, kinds, seed)
-        figures[name] = report(pairs, match_points(scorer, pairs), *chosen)
+        figures[name] = report(*measured(pairs_of(splits.TEST, altered_by, seed)), chosen)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
 
@@ -202,16 +235,22 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="SUBJECT/NN.jpg, NN_mask.png")
     parser.add_argument("--out", type=Path, required=True, help="folder of all checkpoints")
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument(
+        "--start", metavar="MODEL", help="instead of the stages backbone, features, aggregation"
+    )
     parser.add_argument("--backbone-steps", type=int, default=BACKBONE.steps)
     parser.add_argument("--shards", type=int, default=200, help="of 32 controlled pairs")
     parser.add_argument("--feature-pairs", type=int, default=800, help="pairs of the aggregation")
-    parser.add_argument("--steps", type=int, default=AggregationTraining.steps)
+    parser.add_argument("--epochs", type=int, default=PRESETS["tiny"][1].epochs)
     parser.add_argument("--joint-steps", type=int, default=JointTraining.steps)
     parser.add_argument("--count", type=int, default=400, help="pairs of each benchmark")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    wanted = STAGES if options.stage == "all" else (options.stage,)
+    wanted: tuple[str, ...] = STAGES if options.stage == "all" else (options.stage,)
+    if options.start:
+        wanted = tuple(stage for stage in wanted if stage in _AFTER_START)
+        start_from(options.start, options.out)
     if "backbone" in wanted:
         settings = dataclasses.replace(BACKBONE, steps=options.backbone_steps)
         backbone_stage(options.photos, options.out, settings)
@@ -220,7 +259,8 @@ def main() -> None:
     if "features" in wanted:
         features_stage(options.out, options.feature_pairs)
     if "aggregation" in wanted:
-        aggregation_stage(options.out, AggregationTraining(steps=options.steps))
+        contrastive = dataclasses.replace(PRESETS["tiny"][1], epochs=options.epochs)
+        aggregation_stage(options.out, contrastive)
     if "joint" in wanted:
         joint_stage(options.out, JointTraining(steps=options.joint_steps))
     if "calibrate" in wanted:

@@ -1,0 +1,291 @@
+"""``vsm-fast train`` as a job: features, training with validation, a model folder.
+
+A run is a folder. It can be interrupted at any time; the same settings go on where it was, and
+other settings are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.atomic import replacing
+from vsm_fast.checkpoints import (
+    build_backbone,
+    find_model,
+    read_config,
+    save_trained,
+    verify_files,
+)
+from vsm_fast.data.pair_shards import count_pairs
+from vsm_fast.devices import choose_device, choose_dtype
+from vsm_fast.errors import TrainingError
+from vsm_fast.extras import required
+from vsm_fast.model_config import ModelConfig, Thresholds
+from vsm_fast.progress import Progress, reporting
+from vsm_fast.training.contrastive import (
+    CHECKPOINT,
+    AggregationPair,
+    ContrastiveTraining,
+    EpochRecord,
+    train_contrastive,
+)
+from vsm_fast.training.feature_cache import training_features, validation_features
+from vsm_fast.training.features import FeatureSettings
+from vsm_fast.training.rows import RowShards
+from vsm_fast.training.run_records import RunRecords
+from vsm_fast.training.state import load_state, read_notes, save_state
+from vsm_fast.training.validation import Validation, validate
+from vsm_fast.version import __version__
+
+_log = logging.getLogger(__name__)
+_CONFIG, _BEST = "config.json", "best.safetensors"
+_WAIT = timedelta(hours=24)  # of the other processes while the first one makes the features
+
+PRESETS: Mapping[str, tuple[FeatureSettings, ContrastiveTraining]] = {
+    "paper": (FeatureSettings(), ContrastiveTraining()),
+    # The second stage of the embedded model: shorter, with the hinge.
+    "tiny": (
+        FeatureSettings(variants=1),
+        ContrastiveTraining(epochs=20, drop_every=8, warmup=50, clip=5.0, margin_weight=100.0),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides what a run ends with.
+
+    Attributes:
+        pairs: Data set of controlled pairs to train on.
+        validation: Another one, of other subjects; without pairs of two subjects (``make-pairs
+            --other-subjects``) thresholds do not know how unlike strangers look.
+        backbone: Name or folder of the model whose backbone is used.
+        levels: Levels to read; empty = the model's.
+        features: See ``FeatureSettings``.
+        training: See ``ContrastiveTraining``.
+    """
+
+    pairs: str
+    validation: str
+    backbone: str = "tiny"
+    levels: tuple[str, ...] = ()
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    training: ContrastiveTraining = field(default_factory=ContrastiveTraining)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The model folder, the epoch that it is from (counted from 1), and its validation."""
+
+    model: Path
+    epoch: int
+    validation: Validation
+
+
+def run_training(
+    settings: TrainSettings,
+    out: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress = None,
+    tell: Callable[[str], None] = _log.info,
+) -> TrainResult:
+    """Run, or resume, a training.
+
+    Args:
+        settings: See there.
+        out: Folder of the run: ``config.json``, ``features/``, ``history.csv``,
+            ``tensorboard/``, ``mixing.png``, checkpoints, and in the end ``model/``.
+        device: ``"auto"`` or a torch device.
+        dtype: Precision of the frozen backbone, ``"auto"`` or a name.
+        progress: As for ``VSMScorer.score``, of the pairs whose features are made.
+        tell: Gets one line an epoch.
+
+    Raises:
+        TrainingError: ``out`` holds a run of other settings, or no pair can be used.
+        PairingError: Pairs cannot be read.
+        ModelError: The backbone is missing or altered.
+        ValueError: A setting that does not fit the backbone, or too few validation pairs.
+        ImportError: A package of the extra ``train`` is missing.
+    """
+    chosen = choose_device(device)
+    state = required("accelerate", "train", "training").PartialState(
+        cpu=chosen.type == "cpu", timeout=_WAIT
+    )
+    if state.num_processes > 1 and chosen.type == "cuda":
+        chosen = state.device
+    source = find_model(settings.backbone)
+    config = read_config(source)
+    verify_files(source, config)
+    if settings.levels:
+        config = replace(config, backbone=replace(config.backbone, levels=settings.levels))
+    with state.main_process_first():
+        _claim(out, settings)
+        features, validation, channels = _features(
+            settings, config, source, out, chosen, choose_dtype(dtype, chosen), progress
+        )
+    networks = _new_networks(channels, config, settings.training.seed)
+    checkpoint = out / CHECKPOINT
+    pairs = len(features) // settings.features.variants
+    ended = load_state(checkpoint, {}) // -(-pairs // settings.training.batch)
+    records = None
+    if state.is_main_process:
+        records = RunRecords(out, config.backbone.levels, ended)
+
+    def after_epoch(record: EpochRecord) -> None:
+        assert records is not None
+        tell(_end_epoch(record, networks, validation, records, out / _BEST))
+
+    train_contrastive(
+        networks,
+        features,
+        out,
+        settings.training,
+        variants=settings.features.variants,
+        device=chosen,
+        after_epoch=after_epoch,
+    )
+    if records is not None:
+        records.close()
+        result = _finish(out, settings, config, source, networks)
+    state.wait_for_everyone()
+    return result if records is not None else _result(out)
+
+
+def _claim(out: Path, settings: TrainSettings) -> None:
+    """Make the folder this run's, or check that it is."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / _CONFIG
+    wanted = json.loads(json.dumps(asdict(settings)))
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    before, now = _flat(known), _flat(wanted)
+    # More epochs are the same run, longer: rates and orders are those of the epoch.
+    fixed = sorted((set(before) | set(now)) - {"training.epochs"})
+    differing = [name for name in fixed if before.get(name) != now.get(name)]
+    if differing:
+        shown = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} here" for n in differing)
+        raise TrainingError(
+            f"{out} holds a run with other settings ({shown}). Choose another folder, or repeat "
+            "that run's settings to go on with it."
+        )
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        nested = isinstance(value, dict)
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return flat
+
+
+def _features(
+    settings: TrainSettings,
+    config: ModelConfig,
+    source: Path,
+    out: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> tuple[RowShards, RowShards, tuple[int, ...]]:
+    """Features of both data sets, and the channels of each level."""
+    pairs, held_back = Path(settings.pairs), Path(settings.validation)
+    backbone = build_backbone(config, source)
+    backbone.eval().requires_grad_(False).to(device, dtype)
+    folder = out / "features"
+    with reporting(progress, count_pairs(pairs) + count_pairs(held_back)) as advance:
+        train = training_features(
+            backbone, config, settings.features, pairs, folder / "train", advance
+        )
+        validation = validation_features(
+            backbone, config, held_back, folder / "validation", advance
+        )
+    return train, validation, backbone.level_channels
+
+
+def _new_networks(channels: tuple[int, ...], config: ModelConfig, seed: int) -> AggregationPair:
+    torch.manual_seed(seed)
+    semantic, visual = (AggregationNetwork(channels, config.aggregation) for _ in range(2))
+    return AggregationPair(semantic, visual)
+
+
+def _end_epoch(
+    record: EpochRecord,
+    networks: AggregationPair,
+    validation: RowShards,
+    records: RunRecords,
+    best: Path,
+) -> str:
+    """Validate, record, keep the best epoch; a line that says how it went."""
+    found = validate(networks, validation)
+    figures = found.figures
+    mixing = {
+        f"mixing/{branch}/{level}": weight
+        for branch, network in (("semantic", networks.semantic), ("visual", networks.visual))
+        for level, weight in zip(records.levels, network.mixing().tolist(), strict=True)
+    }
+    values = {
+        **{f"loss/{name}": value for name, value in record.losses.items()},
+        "learning_rate": record.rate,
+        **{f"validation/{name}": figures[name] for name in _SHOWN},
+        "validation/semantic_threshold": found.thresholds[0],
+        "validation/visual_threshold": found.thresholds[1],
+        **mixing,
+    }
+    records.add(record.epoch, values)
+    records.draw_mixing(networks.semantic, networks.visual)
+    before = read_notes(best)
+    if before is None or figures["pearson"] > before["figures"]["pearson"]:
+        notes = {"thresholds": found.thresholds, "figures": figures}
+        save_state(best, record.epoch, {"networks": networks}, notes=notes)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in record.losses.items() if value)
+    return (
+        f"epoch {record.epoch}: {shown}; validation Pearson {figures['pearson']:.3f}, "
+        f"Spearman {figures['spearman']:.3f}, point AUROC {figures['point_auroc']:.3f}"
+    )
+
+
+_SHOWN = ("pearson", "spearman", "point_auroc", "above_other", "mean_consistent", "mean_other")
+
+
+def _finish(
+    out: Path,
+    settings: TrainSettings,
+    config: ModelConfig,
+    source: Path,
+    networks: AggregationPair,
+) -> TrainResult:
+    """Write ``model/`` from the best epoch."""
+    epoch = load_state(out / _BEST, {"networks": networks.cpu()})
+    notes = read_notes(out / _BEST)
+    model = out / "model"
+    chosen = replace(config, name=out.resolve().name, thresholds=Thresholds(*notes["thresholds"]))
+    save_trained(model, chosen, source, networks.semantic, networks.visual)
+    about = {
+        "settings": asdict(settings),
+        "epoch": epoch,
+        "validation": notes["figures"],
+        "vsm_fast": __version__,
+        "torch": torch.__version__,
+    }
+    text = json.dumps(about, indent=2) + "\n"
+    (model / "training.json").write_text(text, encoding="utf-8")
+    return _result(out)
+
+
+def _result(out: Path) -> TrainResult:
+    notes, epoch = read_notes(out / _BEST), load_state(out / _BEST, {})
+    thresholds = (float(notes["thresholds"][0]), float(notes["thresholds"][1]))
+    return TrainResult(out / "model", epoch, Validation(thresholds, notes["figures"]))

@@ -157,10 +157,15 @@ def benchmark_pairs(
     yield from Benchmark(photos, donors, kinds, count, seed, size=size)
 
 
+def is_masked(photo: Photograph) -> bool:
+    """Whether the benchmark can use a photograph."""
+    return photo.mask is not None and bool(photo.mask.any())
+
+
 def _by_subject(photos: Sequence[Photograph]) -> dict[str, list[Photograph]]:
     subjects: defaultdict[str, list[Photograph]] = defaultdict(list)
     for photo in photos:
-        if photo.mask is not None and photo.mask.any():
+        if is_masked(photo):
             subjects[photo.subject].append(photo)
     return dict(subjects)
 

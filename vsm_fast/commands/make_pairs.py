@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError, positive,
 
 if TYPE_CHECKING:
     from vsm_fast.data.pair_job import Job
+    from vsm_fast.data.pairs import ControlledPair
 
 # What the benchmark's protocol fixes, or has no use for.
 _FILTERED_ONLY = (
@@ -35,8 +38,8 @@ protocol:
   benchmark   pairs to measure on, as the embedded model's figures: two photographs of a subject,
               the altered share uniform in 0.01 to 0.6, one of eight unaltered, and N/4 pairs of
               two subjects. --source is a folder with a sub-folder per subject; photographs
-              without NAME_mask.png are left out. Of the options below only --subjects,
-              --exclude-subjects, --donors-from, --kinds and --size apply.
+              without NAME_mask.png are left out. What filtered alone needs, from --unaltered
+              to --area, is refused.
 
 models:
   owner/name or owner/name@REVISION on the Hugging Face Hub, or a local folder. Name a commit as
@@ -55,7 +58,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--source", required=True, metavar="PATH", help="see below")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--protocol", default="filtered", choices=("filtered", "benchmark"))
+    parser.add_argument("--protocol", default="filtered", choices=("filtered", "benchmark"),
+                        help="see below (default: %(default)s)")  # fmt: skip
     parser.add_argument("--count", type=positive, default=256, metavar="N", help="pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes")
@@ -114,7 +118,7 @@ def _make_pairs(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         raise UsageError(str(error)) from error
     sheet = arguments.out / "contact_sheet.png"
     if summary["pairs"]:
-        save_contact_sheet(read_pairs(arguments.out), sheet)
+        save_contact_sheet(_shown(arguments.out) if benchmark else read_pairs(arguments.out), sheet)
     if not arguments.quiet:
         print_text(_report(summary, arguments.out, sheet))
     return ExitCode.OK if summary["pairs"] else ExitCode.UNSCORED
@@ -182,6 +186,14 @@ def _benchmark(arguments: argparse.Namespace) -> Job:
         kinds=tuple(arguments.kinds),
         **size,
     )
+
+
+def _shown(out: Path) -> list[ControlledPair]:
+    """Pairs of a benchmark for its contact sheet: the first, and the last, of two subjects."""
+    from vsm_fast.data.pair_shards import read_pairs, shard_paths
+
+    pairs = list(islice(read_pairs(out), 24))
+    return pairs if len(pairs) < 24 else [*pairs[:20], *deque(read_pairs(shard_paths(out)[-1]), 4)]
 
 
 def _report(summary: dict[str, Any], out: Path, sheet: Path) -> str:

@@ -160,9 +160,12 @@ def run_job(
     if job.count < 1:
         raise PairingError(f"wanted at least 1 pair; got {job.count}.")
     recorded = _recorded(job, out)
+    before = recorded.get("count", job.count)
+    short = before // SHARD if before < job.count else None  # the last shard, before it grew
     tasks = []
     for shard, numbers in enumerate(_shards(job.total)):
-        if _is_whole(out, shard, numbers, recorded.get("count", 0)):
+        made = _tally_path(out, shard).exists() and _shard_path(out, shard).exists()
+        if made and shard != short:
             progress(len(numbers))
         else:
             tasks.append((shard, numbers))
@@ -172,7 +175,7 @@ def run_job(
         inputs = _prepare(job)
         _check_same(recorded.get("inputs", inputs), inputs, out, "made from other inputs")
     (out / "tallies").mkdir(parents=True, exist_ok=True)
-    for shard, _ in tasks:  # before the new count is written: a short shard must not count as whole
+    for shard, _ in tasks:  # the short one counts as missing from here on, whatever happens
         _tally_path(out, shard).unlink(missing_ok=True)
     _write_json(out / _JOB, {**_described(job), "inputs": inputs})
     for numbers, rejected in _run(job, out, tasks, workers):
@@ -184,12 +187,6 @@ def run_job(
 def _shards(total: int) -> list[range]:
     """The pair numbers of each shard."""
     return [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
-
-
-def _is_whole(out: Path, shard: int, numbers: range, count: int) -> bool:
-    """Whether a shard is there, and is not the short last one of a smaller ``count``."""
-    short = count % SHARD and count // SHARD == shard and count < numbers.stop
-    return not short and _tally_path(out, shard).exists() and _shard_path(out, shard).exists()
 
 
 def _run(

@@ -16,7 +16,7 @@ from vsm_fast.cli import ExitCode, main
 from vsm_fast.data import pair_job
 from vsm_fast.data.benchmark_job import BenchmarkJob, BenchmarkMaker
 from vsm_fast.data.pair_job import PairJob, run_job
-from vsm_fast.data.pair_shards import write_shard
+from vsm_fast.data.pair_shards import count_pairs, write_shard
 from vsm_fast.data.photographs import load_photographs
 from vsm_fast.data.protocol import benchmark_pairs
 from vsm_fast.errors import PairingError
@@ -133,7 +133,12 @@ def test_interrupted_and_resumed_is_byte_identical(
         with pytest.raises(KeyboardInterrupt):
             run_job(job_of(photos), tmp_path / "halved")
     assert list(shards(tmp_path / "halved")) == ["pairs-00000.parquet"]
+    # A killed process cannot remove the file that it was writing.
+    cut_off = tmp_path / "halved" / ".pairs-00001.123.tmp.parquet"
+    cut_off.write_bytes(b"PAR1")
     run_job(job_of(photos), tmp_path / "halved")
+    assert count_pairs(tmp_path / "halved") == 11
+    cut_off.unlink()
     for name in ("summary.json", "job.json"):
         assert (tmp_path / "halved" / name).read_text() == (
             tmp_path / "straight" / name

@@ -266,7 +266,7 @@ def _recorded(job: Job, out: Path) -> dict[str, Any]:
     """
     path, wanted = out / _JOB, _described(job)
     if not path.exists():
-        if any(out.glob("*.parquet")):
+        if any(not path.name.startswith(".") for path in out.glob("*.parquet")):
             raise PairingError(f"{out} holds Parquet files but no {_JOB}; choose another --out.")
         return {}
     recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -169,9 +169,9 @@ def test_other_settings_and_other_photographs_are_refused(photos: Path, tmp_path
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--subjects", "shoe", "cop"), "has no cop; it has bag, cup, hat, shoe"),
-        (("--donors-from", "sky"), "has no sky; it has"),
-        (("--exclude-subjects", "sky"), "has no sky; it has"),
+        (("--subjects", "shoe", "cop"), "has no sub-folder cop; it has bag, cup, hat, shoe"),
+        (("--donors-from", "sky"), "has no sub-folder sky; it has"),
+        (("--exclude-subjects", "sky"), "has no sub-folder sky; it has"),
         (("--kinds", "melt"), "kinds of texture, inpaint"),
         (("--subjects", "cup"), "need a second subject; got only cup"),
         (("--subjects", "cup", "hat"), "no photograph of hat has a mask"),

@@ -161,7 +161,7 @@ def test_other_weights_are_recorded_and_another_job(
     assert main([*base, "2", "--alterer-model", str(model)]) == ExitCode.USAGE
     assert "made from other inputs: alterer was 'owner/name@0123'" in capsys.readouterr().err
     for wrong, code, message in (
-        (["--sam-model", "owner/sam"], ExitCode.USAGE, "of use to the masker grounded-sam"),
+        (["--sam-model", "owner/sam"], ExitCode.USAGE, "it is for the masker grounded-sam"),
         (["--alterer-model", "owner/name@"], ExitCode.USAGE, "owner/name@revision"),
         (["--alterer-model", "nowhere"], ExitCode.MODEL, "neither a folder nor a Hub"),
     ):

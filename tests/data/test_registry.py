@@ -107,5 +107,5 @@ def test_a_revision_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_that_no_stage_would_load_are_refused(
     stages: tuple[str, str, str], models: dict[str, str]
 ) -> None:
-    with pytest.raises(ValueError, match=r"other weights for the \w+ \(a/b\) are of use to"):
+    with pytest.raises(ValueError, match=r"no stage would load the \w+ 'a/b': it is for the"):
         make_stages(*stages, "lab", models=StageModels(**models))

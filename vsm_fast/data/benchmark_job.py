@@ -102,7 +102,9 @@ class BenchmarkJob:
         named = (*self.subjects, *self.donors_from, *self.excluded)
         unknown = [name for name in dict.fromkeys(named) if name not in found]
         if unknown:
-            raise PairingError(f"{root} has no {', '.join(unknown)}; it has {', '.join(found)}.")
+            raise PairingError(
+                f"{root} has no sub-folder {', '.join(unknown)}; it has {', '.join(found)}."
+            )
         left = [name for name in found if name not in self.excluded]
         subjects = _without(self.subjects or left, self.excluded)
         donors = _without(self.donors_from or left, self.excluded)

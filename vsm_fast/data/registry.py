@@ -81,8 +81,8 @@ def _check_models(models: StageModels, masker: str, parts: str, alterer: str) ->
     ):  # fmt: skip
         if given is not None and not used:
             raise ValueError(
-                f"other weights for the {name} ({given}) are of use to the {where}; got masker "
-                f"{masker}, parts {parts}, alterer {alterer}."
+                f"no stage would load the {name} {given!r}: it is for the {where}; got masker "
+                f"{masker}, parts {parts}, alterer {alterer}. Leave it out, or choose such a stage."
             )
 
 

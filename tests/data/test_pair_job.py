@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pretrained_models import save_sd2_inpainting
 
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.data import pair_job
@@ -102,6 +103,8 @@ def test_an_interrupted_job_ends_like_one_that_was_not(
     longer = list(read_pairs(tmp_path / "halved"))
     assert len(longer) == 12
     assert _same(longer[:10], straight)
+    with pytest.raises(PairingError, match="count was 12, now 6"):
+        run_job(_job(photos, count=6), tmp_path / "halved")
 
 
 def test_processes_make_the_same_pairs(photos: Path, tmp_path: Path) -> None:
@@ -118,6 +121,54 @@ def test_another_job_is_refused_with_what_differs(photos: Path, tmp_path: Path) 
     (out / "job.json").unlink()
     with pytest.raises(PairingError, match=r"no job.json"):
         run_job(_job(photos, count=2), out)
+
+
+def test_a_job_that_cannot_grow_yet_keeps_its_short_shard(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(_job(photos, count=3), tmp_path)
+    before = (tmp_path / "pairs-00000.parquet").read_bytes()
+
+    def missing(job: PairJob) -> PairMaker:
+        raise PairingError("no source")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairJob, "maker", missing)
+        with pytest.raises(PairingError, match="no source"):
+            run_job(_job(photos, count=4), tmp_path)
+    assert (tmp_path / "pairs-00000.parquet").read_bytes() == before
+    assert run_job(_job(photos, count=4), tmp_path)["pairs"] == 4
+
+
+def test_other_weights_are_recorded_and_another_job(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, other = (save_sd2_inpainting(tmp_path / name) for name in ("sd2", "other"))
+    out = tmp_path / "out"
+    base = [
+        "make-pairs", "--source", str(photos), "--out", str(out), "--parts", "random",
+        "--size", "96", "--alterer", "sd2-inpainting", "--count",
+    ]  # fmt: skip
+    assert main([*base, "1", "--alterer-model", str(model)]) in (ExitCode.OK, ExitCode.UNSCORED)
+    assert f"weights: alterer {model}" in capsys.readouterr().out
+    job = json.loads((out / "job.json").read_text())
+    assert job["alterer_model"] == job["inputs"]["alterer"] == str(model)
+    assert main([*base, "2", "--alterer-model", str(other)]) == ExitCode.USAGE
+    assert f"alterer_model was {str(model)!r}, now {str(other)!r}" in capsys.readouterr().err
+    # The same folder's name in the record, but other weights in the Hub's cache: refused too.
+    job["inputs"]["alterer"] = "owner/name@0123"
+    (out / "job.json").write_text(json.dumps(job))
+    assert main([*base, "2", "--alterer-model", str(model)]) == ExitCode.USAGE
+    assert "made from other inputs: alterer was 'owner/name@0123'" in capsys.readouterr().err
+    for wrong, code, message in (
+        (["--sam-model", "owner/sam"], ExitCode.USAGE, "it is for the masker grounded-sam"),
+        (["--alterer-model", "owner/name@"], ExitCode.USAGE, "owner/name@revision"),
+        (["--alterer-model", "nowhere"], ExitCode.MODEL, "neither a folder nor a Hub"),
+    ):
+        place = [*base[:4], str(tmp_path / "x"), *base[5:]]
+        assert main([*place, "1", *wrong]) == code
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
 
 
 def test_rejections_are_counted_and_a_pair_is_given_up(photos: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vsm_fast.data.photographs import Photograph
-from vsm_fast.data.protocol import benchmark_pairs
+from vsm_fast.data.protocol import Benchmark, benchmark_pairs
 from vsm_fast.errors import PairingError
 
 SIZE = 64
@@ -87,6 +87,19 @@ def test_pairs_follow_from_the_seed() -> None:
         not np.array_equal(one.original_1, two.original_1)
         for one, two in zip(first, other, strict=True)
     )
+
+
+def test_any_pair_can_be_made_by_its_number() -> None:
+    made = pairs(8)
+    benchmark = Benchmark(photographs(), donors(), KINDS, 8, 0, size=SIZE)
+    assert len(benchmark) == len(made) == 10
+    for number in (9, 2, -1):
+        one, two = benchmark[number], made[number]
+        assert (one.id, one.provenance) == (two.id, two.provenance)
+        np.testing.assert_array_equal(one.altered_1, two.altered_1)
+    assert [pair.id for pair in benchmark[7:]] == [pair.id for pair in made[7:]]
+    with pytest.raises(IndexError):
+        benchmark[10]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ replaced (``stages``); what a pair is rejected for is counted by reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -80,12 +80,14 @@ class Stages:
             random part of view 1 and none of view 2.
         alterer: Changes the part.
         change: Judges the change.
+        weights: Of the pretrained stages: the part of a stage and what was loaded for it.
     """
 
     masker: SubjectMasker
     parts: Callable[[float], PartSegmenter] | None
     alterer: Alterer
     change: ChangeMeasure
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rejected(Exception):
@@ -122,6 +124,11 @@ class PairMaker:
         self._settings, self._kinds, self._seed = settings, tuple(kinds), seed
         self._donors = source.pictures()
         self._masks: dict[str, NDArray[np.uint8] | None] = {}
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The weights of pretrained stages."""
+        return self._stages.weights
 
     def make(self, number: int) -> tuple[ControlledPair | None, list[str]]:
         """Pair ``number``, and the reasons why earlier draws of it were rejected.

@@ -110,6 +110,8 @@ def shard_paths(source: str | os.PathLike[str]) -> list[Path]:
     """
     root = Path(source)
     paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    # A process that was killed leaves a hidden file, cut off in the middle.
+    paths = [path for path in paths if path == root or not path.name.startswith(".")]
     if not paths:
         raise PairingError(
             f"{root} holds no controlled pairs: a .parquet file or a folder of them is expected, "

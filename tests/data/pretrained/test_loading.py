@@ -18,6 +18,7 @@ from vsm_fast.data.pretrained.loading import (
     load_pipeline,
     load_tokenizer,
     load_transformer,
+    weights_name,
 )
 from vsm_fast.errors import ModelError
 
@@ -199,15 +200,49 @@ def test_code_in_a_folder_is_not_run(dino):
 
 
 def test_a_pipeline_in_the_cache_is_used_without_network(saved_pipeline, hub_cache):
-    from vsm_fast.data.pretrained.inpainting import Inpainter, _weights_name
+    from vsm_fast.data.pretrained.inpainting import Inpainter
 
     hub_cache("owner/sd2", saved_pipeline)
     source = ModelSource("owner/sd2")
     name = "StableDiffusionInpaintPipeline"
     pipeline = load_pipeline(name, source, torch.float32, purpose="x")
     assert type(pipeline).__name__ == name
-    assert _weights_name(source, pipeline) == f"owner/sd2@{COMMIT}"
+    assert weights_name(source, pipeline) == f"owner/sd2@{COMMIT}"
     assert Inpainter.from_pretrained("sd2-inpainting", source).name == "sd2-inpainting"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "revision"),
+    [
+        ("owner/name", "owner/name", None),
+        ("owner/name@v1", "owner/name", "v1"),
+        ("owner/name@refs/pr/5", "owner/name", "refs/pr/5"),
+        ("folder", "folder", None),
+        ("at@home", "at@home", None),  # a folder of this name is there
+        ("nowhere", "nowhere", None),  # refused when it is loaded
+    ],
+)
+def test_a_source_is_written_with_its_revision(text, name, revision, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "at@home"):
+        (tmp_path / folder).mkdir()
+    assert ModelSource.parse(text) == ModelSource(name, revision)
+
+
+@pytest.mark.parametrize("text", ["", "owner/name@", "@v1", "folder@v1"])
+def test_a_source_that_is_no_source_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=r"owner/name|has no revisions"):
+        ModelSource.parse(text)
+
+
+def test_the_record_names_the_commit(saved_dino, hub_cache):
+    hub_cache("owner/dino", saved_dino)
+    source = ModelSource("owner/dino")
+    assert weights_name(source, load_dino(source)) == f"owner/dino@{COMMIT}"
+    local = ModelSource.of(saved_dino)
+    assert weights_name(local, load_dino(local)) == str(saved_dino)
 
 
 PIPELINE_DAMAGE = ("no weight", "no text weight", "no unet", "no index", "pickled", "other class")

@@ -15,6 +15,7 @@ from vsm_fast.data.pretrained.loading import (
     load_image_processor,
     load_tokenizer,
     load_transformer,
+    weights_name,
 )
 from vsm_fast.data.pretrained.prompts import spoken_name
 from vsm_fast.data.pretrained.sam import SAM, SegmentAnything
@@ -33,6 +34,7 @@ class GroundedSam:
         segmenter: Turns the box into a mask.
         box_threshold: In [0, 1); a box must score higher. The score is the sigmoid of the best
             match with any word of the name.
+        weights: Name of the detector's weights, for the record.
 
     Source: arXiv 2509.21989, the automated dataset (subject masks by Grounded-SAM).
     """
@@ -45,10 +47,11 @@ class GroundedSam:
         processor: Any,
         segmenter: SegmentAnything,
         box_threshold: float = BOX_THRESHOLD,
+        weights: str = "",
     ) -> None:
         if not 0 <= box_threshold < 1:
             raise ValueError(f"box_threshold must lie in [0, 1); got {box_threshold}.")
-        self._detector, self._processor = detector, processor
+        self._detector, self._processor, self.weights = detector, processor, weights
         self._segmenter, self._box_threshold = segmenter, box_threshold
 
     @classmethod
@@ -84,7 +87,7 @@ class GroundedSam:
         )
         if not isinstance(sam, SegmentAnything):
             sam = SegmentAnything.from_pretrained(sam, device=device)
-        return cls(model, processor, sam, box_threshold)
+        return cls(model, processor, sam, box_threshold, weights_name(source, model))
 
     def __call__(self, pixels: Pixels, subject: str) -> Mask | None:
         """Mask the subject.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 
 from vsm_fast.data.pairs import Mask, Pixels
-from vsm_fast.data.pretrained.loading import ModelSource, load_pipeline
+from vsm_fast.data.pretrained.loading import ModelSource, load_pipeline, weights_name
 from vsm_fast.data.pretrained.prompts import spoken_name
 from vsm_fast.data.stages import Alteration, AlterationRequest
 from vsm_fast.devices import choose_device, choose_dtype
@@ -106,16 +105,16 @@ class Inpainter:
         name: What the alterer is called in a dataset.
         pipeline: An inpainting pipeline of diffusers, on its device.
         settings: How to paint.
-        model: Name of the weights, for the record.
+        weights: Name of the weights, for the record.
     """
 
     kinds = tuple(PROMPTS)
 
     def __init__(
-        self, name: str, pipeline: Any, settings: InpaintingSettings, model: str = ""
+        self, name: str, pipeline: Any, settings: InpaintingSettings, weights: str = ""
     ) -> None:
-        self.name = name
-        self._pipeline, self._settings, self._model = pipeline, settings, model
+        self.name, self.weights = name, weights
+        self._pipeline, self._settings = pipeline, settings
         pipeline.set_progress_bar_config(disable=True)  # the caller shows one per pair
 
     @classmethod
@@ -169,7 +168,7 @@ class Inpainter:
             pipeline.enable_model_cpu_offload(device=chosen)
         else:
             pipeline.to(chosen)
-        return cls(name, pipeline, settings or preset.settings, _weights_name(where, pipeline))
+        return cls(name, pipeline, settings or preset.settings, weights_name(where, pipeline))
 
     def __call__(self, request: AlterationRequest) -> Alteration:
         """Paint the part anew.
@@ -203,7 +202,7 @@ class Inpainter:
             part = request.part[top:bottom, left:right]
             pixels[top:bottom, left:right][part] = painted[part]
         record = {
-            "model": self._model,
+            "model": self.weights,
             "prompt": prompt,
             "seed": seed,
             "region": list(region),
@@ -234,7 +233,7 @@ class Inpainter:
         picture = output.images[0].float().cpu()
         if not torch.isfinite(picture).all():
             raise ModelError(
-                f"{self.name} ({self._model}) gave NaN or Inf; load it with dtype='float32' or "
+                f"{self.name} ({self.weights}) gave NaN or Inf; load it with dtype='float32' or "
                 "'bfloat16'."
             )
         levels = picture.clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -279,10 +278,3 @@ def _check(request: AlterationRequest) -> None:
         )
     if not request.part.any():
         raise ValueError("an alteration wants a part with at least one pixel; got an empty one.")
-
-
-def _weights_name(source: ModelSource, pipeline: Any) -> str:
-    """The source with the commit that it resolved to, where the Hub's cache tells it."""
-    folder = Path(pipeline.name_or_path or "")
-    known = folder.parent.name == "snapshots" and source.name != str(folder)
-    return f"{source.name}@{folder.name}" if known else str(source)

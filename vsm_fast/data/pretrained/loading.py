@@ -50,6 +50,26 @@ class ModelSource:
         """A source from a bare name or path."""
         return source if isinstance(source, ModelSource) else cls(os.fspath(source))
 
+    @classmethod
+    def parse(cls, text: str) -> ModelSource:
+        """A source as people write it: ``owner/name``, ``owner/name@revision``, or a folder.
+
+        Raises:
+            ValueError: No name, no revision after the ``@``, or a revision of a folder.
+        """
+        name, at, revision = text.partition("@")
+        if Path(text).is_dir() or not at:
+            if not text:
+                raise ValueError("a model is a Hub repository 'owner/name' or a folder; got ''.")
+            return cls(text)
+        if not name or not revision:
+            raise ValueError(f"a revision is written owner/name@revision; got {text!r}.")
+        if Path(name).is_dir():
+            raise ValueError(
+                f"{text!r}: the folder {name} has no revisions; leave @{revision} out."
+            )
+        return cls(name, revision)
+
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
@@ -209,6 +229,16 @@ def find_folder(source: ModelSource, purpose: str) -> Path:
             "name it as the revision, like 'refs/pr/5', or convert the weights."
         )
     return folder
+
+
+def weights_name(source: ModelSource, model: Any) -> str:
+    """The source of a loaded model or pipeline, for the record.
+
+    It has the commit that a Hub repository resolved to, where the Hub's cache tells it.
+    """
+    folder = Path(model.name_or_path or "")
+    known = folder.parent.name == "snapshots" and source.name != str(folder)
+    return f"{source.name}@{folder.name}" if known else str(source)
 
 
 def _model_classes(index: dict[str, Any], libraries: dict[str, Any]) -> dict[str, Any]:

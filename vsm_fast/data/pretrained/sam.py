@@ -14,7 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from vsm_fast.data.pairs import Pixels
-from vsm_fast.data.pretrained.loading import ModelSource, load_image_processor, load_transformer
+from vsm_fast.data.pretrained.loading import (
+    ModelSource,
+    load_image_processor,
+    load_transformer,
+    weights_name,
+)
 from vsm_fast.devices import choose_device
 
 SAM = "facebook/sam-vit-huge"
@@ -42,10 +47,11 @@ class SegmentAnything:
     Args:
         model: A ``transformers.SamModel``.
         processor: Its ``transformers.SamProcessor``.
+        weights: Name of the weights, for the record.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
-        self._model, self._processor = model, processor
+    def __init__(self, model: Any, processor: Any, weights: str = "") -> None:
+        self._model, self._processor, self.weights = model, processor, weights
         self._encoded: tuple[object, Tensor] | None = None
 
     @classmethod
@@ -66,7 +72,8 @@ class SegmentAnything:
         model = load_transformer("SamModel", source, choose_device(device), purpose=purpose)
         from transformers import SamProcessor
 
-        return cls(model, SamProcessor(load_image_processor(source, purpose=purpose)))
+        processor = SamProcessor(load_image_processor(source, purpose=purpose))
+        return cls(model, processor, weights_name(source, model))
 
     def in_box(self, pixels: Pixels, box: tuple[float, float, float, float]) -> MaskCandidates:
         """One mask (K = 1): a box leaves little doubt about what is meant.

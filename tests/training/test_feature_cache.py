@@ -23,7 +23,7 @@ from vsm_fast.training.calibration import match_points
 from vsm_fast.training.contrastive import AggregationPair
 from vsm_fast.training.feature_cache import training_features, validation_features
 from vsm_fast.training.features import FeatureSettings, PairFeatures
-from vsm_fast.training.validation import _point_table
+from vsm_fast.training.validation import stored_point_table
 
 one_thread = tiny_models.one_thread
 
@@ -149,7 +149,7 @@ def test_validation_is_what_the_scorer_measures(tmp_path: Path, framing: str) ->
     listed = list(read_pairs(pairs))
     assert rows.notes("oracle") == [pair.oracle for pair in listed]
     networks = AggregationPair(scorer.network.semantic, scorer.network.visual)
-    stored, direct = _point_table(networks, rows), match_points(scorer, listed)
+    stored, direct = stored_point_table(networks, rows), match_points(scorer, listed)
     assert stored.offsets.tolist() == direct.offsets.tolist()
     assert stored.altered.tolist() == direct.altered.tolist()
     # float16 features against float32 ones.

@@ -29,7 +29,7 @@ was, bit for bit; --out of other settings is refused, except that --epochs may g
 Several GPUs: accelerate launch --num_processes 4 -m vsm_fast.cli train ...
 
 --out gets: model/ (for vsm-fast score --model), config.json, history.csv, mixing.png,
-tensorboard/, checkpoints, features/ (may be deleted afterwards).
+tensorboard/, checkpoints, and features/ unless --features names another folder.
 
 """
 _OF_FEATURES = {
@@ -77,6 +77,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--preset", choices=("paper", "tiny"), default="paper")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings by name, JSON")
     parser.add_argument("--seed", type=int, help="of all draws")
+    parser.add_argument(
+        "--features", type=Path, metavar="DIR", help="of the features; runs can share it"
+    )
     for title, texts in (("features", _OF_FEATURES), ("training", _OF_TRAINING)):
         group = parser.add_argument_group(title)
         for name, text in texts.items():
@@ -116,6 +119,7 @@ def _train(arguments: argparse.Namespace) -> ExitCode:
             arguments.out,
             device=device,
             dtype=arguments.dtype,
+            features=arguments.features,
             progress=not arguments.quiet and sys.stderr.isatty(),
             tell=(lambda line: None) if arguments.quiet else print_text,
         )

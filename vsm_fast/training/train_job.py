@@ -97,6 +97,7 @@ def run_training(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    features: Path | None = None,
     progress: Progress = None,
     tell: Callable[[str], None] = _log.info,
 ) -> TrainResult:
@@ -108,6 +109,8 @@ def run_training(
             ``tensorboard/``, ``mixing.png``, checkpoints, and in the end ``model/``.
         device: ``"auto"`` or a torch device.
         dtype: Precision of the frozen backbone, ``"auto"`` or a name.
+        features: Folder of the features; None is ``out/features``. Runs on the same pairs and
+            with the same ``settings.features`` can share one.
         progress: As for ``VSMScorer.score``, of the pairs whose features are made.
         tell: Gets one line an epoch.
 
@@ -131,12 +134,18 @@ def run_training(
         config = replace(config, backbone=replace(config.backbone, levels=settings.levels))
     with state.main_process_first():
         _claim(out, settings)
-        features, validation, channels = _features(
-            settings, config, source, out, chosen, choose_dtype(dtype, chosen), progress
+        train, validation, channels = _features(
+            settings,
+            config,
+            source,
+            features or out / "features",
+            chosen,
+            choose_dtype(dtype, chosen),
+            progress,
         )
     networks = _new_networks(channels, config, settings.training.seed)
     checkpoint = out / CHECKPOINT
-    pairs = len(features) // settings.features.variants
+    pairs = len(train) // settings.features.variants
     ended = load_state(checkpoint, {}) // -(-pairs // settings.training.batch)
     records = None
     if state.is_main_process:
@@ -148,7 +157,7 @@ def run_training(
 
     train_contrastive(
         networks,
-        features,
+        train,
         out,
         settings.training,
         variants=settings.features.variants,
@@ -195,7 +204,7 @@ def _features(
     settings: TrainSettings,
     config: ModelConfig,
     source: Path,
-    out: Path,
+    folder: Path,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
@@ -204,7 +213,6 @@ def _features(
     pairs, held_back = Path(settings.pairs), Path(settings.validation)
     backbone = build_backbone(config, source)
     backbone.eval().requires_grad_(False).to(device, dtype)
-    folder = out / "features"
     with reporting(progress, count_pairs(pairs) + count_pairs(held_back)) as advance:
         train = training_features(
             backbone, config, settings.features, pairs, folder / "train", advance

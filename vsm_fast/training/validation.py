@@ -38,15 +38,29 @@ def validate(networks: AggregationPair, features: RowShards) -> Validation:
     Raises:
         ValueError: No thresholds can be found; too few pairs.
     """
-    oracle = np.array(features.notes("oracle"), np.float64)
-    kinds = np.array(features.notes("kind"), np.str_)
-    table = _point_table(networks, features)
+    oracle, kinds = _known(features)
+    table = stored_point_table(networks, features)
     thresholds = calibrate(table, oracle, kinds == OTHER_SUBJECT)
     return Validation(thresholds, report(oracle, kinds, table, thresholds))
 
 
+def measure_at(
+    networks: AggregationPair, features: RowShards, thresholds: tuple[float, float]
+) -> dict[str, float]:
+    """Figures of other pairs at thresholds that were calibrated elsewhere."""
+    table = stored_point_table(networks, features)
+    return report(*_known(features), table, thresholds)
+
+
+def _known(features: RowShards) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    """Oracle and kind of every pair."""
+    oracle = np.array(features.notes("oracle"), np.float64)
+    return oracle, np.array(features.notes("kind"), np.str_)
+
+
 @torch.inference_mode()
-def _point_table(networks: AggregationPair, features: RowShards) -> PointTable:
+def stored_point_table(networks: AggregationPair, features: RowShards) -> PointTable:
+    """Matched points of all pairs, from stored features; networks in eval mode."""
     device: Any = next(networks.parameters()).device
     parts: list[tuple[Descriptors, Descriptors]] = []
     altered: list[NDArray[np.bool_]] = []

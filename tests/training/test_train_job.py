@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import a_pair, write_backbone, write_pairs
 
 from vsm_fast import VSMScorer
@@ -65,7 +66,10 @@ def test_a_run_ends_with_a_model_that_scores(settings: TrainSettings, tmp_path: 
     )
     assert sum(float(rows[0][f"mixing/visual/{level}"]) for level in ("us2", "us5")) > 1
     assert (tmp_path / "run" / "mixing.png").read_bytes().startswith(b"\x89PNG")
-    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = events.Scalars("validation/pearson")
+    assert [event.step for event in logged] == [1, 2, 3]
+    assert logged[0].value == pytest.approx(float(rows[0]["validation/pearson"]), rel=1e-5)
 
     scorer = VSMScorer.from_pretrained(result.model, device="cpu")
     thresholds = scorer.config.thresholds
@@ -197,8 +201,9 @@ def test_levels_can_be_chosen(settings: TrainSettings, tmp_path: Path) -> None:
 def test_too_few_validation_pairs(settings: TrainSettings, tmp_path: Path) -> None:
     write_pairs(tmp_path / "two-pairs", 2)
     few = replace(settings, validation=str(tmp_path / "two-pairs"))
-    with pytest.raises(ValueError, match=r"2 pairs .*at least three"):
+    with pytest.raises(TrainingError, match=r"at least 3 pairs .* got 2, with 2 different"):
         _run(few, tmp_path / "run")
+    assert not (tmp_path / "run" / "contrastive.safetensors").exists()
 
 
 def test_pairs_of_the_published_layout_train_too(settings: TrainSettings, tmp_path: Path) -> None:

@@ -47,20 +47,21 @@ def run_ablations(
     """
     base = settings.training
     weak = replace(settings, training=replace(base, visual_weight=1.0))
-    variants = {
-        f"alpha = {base.visual_weight:g}, skewness filter": settings,
-        "alpha = 1": weak,
-        "no skewness filter": replace(settings, pairs=unfiltered),
-    }
+    loose = replace(settings, pairs=unfiltered)
+    variants = (
+        ("full", f"alpha = {base.visual_weight:g}, skewness filter", settings),
+        ("weak", "alpha = 1", weak),
+        ("loose", "no skewness filter", loose),
+    )
     source = find_model(settings.backbone)
     config = read_config(source)
     backbone = build_backbone(config, source).eval()
     test_features = validation_features(backbone, config, Path(test), out / "features" / "test")
     found: dict[str, list[dict[str, float]]] = {}
-    for name, variant in variants.items():
-        data = out / "features" / ("filtered" if variant.pairs == settings.pairs else "unfiltered")
+    for short, name, variant in variants:
+        data = out / "features" / ("unfiltered" if variant is loose else "filtered")
         for seed in range(seeds):
-            folder = out / f"{name.replace(' ', '').replace(',', '-')}-{seed}"
+            folder = out / f"{short}-{seed}"
             seeded = replace(variant, training=replace(variant.training, seed=seed))
             result = run_training(seeded, folder, device="cpu", features=data)
             network = VSMScorer.from_pretrained(result.model, device="cpu").network

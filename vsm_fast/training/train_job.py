@@ -31,6 +31,7 @@ from vsm_fast.errors import TrainingError
 from vsm_fast.extras import required
 from vsm_fast.model_config import ModelConfig, Thresholds
 from vsm_fast.progress import Progress, reporting
+from vsm_fast.scorer import VSMScorer
 from vsm_fast.training.contrastive import (
     CHECKPOINT,
     AggregationPair,
@@ -43,8 +44,9 @@ from vsm_fast.training.features import FeatureSettings
 from vsm_fast.training.rows import RowShards
 from vsm_fast.training.run_records import RunRecords
 from vsm_fast.training.state import load_state, read_notes, save_state
-from vsm_fast.training.validation import Validation, validate
+from vsm_fast.training.validation import Validation, check_pairs, validate
 from vsm_fast.version import __version__
+from vsm_fast.visualization import mixing_figure, save_figure
 
 _log = logging.getLogger(__name__)
 _CONFIG, _BEST = "config.json", "best.safetensors"
@@ -115,10 +117,12 @@ def run_training(
         tell: Gets one line an epoch.
 
     Raises:
-        TrainingError: ``out`` holds a run of other settings, or no pair can be used.
+        TrainingError: ``out`` holds a run of other settings, no pair can be used, or there are
+            too few validation pairs.
         PairingError: Pairs cannot be read.
         ModelError: The backbone is missing or altered.
-        ValueError: A setting that does not fit the backbone, or too few validation pairs.
+        ValueError: A setting that does not fit the backbone, or validation pairs that no
+            thresholds can be calibrated on.
         ImportError: A package of the extra ``train`` is missing.
     """
     chosen = choose_device(device)
@@ -143,17 +147,28 @@ def run_training(
             choose_dtype(dtype, chosen),
             progress,
         )
+    check_pairs(validation)
     networks = _new_networks(channels, config, settings.training.seed)
     checkpoint = out / CHECKPOINT
     pairs = len(train) // settings.features.variants
     ended = load_state(checkpoint, {}) // -(-pairs // settings.training.batch)
     records = None
     if state.is_main_process:
-        records = RunRecords(out, config.backbone.levels, ended)
+        required("matplotlib", "train", "the figure of the mixing weights")
+        records = RunRecords(out, ended)
 
     def after_epoch(record: EpochRecord) -> None:
         assert records is not None
-        tell(_end_epoch(record, networks, validation, records, out / _BEST))
+        found = validate(networks, validation)
+        _keep_best(record, found, networks, out / _BEST)
+        weights = {"semantic": networks.semantic.mixing(), "visual": networks.visual.mixing()}
+        mixing = {
+            f"mixing/{branch}/{level}": weight
+            for branch, values in weights.items()
+            for level, weight in zip(config.backbone.levels, values.tolist(), strict=True)
+        }
+        records.add(record.epoch, _values(record, found) | mixing)
+        tell(_line(record, found))
 
     train_contrastive(
         networks,
@@ -229,39 +244,34 @@ def _new_networks(channels: tuple[int, ...], config: ModelConfig, seed: int) -> 
     return AggregationPair(semantic, visual)
 
 
-def _end_epoch(
-    record: EpochRecord,
-    networks: AggregationPair,
-    validation: RowShards,
-    records: RunRecords,
-    best: Path,
-) -> str:
-    """Validate, record, keep the best epoch; a line that says how it went."""
-    found = validate(networks, validation)
-    figures = found.figures
-    mixing = {
-        f"mixing/{branch}/{level}": weight
-        for branch, network in (("semantic", networks.semantic), ("visual", networks.visual))
-        for level, weight in zip(records.levels, network.mixing().tolist(), strict=True)
-    }
-    values = {
+def _keep_best(
+    record: EpochRecord, found: Validation, networks: AggregationPair, best: Path
+) -> None:
+    """Keep the networks when no epoch before correlated better."""
+    before = read_notes(best)
+    if before is None or found.figures["pearson"] > before["figures"]["pearson"]:
+        notes = {"thresholds": found.thresholds, "figures": found.figures}
+        save_state(best, record.epoch, {"networks": networks}, notes=notes)
+
+
+def _values(record: EpochRecord, found: Validation) -> dict[str, float]:
+    """The numbers of an epoch, by the names that the logs show."""
+    return {
         **{f"loss/{name}": value for name, value in record.losses.items()},
         "learning_rate": record.rate,
-        **{f"validation/{name}": figures[name] for name in _SHOWN},
+        **{f"validation/{name}": found.figures[name] for name in _SHOWN},
         "validation/semantic_threshold": found.thresholds[0],
         "validation/visual_threshold": found.thresholds[1],
-        **mixing,
     }
-    records.add(record.epoch, values)
-    records.draw_mixing(networks.semantic, networks.visual)
-    before = read_notes(best)
-    if before is None or figures["pearson"] > before["figures"]["pearson"]:
-        notes = {"thresholds": found.thresholds, "figures": figures}
-        save_state(best, record.epoch, {"networks": networks}, notes=notes)
+
+
+def _line(record: EpochRecord, found: Validation) -> str:
+    """How an epoch went."""
     shown = ", ".join(f"{name} {value:.3f}" for name, value in record.losses.items() if value)
     return (
-        f"epoch {record.epoch}: {shown}; validation Pearson {figures['pearson']:.3f}, "
-        f"Spearman {figures['spearman']:.3f}, point AUROC {figures['point_auroc']:.3f}"
+        f"epoch {record.epoch}: {shown}; validation Pearson {found.figures['pearson']:.3f}, "
+        f"Spearman {found.figures['spearman']:.3f}, "
+        f"point AUROC {found.figures['point_auroc']:.3f}"
     )
 
 
@@ -275,7 +285,7 @@ def _finish(
     source: Path,
     networks: AggregationPair,
 ) -> TrainResult:
-    """Write ``model/`` from the best epoch."""
+    """Write ``model/`` and ``mixing.png`` from the best epoch."""
     epoch = load_state(out / _BEST, {"networks": networks.cpu()})
     notes = read_notes(out / _BEST)
     model = out / "model"
@@ -290,6 +300,8 @@ def _finish(
     }
     text = json.dumps(about, indent=2) + "\n"
     (model / "training.json").write_text(text, encoding="utf-8")
+    figure = mixing_figure(VSMScorer.from_pretrained(model, device="cpu"))
+    save_figure(figure, out / "mixing.png")
     return _result(out)
 
 

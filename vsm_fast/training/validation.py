@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vsm_fast.descriptors import Descriptors
+from vsm_fast.errors import TrainingError
 from vsm_fast.evaluation.evaluating import OTHER_SUBJECT
 from vsm_fast.training.calibration import PointTable, calibrate, point_table, report
 from vsm_fast.training.contrastive import AggregationPair
@@ -18,6 +19,7 @@ from vsm_fast.training.features import levels_of
 from vsm_fast.training.rows import RowShards
 
 _BATCH = 16  # pairs described at a time
+_FEWEST_PAIRS = 3  # that have a correlation
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ def validate(networks: AggregationPair, features: RowShards) -> Validation:
     table = stored_point_table(networks, features)
     thresholds = calibrate(table, oracle, kinds == OTHER_SUBJECT)
     return Validation(thresholds, report(oracle, kinds, table, thresholds))
+
+
+def check_pairs(features: RowShards) -> None:
+    """Refuse validation pairs with which no epoch could be judged, before hours go into one.
+
+    Raises:
+        TrainingError: Fewer than three pairs of one subject, or all altered by one share.
+    """
+    oracle, kinds = _known(features)
+    judged = oracle[kinds != OTHER_SUBJECT]
+    if len(judged) < _FEWEST_PAIRS or np.ptp(judged) == 0:
+        raise TrainingError(
+            f"validation needs at least {_FEWEST_PAIRS} pairs of one subject whose altered shares "
+            f"differ; got {len(judged)}, with {len(set(judged))} different shares. Make more."
+        )
 
 
 def measure_at(

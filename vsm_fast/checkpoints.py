@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.backbones.folding import fold_constants
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
@@ -116,6 +117,7 @@ def load_model(
     verify_files(folder, config)
     network = build_network(config, folder)
     network.eval().requires_grad_(False)
+    fold_constants(network.backbone)
     network.to(device=device, dtype=dtype)
     if torch.device(device).type == "cpu":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsm_fast.backbones import pixel_statistics
+from vsm_fast.backbones.folding import MeanEncoder
 from vsm_fast.backbones.residual import save_memory
 from vsm_fast.errors import ModelError
 
@@ -123,7 +124,17 @@ class UNetFeatures(nn.Module):
         """
         if self.vae is None:
             return F.pixel_unshuffle(images, self.pixel_unshuffle)
+        if isinstance(self.vae, MeanEncoder):
+            return self.vae(images)  # type: ignore[no-any-return]
         return self.vae.encode(images).latent_dist.mode() * self.latent_scale  # type: ignore[no-any-return]
+
+    def time_embedding(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Embedding of the constant time step, float [1, T]."""
+        # One row for the whole batch: the blocks broadcast it, and an image's features do not
+        # depend on how many others are embedded beside it.
+        timestep = torch.full((1,), self.timestep, dtype=torch.float32, device=device)
+        embedding: Tensor = self.unet.time_embedding(self.unet.time_proj(timestep).to(dtype))
+        return embedding
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of clean images.
@@ -143,10 +154,9 @@ class UNetFeatures(nn.Module):
     def unet_features(self, sample: Tensor) -> tuple[Tensor, ...]:
         """The UNet's levels of a latent, float [B, C, h, w], in the order of ``levels``."""
         unet = self.unet
-        # One row for the whole batch: the blocks broadcast it, and an image's features do not
-        # depend on how many others are embedded beside it.
-        timestep = torch.full((1,), self.timestep, dtype=torch.float32, device=sample.device)
-        embedding = unet.time_embedding(unet.time_proj(timestep).to(sample.dtype))
+        embedding = None
+        if unet.time_embedding is not None:  # else folded into the biases
+            embedding = self.time_embedding(sample.dtype, sample.device)
         context = self.context
         if context is not None:
             context = context.to(sample.dtype).expand(sample.shape[0], -1, -1)
@@ -173,7 +183,9 @@ class UNetFeatures(nn.Module):
         return tuple(collected[layer] for layer in self._wanted)
 
 
-def _call(block: nn.Module, sample: Tensor, embedding: Tensor, context: Tensor | None) -> Any:
+def _call(
+    block: nn.Module, sample: Tensor, embedding: Tensor | None, context: Tensor | None
+) -> Any:
     if getattr(block, "has_cross_attention", False):
         return block(sample, embedding, encoder_hidden_states=context)
     return block(sample, embedding)

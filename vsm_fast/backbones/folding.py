@@ -1,0 +1,160 @@
+"""Constants of a frozen feature extractor, computed once and folded into its weights.
+
+Time step and prompt never change, so that what the network makes of them does not either: each
+residual block's projection of the time embedding becomes part of a bias, each cross-attention
+keeps the keys and values of the prompt instead of the matrices that make them, and the VAE
+gives the scaled mean of its latent, without the variance that nobody reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsm_fast.backbones.residual import ResidualBlock
+
+
+class ConstantCrossAttention(nn.Module):
+    """A plain cross-attention of diffusers to a constant context.
+
+    Args:
+        attention: diffusers ``Attention`` for which :func:`is_plain_cross` holds. Its query and
+            output projections are taken over.
+        context: float [1, tokens, channels].
+    """
+
+    key: Tensor
+    value: Tensor
+
+    def __init__(self, attention: Any, context: Tensor) -> None:
+        super().__init__()
+        self.heads: int = attention.heads
+        self.to_q = attention.to_q
+        self.to_out = attention.to_out[0]  # what follows it is dropout
+        for name, projection in (("key", attention.to_k), ("value", attention.to_v)):
+            rows = projection(context).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            self.register_buffer(name, rows.contiguous())
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """Attend to the context; the argument is named as diffusers passes it.
+
+        Args:
+            hidden_states: float [B, points, channels].
+
+        Returns:
+            float [B, points, channels].
+        """
+        batch, points, _channels = hidden_states.shape
+        # All images attend to the same tokens: to the kernel they are one long image.
+        query = self.to_q(hidden_states).reshape(1, batch * points, self.heads, -1).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, self.key, self.value)
+        merged = attended.transpose(1, 2).reshape(batch, points, -1)
+        return self.to_out(merged)  # type: ignore[no-any-return]
+
+
+class MeanEncoder(nn.Module):
+    """The encoder of a VAE up to the scaled mean of its latent.
+
+    Args:
+        vae: diffusers ``AutoencoderKL``; its encoder is taken over.
+        scale: Factor on the latent.
+    """
+
+    def __init__(self, vae: Any, scale: float) -> None:
+        super().__init__()
+        self.encoder = vae.encoder
+        last = self.encoder.conv_out
+        channels = last.out_channels // 2  # the other half is the logarithm of the variance
+        weight, bias = last.weight.flatten(1), last.bias
+        if vae.quant_conv is not None:
+            mix = vae.quant_conv.weight.flatten(1)[:channels]
+            weight, bias = mix @ weight, mix @ bias + vae.quant_conv.bias[:channels]
+        else:
+            weight, bias = weight[:channels], bias[:channels]
+        mean = nn.Conv2d(last.in_channels, channels, last.kernel_size, padding=last.padding)
+        mean.weight.data = scale * weight.reshape(mean.weight.shape)
+        mean.bias = nn.Parameter(scale * bias)
+        self.encoder.conv_out = mean.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [B, 3, R, R] in [-1, 1] -> float [B, C, h, w]."""
+        return self.encoder(images)  # type: ignore[no-any-return]
+
+
+def fold_time(unet: nn.Module, embedding: Tensor) -> bool:
+    """Fold the time embedding into the biases of residual blocks.
+
+    Args:
+        unet: Frozen, with its plain blocks replaced by :class:`ResidualBlock`.
+        embedding: float [1, T].
+
+    Returns:
+        Whether no module needs the embedding any more.
+    """
+    for block in unet.modules():
+        if isinstance(block, ResidualBlock) and block.time_emb_proj is not None:
+            shift = block.time_emb_proj(F.silu(embedding))[0]
+            block.conv1.bias = nn.Parameter(block.conv1.bias + shift, requires_grad=False)
+            block.time_emb_proj = None
+    return all(getattr(module, "time_emb_proj", None) is None for module in unet.modules())
+
+
+def fold_context(unet: nn.Module, context: Tensor) -> bool:
+    """Give every plain cross-attention the keys and values of a constant context.
+
+    Args:
+        unet: Frozen.
+        context: float [1, tokens, channels].
+
+    Returns:
+        Whether no module needs the context any more.
+    """
+    from diffusers.models.attention import BasicTransformerBlock
+
+    blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
+    for block in blocks:
+        if is_plain_cross(block.attn2) and not block.only_cross_attention:
+            block.attn2 = ConstantCrossAttention(block.attn2, context)
+    kept = [block.attn2 for block in blocks if block.attn2 is not None]
+    return all(isinstance(attention, ConstantCrossAttention) for attention in kept)
+
+
+def is_plain_cross(attention: Any) -> bool:
+    """Whether :class:`ConstantCrossAttention` computes what a module of diffusers does."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+
+    return (
+        type(attention) is Attention
+        and isinstance(attention.processor, AttnProcessor2_0)
+        and attention.is_cross_attention
+        and not attention.norm_cross
+        and not attention.residual_connection
+        and attention.rescale_output_factor == 1
+        and all(
+            getattr(attention, name) is None
+            for name in ("spatial_norm", "group_norm", "norm_q", "norm_k")
+        )
+    )
+
+
+@torch.no_grad()
+def fold_constants(features: Any) -> None:
+    """Fold all constants of a feature extractor, in place; for inference only.
+
+    What a module computes in another way than the plain one is left as it is, and keeps the
+    constants that it needs.
+
+    Args:
+        features: A frozen ``UNetFeatures`` in float32; folding it again changes nothing.
+    """
+    if features.unet.time_embedding is not None:
+        embedding = features.time_embedding(torch.float32, features.unet.conv_in.weight.device)
+        if fold_time(features.unet, embedding):
+            features.unet.time_embedding = None
+    if features.context is not None and fold_context(features.unet, features.context):
+        features.context = None
+    if features.vae is not None and not isinstance(features.vae, MeanEncoder):
+        features.vae = MeanEncoder(features.vae, features.latent_scale)

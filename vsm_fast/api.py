@@ -12,9 +12,11 @@ from vsm_fast.scorer import VSMScorer
 
 
 @lru_cache(maxsize=2)
-def _scorer(model: str, device: str, dtype: str, runtime: str) -> VSMScorer:
+def _scorer(model: str, device: str, dtype: str, runtime: str, cache: str | None) -> VSMScorer:
     """The scorer of the last calls, so that a loop over score_batch loads its model once."""
-    return VSMScorer.from_pretrained(model, device=device, dtype=dtype, runtime=runtime)
+    return VSMScorer.from_pretrained(
+        model, device=device, dtype=dtype, runtime=runtime, cache=cache
+    )
 
 
 def score_batch(
@@ -31,7 +33,7 @@ def score_batch(
     runtime: str = "auto",
     batch_size: int | None = None,
     heatmaps: bool = False,
-    cache: None = None,
+    cache: str | os.PathLike[str] | None = None,
     progress: Progress = None,
 ) -> VSMScores:
     """Score generated images against their references.
@@ -52,7 +54,8 @@ def score_batch(
         runtime: ``"auto"`` or ``"torch"``; this version has no other.
         batch_size: Images per forward pass; None chooses.
         heatmaps: Keep what ``scores.heatmap(i)`` needs.
-        cache: Reserved for descriptors on disk; this version accepts None only.
+        cache: Folder for descriptors: an image that was described before, by this or another
+            process, is not described again. None keeps nothing.
         progress: True for a bar, or a function of (images done, images in all).
 
     Returns:
@@ -71,9 +74,8 @@ def score_batch(
         >>> vsm_fast.score_batch([image], [image]).score.tolist()
         [1.0]
     """
-    if cache is not None:
-        raise ValueError(f"cache: this version keeps no descriptors on disk; got {cache!r}.")
-    scorer = _scorer(os.fspath(model), str(device), dtype, runtime)
+    folder = None if cache is None else os.fspath(cache)
+    scorer = _scorer(os.fspath(model), str(device), dtype, runtime, folder)
     return scorer.score(
         refs,
         gens,

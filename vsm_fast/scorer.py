@@ -14,8 +14,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.checkpoints import load_model
 from vsm_fast.collector import ScoreCollector
 from vsm_fast.descriptors import Descriptors
@@ -44,6 +46,10 @@ class VSMScorer:
         config: The model's configuration.
         network: Its network, on ``device`` and in eval mode.
         device: Where the network is.
+        cache: Where descriptors are looked up before the network runs, and kept afterwards.
+
+    Raises:
+        ModelError: A cache, and a model whose weights have no recorded hashes.
 
     Example:
         >>> scorer = VSMScorer.from_pretrained("tiny")
@@ -52,11 +58,20 @@ class VSMScorer:
     """
 
     def __init__(
-        self, config: ModelConfig, network: DescriptorNetwork, device: torch.device | str = "cpu"
+        self,
+        config: ModelConfig,
+        network: DescriptorNetwork,
+        device: torch.device | str = "cpu",
+        *,
+        cache: DescriptorCache | None = None,
     ) -> None:
         self.config = config
         self.network = network
         self.device = torch.device(device)
+        self.cache = cache
+        if cache is not None:
+            dtype = next(network.parameters()).dtype
+            self._model_key = model_key(config, dtype, self.device)
 
     @classmethod
     def from_pretrained(
@@ -68,6 +83,7 @@ class VSMScorer:
         dtype: str = "auto",
         runtime: str = "auto",
         local_files_only: bool = False,
+        cache: str | os.PathLike[str] | DescriptorCache | None = None,
     ) -> VSMScorer:
         """Load a model.
 
@@ -78,10 +94,13 @@ class VSMScorer:
             dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
             runtime: ``"auto"`` or ``"torch"``; this version has no other.
             local_files_only: Never ask the network, even for a Hub repository.
+            cache: Folder for descriptors, so that no image is described twice, in this process
+                or a later one; or a ``DescriptorCache``.
 
         Raises:
             ModelError: Files are missing, altered or do not fit together.
             ValueError: An unknown dtype or runtime.
+            OSError: The cache's folder cannot be written to.
         """
         if runtime not in ("auto", "torch"):
             raise ValueError(f"runtime must be 'auto' or 'torch' in this version; got {runtime!r}.")
@@ -93,7 +112,9 @@ class VSMScorer:
             dtype=choose_dtype(dtype, chosen),
             local_files_only=local_files_only,
         )
-        return cls(config, network, chosen)
+        if cache is not None and not isinstance(cache, DescriptorCache):
+            cache = DescriptorCache(cache)
+        return cls(config, network, chosen, cache=cache)
 
     def describe(
         self,
@@ -274,20 +295,58 @@ class VSMScorer:
         masks = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
         if not pixels:
             return self._empty(len(subjects))
-        semantic, visual = self.network(torch.stack(pixels).to(self.device))
+        described = (self._computed if self.cache is None else self._looked_up)(pixels, masks)
+        counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
+        usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
+        counts[usable] = described.offsets.diff()
+        return Descriptors(
+            described.semantic, described.visual, counts.cumsum(0), described.cells, described.grid
+        )
+
+    def _looked_up(
+        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
+    ) -> Descriptors:
+        """Descriptors of prepared images, from the cache where it has them."""
+        assert self.cache is not None
+        keys = [
+            image_key(self._model_key, image, mask)
+            for image, mask in zip(pixels, masks, strict=True)
+        ]
+        found = dict(zip(keys, self.cache.get(keys), strict=True))
+        missing = {key: position for position, key in enumerate(keys) if found[key] is None}
+        if missing:
+            places = list(missing.values())
+            made = self._computed([pixels[i] for i in places], [masks[i] for i in places])
+            rows = [made.rows(number) for number in range(len(places))]
+            new = {
+                key: (made.semantic[part].cpu(), made.visual[part].cpu())
+                for key, part in zip(missing, rows, strict=True)
+            }
+            self.cache.put(new)
+            found |= new
+        parts = [entry for key in keys if (entry := found[key]) is not None]
+        cells = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
+        counts = torch.tensor([0, *(len(part) for part in cells)])
+        return Descriptors(
+            torch.cat([semantic for semantic, _ in parts]).to(self.device),
+            torch.cat([visual for _, visual in parts]).to(self.device),
+            counts.cumsum(0),
+            torch.cat(cells),
+            self.config.aggregation.grid,
+        )
+
+    def _computed(
+        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
+    ) -> Descriptors:
+        """Descriptors of prepared images, by the network."""
+        semantic, visual = self.network(torch.stack(list(pixels)).to(self.device))
         if not (torch.isfinite(semantic).all() and torch.isfinite(visual).all()):
             raise ModelError(
                 f"model {self.config.name!r} gave NaN or Inf descriptors; score with "
                 "dtype='float32', and if it stays, the weights are damaged."
             )
         packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
-        packed = packed.to(self.device, self._descriptor_dtype())
-        counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
-        usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
-        counts[usable] = packed.offsets.diff()
-        return Descriptors(
-            packed.semantic, packed.visual, counts.cumsum(0), packed.cells, packed.grid
-        )
+        return packed.to(self.device, self._descriptor_dtype())
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation

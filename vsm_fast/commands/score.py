@@ -84,6 +84,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
     group.add_argument("--batch-size", type=positive, metavar="N", help="images at a time")
+    group.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep descriptors here; describe no image twice"
+    )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +194,9 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
         ],
         np.int64,
     )
-    scorer = VSMScorer.from_pretrained(arguments.model, device=device, dtype=arguments.dtype)
+    scorer = VSMScorer.from_pretrained(
+        arguments.model, device=device, dtype=arguments.dtype, cache=arguments.cache
+    )
     return scorer.score(
         [ref for ref, _ in refs],
         [gen for gen, _ in gens],

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -32,6 +33,63 @@ exit codes:
 
 class UsageError(Exception):
     """Arguments that do not fit together; exit code 2."""
+
+
+_Arguments = argparse._ActionsContainer  # a parser or one of its groups
+
+
+def add_masks(group: _Arguments) -> None:
+    """``--masks``, or ``--ref-masks`` and ``--gen-masks``; see :func:`masks_of`."""
+    group.add_argument("--masks", type=Path, metavar="DIR", help="masks of both sides")
+    group.add_argument("--ref-masks", type=Path, metavar="PATH", help="masks of the references")
+    group.add_argument("--gen-masks", type=Path, metavar="PATH", help="masks of the generations")
+
+
+def masks_of(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Where the masks of references and of generations are."""
+    if arguments.masks is not None and (arguments.ref_masks or arguments.gen_masks):
+        raise UsageError("--masks is for both sides; give it, or --ref-masks and --gen-masks.")
+    return arguments.ref_masks or arguments.masks, arguments.gen_masks or arguments.masks
+
+
+def add_model(group: _Arguments) -> None:
+    """``--model``, and where and in which precision it runs."""
+    group.add_argument("--model", default="tiny", help="name or folder (default: %(default)s)")
+    add_device(group)
+
+
+def add_device(group: _Arguments) -> None:
+    """``--device`` and ``--dtype``; see :func:`checked_device`."""
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
+
+
+def add_thresholds(group: _Arguments, *branches: str) -> None:
+    """``--semantic-threshold`` and ``--visual-threshold``, or one of them."""
+    for branch in branches or ("semantic", "visual"):
+        group.add_argument(
+            f"--{branch}-threshold", type=similarity, metavar="T", help="default: the model's"
+        )
+
+
+def add_verbosity(group: _Arguments) -> None:
+    """``--quiet`` and ``--verbose``."""
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder for results, before the work and not after it."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{option} must be a folder; {folder} is a file.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option}: {error}") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option}: the folder {folder} cannot be written to.")
 
 
 def similarity(text: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,11 @@ from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
     UsageError,
+    add_model,
+    add_thresholds,
+    add_verbosity,
     checked_device,
+    make_folder,
     positive,
     print_text,
     similarity,
@@ -60,31 +63,25 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     inputs.add_argument("--rating-lists", default="raters", choices=("raters", "cp-pf"),
                         help="what a list of ratings is (default: %(default)s)")  # fmt: skip
     settings = parser.add_argument_group("settings")
-    settings.add_argument("--model", default="tiny", help="name or folder (default: %(default)s)")
+    add_model(settings)
     settings.add_argument("--baselines", nargs="+", default=["offline"], metavar="NAME",
                           help="none, offline, all or names (default: offline)")  # fmt: skip
     settings.add_argument("--thresholds", nargs="*", type=similarity, default=[0.5, 0.6, 0.7],
                           metavar="T", help="visual thresholds beside the model's own "
                           "(default: 0.5 0.6 0.7)")  # fmt: skip
-    settings.add_argument("--semantic-threshold", type=similarity, metavar="T",
-                          help="default: the model's")  # fmt: skip
+    add_thresholds(settings, "semantic")
     settings.add_argument("--bootstrap", default="pair", choices=("pair", "subject"),
                           help="what intervals resample (default: %(default)s)")  # fmt: skip
     settings.add_argument("--resamples", type=positive, default=2000, metavar="N",
                           help="for the intervals (default: %(default)s)")  # fmt: skip
     settings.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
-    settings.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    settings.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
     settings.add_argument("--batch-size", type=positive, default=8, metavar="N",
                           help="pairs at a time (default: %(default)s)")  # fmt: skip
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument("--out", type=Path, required=True, metavar="DIR",
                          help="tables, rows and figures")  # fmt: skip
     outputs.add_argument("--json", action="store_true", help="print evaluation.json, not the table")
-    outputs.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    outputs.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    add_verbosity(outputs)
     parser.set_defaults(run=_evaluate)
 
 
@@ -92,7 +89,7 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast evaluate``."""
     import json
 
-    _check_out(arguments.out)
+    make_folder(arguments.out, "--out")
     subjects = _wanted_subjects(arguments)
     total = _count(arguments, subjects)
     try:
@@ -145,17 +142,6 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
         print_text(f"{markdown(evaluation)}\nwritten to {arguments.out}: {files}")
     scored = all(pair.status == "ok" for pair in evaluation.pairs)
     return ExitCode.OK if scored else ExitCode.UNSCORED
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out must be a folder; {out} is a file.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out: {error}") from error
-    if not os.access(out, os.W_OK):
-        raise UsageError(f"--out: the folder {out} cannot be written to.")
 
 
 def _wanted_subjects(arguments: argparse.Namespace) -> list[str] | None:

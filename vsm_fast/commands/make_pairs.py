@@ -11,7 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError, positive, print_text
+from vsm_fast.commands.common import (
+    EXIT_CODES,
+    ExitCode,
+    UsageError,
+    add_verbosity,
+    positive,
+    print_text,
+)
 
 if TYPE_CHECKING:
     from vsm_fast.data.pair_job import Job
@@ -90,8 +97,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     how.add_argument("--similarity", type=float, default=0.5, help="of semantic matches")
     how.add_argument("--skewness", default="1.3", help="of their rows; none = no filter")
     how.add_argument("--area", nargs=2, type=float, default=(0.05, 0.6), metavar=("LOW", "HIGH"))
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    add_verbosity(parser)
     parser.set_defaults(run=partial(_make_pairs, parser))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,10 +14,15 @@ from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
     UsageError,
+    add_masks,
+    add_model,
+    add_thresholds,
+    add_verbosity,
     checked_device,
+    make_folder,
+    masks_of,
     positive,
     print_text,
-    similarity,
 )
 
 if TYPE_CHECKING:
@@ -67,22 +71,13 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--manifest", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet, instead"
     )
-    group.add_argument("--masks", type=Path, metavar="DIR", help="masks of both sides")
-    group.add_argument("--ref-masks", type=Path, metavar="PATH", help="masks of the references")
-    group.add_argument("--gen-masks", type=Path, metavar="PATH", help="masks of the generations")
+    add_masks(group)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings")
-    group.add_argument("--model", default="tiny", help="name or folder (default: %(default)s)")
-    for name in ("semantic", "visual"):
-        group.add_argument(
-            f"--{name}-threshold", type=similarity, metavar="T", help="default: the model's"
-        )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    group.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
+    add_model(group)
+    add_thresholds(group)
     group.add_argument("--batch-size", type=positive, metavar="N", help="images at a time")
     group.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep descriptors here; describe no image twice"
@@ -96,8 +91,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    add_verbosity(group)
 
 
 def _score(arguments: argparse.Namespace) -> ExitCode:
@@ -139,16 +133,14 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--out must be a file; {out} is a folder.")
         if arguments.manifest and out.resolve() == arguments.manifest.resolve():
             raise UsageError(f"--out would overwrite the manifest {out}.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(out.parent, os.W_OK):
-            raise UsageError(f"--out: the folder {out.parent} cannot be written to.")
+        make_folder(out.parent, "--out")
     if arguments.heatmaps is None:
         if arguments.limit_heatmaps is not None:
             raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
         return
     if arguments.visual_threshold == 1:
         raise UsageError("heat maps need a --visual-threshold below 1.")
-    arguments.heatmaps.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.heatmaps, "--heatmaps")
 
 
 def _read_pairs(arguments: argparse.Namespace) -> Pairing:
@@ -165,14 +157,8 @@ def _read_pairs(arguments: argparse.Namespace) -> Pairing:
         return read_manifest(arguments.manifest)
     if arguments.refs is None or arguments.gens is None:
         raise UsageError("give --refs and --gens, or --manifest.")
-    if arguments.masks is not None and (arguments.ref_masks or arguments.gen_masks):
-        raise UsageError("--masks is for both sides; give it, or --ref-masks and --gen-masks.")
-    return pair_paths(
-        arguments.refs,
-        arguments.gens,
-        ref_masks=arguments.ref_masks or arguments.masks,
-        gen_masks=arguments.gen_masks or arguments.masks,
-    )
+    ref_masks, gen_masks = masks_of(arguments)
+    return pair_paths(arguments.refs, arguments.gens, ref_masks=ref_masks, gen_masks=gen_masks)
 
 
 def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMScores:

@@ -13,6 +13,8 @@ from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
     UsageError,
+    add_device,
+    add_verbosity,
     checked_device,
     print_text,
 )
@@ -88,10 +90,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
             else:
                 group.add_argument(flag, type=_TYPES.get(name, float), metavar="X", help=text)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--dtype", default="auto", help="of the backbone: auto, float32, bfloat16")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    add_device(parser)
+    add_verbosity(parser)
     parser.set_defaults(run=_train)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,15 @@ from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
     UsageError,
+    add_masks,
+    add_model,
+    add_thresholds,
+    add_verbosity,
     checked_device,
+    make_folder,
+    masks_of,
     positive,
     print_text,
-    similarity,
 )
 
 if TYPE_CHECKING:
@@ -59,9 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     inputs = parser.add_argument_group("inputs")
     for side, what in (("refs", "references"), ("gens", "generated images")):
         inputs.add_argument(f"--{side}", nargs="+", type=Path, metavar="PATH", help=what)
-    inputs.add_argument("--masks", type=Path, metavar="DIR", help="masks of both sides")
-    inputs.add_argument("--ref-masks", type=Path, metavar="PATH", help="masks of the references")
-    inputs.add_argument("--gen-masks", type=Path, metavar="PATH", help="masks of the generations")
+    add_masks(inputs)
 
     kinds = parser.add_argument_group("figures (default: all, and overview.png of several)")
     kinds.add_argument("--all", action="store_true", help="all of these")
@@ -76,20 +78,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     settings.add_argument("--max-matches", type=positive, default=60, metavar="N",
                           help="matches drawn of each pair (default: %(default)s)")  # fmt: skip
     settings.add_argument("--crop", action="store_true", help="draw only what the network sees")
-    settings.add_argument("--model", default="tiny", help="name or folder (default: %(default)s)")
-    for name in ("semantic", "visual"):
-        settings.add_argument(
-            f"--{name}-threshold", type=similarity, metavar="T", help="default: the model's"
-        )
-    settings.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    settings.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
+    add_model(settings)
+    add_thresholds(settings)
 
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of PNGs")
-    outputs.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    outputs.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    add_verbosity(outputs)
     parser.set_defaults(run=_visualize)
 
 
@@ -148,8 +142,7 @@ def _check_arguments(arguments: argparse.Namespace, kinds: Sequence[str]) -> Non
         raise UsageError("give --refs; only --mixing alone needs no image.")
     if arguments.matches and not arguments.gens:
         raise UsageError("--matches draws a reference and a generation; give --gens.")
-    if arguments.masks is not None and (arguments.ref_masks or arguments.gen_masks):
-        raise UsageError("--masks is for both sides; give it, or --ref-masks and --gen-masks.")
+    masks_of(arguments)
     if arguments.clusters > MAX_CLUSTERS:
         raise UsageError(
             f"--clusters: only {MAX_CLUSTERS} colours can be told apart; got {arguments.clusters}."
@@ -159,12 +152,7 @@ def _check_arguments(arguments: argparse.Namespace, kinds: Sequence[str]) -> Non
             required(module, "visualize", "vsm-fast visualize")
     except ImportError as error:
         raise UsageError(str(error)) from error
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out: {error}") from error
-    if not os.access(arguments.out, os.W_OK):
-        raise UsageError(f"--out: the folder {arguments.out} cannot be written to.")
+    make_folder(arguments.out, "--out")
 
 
 def _read(arguments: argparse.Namespace) -> _Images:
@@ -172,8 +160,8 @@ def _read(arguments: argparse.Namespace) -> _Images:
 
     # Without generations each image stands beside itself, which lists images and their masks.
     alone = not arguments.gens
-    ref_masks = arguments.ref_masks or arguments.masks
-    gen_masks = ref_masks if alone else arguments.gen_masks or arguments.masks
+    ref_masks, gen_masks = masks_of(arguments)
+    gen_masks = ref_masks if alone else gen_masks
     try:
         pairing = pair_paths(
             arguments.refs,

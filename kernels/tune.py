@@ -11,7 +11,6 @@ import argparse
 import logging
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ import torch
 
 from vsm_fast.atomic import replacing
 from vsm_fast.kernels.nearest import NearestTiles
+from vsm_fast.kernels.provenance import first_line
 from vsm_fast.kernels.tuning import TunedEntry, TunedGPU, default, file_name
 from vsm_fast.kernels.workloads import Batch, random_batch
 
@@ -163,20 +163,12 @@ def _provenance() -> dict[str, str]:
     properties = torch.cuda.get_device_properties(0)
     return {
         "capability": f"{properties.major}.{properties.minor}",
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": os.environ.get("VSM_COMMIT") or _output("git", "rev-parse", "--short", "HEAD"),
+        "commit": os.environ.get("VSM_COMMIT") or first_line("git", "rev-parse", "--short", "HEAD"),
     }
-
-
-def _output(*command: str) -> str:
-    try:
-        run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
-        return run.stdout.strip().splitlines()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
 
 
 def _do_bench(run: Callable[[], object]) -> float:

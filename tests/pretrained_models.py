@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import string
 
-import pytest
 import torch
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "bear", "plushie", "robot", "toy")
@@ -15,15 +14,6 @@ _LETTERS = (*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.asci
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WIDE = 0.3  # with the usual 0.02 a class token would hardly depend on the image
 _TOKENS = 96  # the longest prompt, letter by letter
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small gain nothing from threads, and on a busy machine they wait for them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def save_grounding_dino(folder):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from vsm_fast.heatmap import HeatmapEvidence, fill_cells, heatmap, inconsistency
+from vsm_fast.heatmap import (
+    HeatmapEvidence,
+    cell_centres,
+    cells_inside,
+    fill_cells,
+    heatmap,
+    inconsistency,
+)
 
 
 def evidence(values, kept, grid, box, mask):
@@ -130,3 +137,14 @@ def test_nothing_judged_is_an_error():
     nothing = evidence([0.5], [False], (1, 1), (0, 0, 4, 4), np.ones((4, 4), bool))
     with pytest.raises(ValueError, match="no point"):
         heatmap(nothing, 0.6)
+
+
+def test_centres_of_cells_and_what_lies_under_them() -> None:
+    box, grid = (2, 4, 10, 8), (2, 4)  # cells of 2 x 2 pixels
+    centres = cell_centres(np.arange(8), grid, box)
+    assert centres[0].tolist() == [3, 5]
+    assert centres[7].tolist() == [9, 7]
+    mask = np.zeros((9, 11), bool)
+    mask[4:6, 4:8] = True  # the second and the third cell of the first row
+    assert cells_inside(mask, np.arange(8), grid, box).nonzero()[0].tolist() == [1, 2]
+    assert cells_inside(mask, np.array([2, 7]), grid, box).tolist() == [True, False]

@@ -165,6 +165,48 @@ def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.fl
     return np.clip(smooth, 0.0, 1.0)  # interpolation may round one unit out
 
 
+def cell_centres(
+    cells: NDArray[np.int64], grid: tuple[int, int], box: tuple[int, int, int, int]
+) -> NDArray[np.float64]:
+    """Where the centres of cells of the descriptor grid are.
+
+    Args:
+        cells: int64 [n], row-major indices in ``grid``.
+        grid: (rows, columns).
+        box: (left, top, right, bottom) in pixels, the region that the grid covers.
+
+    Returns:
+        float64 [n, 2], (x, y) in pixels; the first pixel's centre is at 0.5.
+    """
+    rows, columns = grid
+    left, top, right, bottom = box
+    row, column = np.divmod(cells, columns)
+    x = left + (column + 0.5) * (right - left) / columns
+    y = top + (row + 0.5) * (bottom - top) / rows
+    return np.stack([x, y], axis=1)
+
+
+def cells_inside(
+    mask: NDArray[np.bool_],
+    cells: NDArray[np.int64],
+    grid: tuple[int, int],
+    box: tuple[int, int, int, int],
+) -> NDArray[np.bool_]:
+    """Whether the centre of each cell lies in a mask.
+
+    Args:
+        mask: bool [H, W].
+        cells: As for :func:`cell_centres`.
+        grid: As for :func:`cell_centres`.
+        box: As for :func:`cell_centres`; inside the mask's picture.
+
+    Returns:
+        bool [n].
+    """
+    x, y = cell_centres(cells, grid, box).astype(np.int64).T
+    return np.asarray(mask[y, x])
+
+
 def cells_to_pixels(
     cells: NDArray[np.int64],
     values: NDArray[np.float32],

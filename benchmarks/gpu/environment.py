@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.timing import measure, rate
+from vsm_fast.kernels.provenance import first_line
 
 FULL = {"side": 8192, "copy_mib": 2048}
 QUICK = {"side": 64, "copy_mib": 1}
@@ -21,13 +21,13 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
     sizes = QUICK if quick else FULL
     found: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": _version("triton"),
         "diffusers": _version("diffusers"),
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": os.environ.get("VSM_COMMIT") or _output("git", "rev-parse", "--short", "HEAD"),
+        "commit": os.environ.get("VSM_COMMIT") or first_line("git", "rev-parse", "--short", "HEAD"),
     }
     found["copy_tb_per_s"] = _copy(sizes["copy_mib"] << 20, device)
     found["gemm_tflops"] = {
@@ -79,11 +79,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _output(*command: str) -> str:
-    try:
-        run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
-        return run.stdout.strip().splitlines()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"

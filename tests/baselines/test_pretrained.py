@@ -6,8 +6,8 @@ import sys
 
 import lpips_stand_in
 import numpy as np
-import pretrained_models
 import pytest
+import tiny_models
 import torch
 from pretrained_models import IMAGENET_MEAN, IMAGENET_STD, save_clip, save_dino, save_dinov2
 from transformers import CLIPModel, Dinov2Model, ViTImageProcessorPil, ViTModel
@@ -22,7 +22,7 @@ from vsm_fast.baselines.pretrained import (
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.errors import ModelError
 
-one_thread = pretrained_models.one_thread
+one_thread = tiny_models.one_thread
 lpips = lpips_stand_in.lpips
 MAKERS = {"clip-i": save_clip, "dino": save_dino, "dinov2": save_dinov2, "dino-patches": save_dino}
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vsm_fast.data.described_views import DescriptorParts, cell_centres, describe_view
+from vsm_fast.data.described_views import DescriptorParts, centres_of, describe_view
 from vsm_fast.data.stages import DescribedView
 from vsm_fast.scorer import VSMScorer
 
@@ -55,7 +55,7 @@ def test_cells_of_a_real_view_cover_its_subject() -> None:
     on = np.abs(view.descriptors).sum(axis=2).ravel() > 0
     lengths = np.linalg.norm(view.descriptors.reshape(len(on), -1)[on], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-3)
-    centres = cell_centres(view)
+    centres = centres_of(view)
     x, y = centres[on].astype(int).T
     assert mask[y, x].mean() > 0.9
     outside = centres[~on].astype(int)

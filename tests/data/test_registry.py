@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pretrained_models
 import pytest
+import tiny_models
 from pretrained_models import save_grounding_dino, save_sam, save_sd2_inpainting
 
 from vsm_fast.data import registry
@@ -15,7 +15,7 @@ from vsm_fast.data.pretrained.sam_parts import SamParts
 from vsm_fast.data.registry import StageModels, make_stages
 from vsm_fast.errors import ModelError
 
-one_thread = pretrained_models.one_thread
+one_thread = tiny_models.one_thread
 
 
 def test_the_offline_stages() -> None:

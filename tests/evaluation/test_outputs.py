@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -143,6 +144,20 @@ def test_what_has_nothing_to_show_is_not_drawn(tmp_path) -> None:
     nothing = evaluation([measurement(3, values=dict.fromkeys(("vsm@0.725", "x"), math.nan))])
     assert draw_scatter(nothing) is None
     assert "| x" in markdown(nothing)
+
+
+def test_a_group_of_equal_values_is_a_line() -> None:
+    rows = [measurement(i) for i in range(24)]
+    constant = [
+        replace(row, values={**row.values, "psnr": 40.0}) if row.kind == "none" else row
+        for row in rows
+    ]
+    figure = draw_kde(evaluation(constant))
+    assert figure is not None
+    drawn = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    lines = drawn["PSNR of the masked crop"].get_lines()
+    flat = [line for line in lines if list(line.get_xdata()) == [40.0, 40.0]]
+    assert [line.get_label() for line in flat] == ["consistent"]
 
 
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch) -> None:

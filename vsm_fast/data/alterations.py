@@ -65,6 +65,11 @@ def random_part(
     return part
 
 
+def to_lab(pixels: Pixels) -> NDArray[np.float32]:
+    """Colours in CIE Lab units, float32 [H, W, 3]."""
+    return cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+
 def perceptual_change(before: Pixels, after: Pixels, part: Mask) -> float:
     """Mean colour difference inside a part, in CIE Lab units, over two scales.
 
@@ -73,9 +78,7 @@ def perceptual_change(before: Pixels, after: Pixels, part: Mask) -> float:
     """
     if not part.any():
         return 0.0
-    labs = [
-        cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in (before, after)
-    ]
+    labs = [to_lab(image) for image in (before, after)]
     fine = np.linalg.norm(labs[0] - labs[1], axis=2)
     coarse = np.linalg.norm(cv2.blur(labs[0], (8, 8)) - cv2.blur(labs[1], (8, 8)), axis=2)
     return float(0.5 * (fine[part].mean() + coarse[part].mean()))
@@ -185,7 +188,7 @@ def _recolour(
     pixels: Pixels, part: Mask, subject: Mask, rng: np.random.Generator, donor: Pixels, power: float
 ) -> Pixels:
     """Another hue, saturation and lightness; the texture stays."""
-    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = to_lab(pixels)
     angle = rng.uniform(0, 2 * np.pi)
     push = rng.uniform(18, 50) * power
     lab[..., 0] = np.clip(lab[..., 0] * (1 + rng.uniform(-0.3, 0.3) * power), 0, 100)

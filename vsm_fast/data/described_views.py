@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vsm_fast.data.pairs import Mask, Pixels
 from vsm_fast.data.stages import DescribedView
+from vsm_fast.heatmap import cell_centres
 from vsm_fast.images import subject_box
 from vsm_fast.scorer import VSMScorer
 
@@ -31,13 +32,11 @@ def describe_view(scorer: VSMScorer, pixels: Pixels, mask: Mask) -> DescribedVie
     return DescribedView(pixels, mask, grid.reshape(*described.grid, -1), box)
 
 
-def cell_centres(view: DescribedView) -> NDArray[np.float32]:
+def centres_of(view: DescribedView) -> NDArray[np.float32]:
     """(x, y) in pixels of the centre of every cell, float32 [h * w, 2]."""
-    descriptors, (left, top, right, bottom) = _described(view)
+    descriptors, box = _described(view)
     rows, columns = descriptors.shape[:2]
-    x = left + (np.arange(columns) + 0.5) * (right - left) / columns
-    y = top + (np.arange(rows) + 0.5) * (bottom - top) / rows
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
+    return cell_centres(np.arange(rows * columns), (rows, columns), box).astype(np.float32)
 
 
 def _described(

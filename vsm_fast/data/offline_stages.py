@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vsm_fast.data.alterations import KINDS, MIN_CHANGE, alter, perceptual_change
+from vsm_fast.data.alterations import KINDS, MIN_CHANGE, alter, perceptual_change, to_lab
 from vsm_fast.data.pairs import Mask, Pixels
 from vsm_fast.data.stages import Alteration, AlterationRequest
 
@@ -87,10 +87,7 @@ def visibly_changed(before: Pixels, after: Pixels, part: Mask) -> Mask:
         bool [H, W], inside ``part``: pixels around which the mean difference exceeds 3 CIE Lab
         units, smoothed.
     """
-    labs = [
-        cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in (before, after)
-    ]
-    difference = np.linalg.norm(labs[0] - labs[1], axis=2) * part
+    difference = np.linalg.norm(to_lab(before) - to_lab(after), axis=2) * part
     weight = cv2.blur(part.astype(np.float32), (_LOCAL_WINDOW, _LOCAL_WINDOW))
     local = cv2.blur(difference, (_LOCAL_WINDOW, _LOCAL_WINDOW)) / np.maximum(weight, 1e-6)
     seen = ((local > _LOCAL_CHANGE) & part).astype(np.uint8)

@@ -229,21 +229,18 @@ def warped_views(
 ) -> TwoViews:
     """An image and its warp, often on another background, in other light; points are exact."""
     pixels, mask = photograph.pixels, _mask(photograph, mask_of)
-    height, width = pixels.shape[:2]
-    warp = random_warp(rng, (height, width), strength=rng.uniform(0.3, 1.0))
+    warp = random_warp(rng, mask.shape, strength=rng.uniform(0.3, 1.0))
     second, mask_2 = warp.image(pixels), warp.mask(mask)
     if donors and rng.random() < 0.6:
         second = replace_background(second, mask_2, donors[int(rng.integers(len(donors)))])
     second = colour_jitter(rng, second, rng.uniform(0.0, 1.0))
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-    flow = warp.points(grid.reshape(-1, 2).astype(np.float32)).reshape(height, width, 2)
     return TwoViews(
         photograph.subject,
         "warp",
         (pixels, second),
         (mask, mask_2),
         (_origin(photograph), "warp"),
-        points_of_flow(flow.astype(np.float32), mask, mask_2, _POINT_STRIDE),
+        points_of_flow(warp.flow(), mask, mask_2, _POINT_STRIDE),
     )
 
 

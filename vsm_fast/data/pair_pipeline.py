@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.data.alterations import random_part
-from vsm_fast.data.described_views import cell_centres, describe_view
+from vsm_fast.data.described_views import centres_of, describe_view
 from vsm_fast.data.pair_inputs import PairInput, TwoViews
 from vsm_fast.data.pairs import ControlledPair, Mask, Pixels
 from vsm_fast.data.semantic_matches import trusted_matches
@@ -259,7 +259,7 @@ class PairMaker:
         )
         if len(matches) < _FEWEST_POINTS:
             raise Rejected("too few trusted matches")
-        centres = [cell_centres(view) for view in views]
+        centres = [centres_of(view) for view in views]
         return np.concatenate(
             [
                 centres[0][on_1[matches[:, 0]].numpy()],

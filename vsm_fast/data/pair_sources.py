@@ -82,9 +82,7 @@ def warp_pair(
         background = donors.crop(rng, size)
         views = [replace_background(view, mask_2, background) for view in views]
     views = _relit(rng, views)
-    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
-    landing = warp.points(grid.reshape(-1, 2).astype(np.float32)).reshape(size, size, 2)
-    points = points_of_flow(landing.astype(np.float32), mask_1, mask_2, _STRIDE)
+    points = points_of_flow(warp.flow(), mask_1, mask_2, _STRIDE)
     first, second = _exposed(rng, [base, altered]), _exposed(rng, views)
     return ControlledPair(
         id=name, subject=photo.subject, view="warp", kind=kind, original_1=first[0],

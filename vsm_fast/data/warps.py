@@ -40,6 +40,12 @@ class Warp:
         )
         return warped > 0
 
+    def flow(self) -> NDArray[np.float32]:
+        """Where every pixel of the source picture lands, float32 [H, W, 2]; see :meth:`points`."""
+        height, width = self.inverse.shape[:2]
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+        return self.points(grid.reshape(-1, 2).astype(np.float32)).reshape(height, width, 2)
+
     def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Where source positions land.
 

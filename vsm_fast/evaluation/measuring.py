@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.baselines.protocol import Baseline
-from vsm_fast.data.pairs import ControlledPair, Mask
+from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.evaluation.localisation import BINS, place_histogram
-from vsm_fast.heatmap import HeatmapEvidence
+from vsm_fast.heatmap import cells_inside
 from vsm_fast.results import VSMResult
 from vsm_fast.scorer import VSMScorer
 
@@ -131,26 +131,9 @@ def _located(
         return None, None
     evidence = result.evidence
     similarity = evidence.visual_similarity[evidence.kept]
-    altered = altered_cells(evidence, part)[evidence.kept]
+    altered = cells_inside(part, evidence.cells, evidence.grid, evidence.box)[evidence.kept]
     points = place_histogram(1 - np.maximum(similarity, 0), altered, BINS)
     heat = result.heatmap()
     inside = pair.mask_1 & np.isfinite(heat)
     pixels = place_histogram(heat[inside], part[inside], BINS)
     return points.astype(np.int32), pixels.astype(np.int32)
-
-
-def altered_cells(evidence: HeatmapEvidence, part: Mask) -> NDArray[np.bool_]:
-    """Whether the centre of each point's cell lies in the altered part.
-
-    Args:
-        evidence: Of the pair, n points.
-        part: bool [H, W], at the resolution of the generated image.
-
-    Returns:
-        bool [n].
-    """
-    left, top, right, bottom = evidence.box
-    rows, columns = evidence.grid
-    y = top + (evidence.cells // columns + 0.5) * (bottom - top) / rows
-    x = left + (evidence.cells % columns + 0.5) * (right - left) / columns
-    return np.asarray(part[y.astype(np.int64), x.astype(np.int64)], np.bool_)

@@ -158,8 +158,8 @@ def draw_scatter(evaluation: Evaluation) -> Figure | None:
 def draw_kde(evaluation: Evaluation) -> Figure | None:
     """Density of each metric for consistent, slightly, strongly altered and other-subject pairs.
 
-    Gaussian kernels with Scott's bandwidth; groups of fewer than five different values have no
-    curve.
+    Gaussian kernels with Scott's bandwidth. Groups of fewer than five different values have no
+    curve but a line at each value.
 
     Returns:
         The figure; None when no group has enough values.
@@ -173,9 +173,8 @@ def draw_kde(evaluation: Evaluation) -> Figure | None:
     for metric in evaluation.metrics:
         column = evaluation.column(metric)
         known = {name: column[m & np.isfinite(column)] for name, m in groups.items()}
-        wanted = {name: v for name, v in known.items() if len(np.unique(v)) >= _MIN_DENSITY}
-        if wanted:
-            curves[metric] = wanted
+        if any(len(np.unique(values)) >= _MIN_DENSITY for values in known.values()):
+            curves[metric] = {name: values for name, values in known.items() if len(values)}
     if not curves:
         return None
     figure, axes = _panels(len(curves))
@@ -186,6 +185,11 @@ def draw_kde(evaluation: Evaluation) -> Figure | None:
         low, high = look.limits or (everything.min() - margin, everything.max() + margin)
         x = np.linspace(low, high, 300)
         for name, values in wanted.items():
+            if len(np.unique(values)) < _MIN_DENSITY:
+                for number, value in enumerate(np.unique(values)):
+                    label = "_" if number else name  # one entry in the legend
+                    ax.axvline(value, color=_COLOURS[name], linewidth=1.3, label=label)
+                continue
             density = gaussian_kde(values)(x)
             ax.fill_between(x, density, color=_COLOURS[name], alpha=0.18, linewidth=0)
             ax.plot(x, density, color=_COLOURS[name], linewidth=1.3, label=name)
@@ -195,7 +199,7 @@ def draw_kde(evaluation: Evaluation) -> Figure | None:
         ax.spines["left"].set_visible(False)
         ax.set_title(look.title)
         ax.set_xlabel(look.axis)
-    _legend(figure, max(axes, key=lambda ax: len(ax.get_lines())))
+    _legend(figure, max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])))
     return figure
 
 

@@ -15,6 +15,7 @@ from vsm_fast.descriptors import Descriptors
 from vsm_fast.evaluation.bootstrap import Bootstrap
 from vsm_fast.evaluation.evaluating import OTHER_SUBJECT, UNALTERED
 from vsm_fast.evaluation.measures import Correlation, auroc, correlations, separation
+from vsm_fast.heatmap import cells_inside
 from vsm_fast.images import subject_box
 from vsm_fast.matching import match
 from vsm_fast.model_config import ModelConfig
@@ -89,11 +90,8 @@ def altered_cells(
     config: ModelConfig, pair: ControlledPair, cells: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Whether the centre of each cell of view 1 lies in the altered part, bool [n]."""
-    left, top, right, bottom = subject_box(pair.mask_1, config.backbone.framing)
-    rows, columns = config.aggregation.grid
-    y = top + (cells // columns + 0.5) * (bottom - top) / rows
-    x = left + (cells % columns + 0.5) * (right - left) / columns
-    return np.asarray(pair.part_1[y.astype(np.int64), x.astype(np.int64)])
+    box = subject_box(pair.mask_1, config.backbone.framing)
+    return cells_inside(pair.part_1, cells, config.aggregation.grid, box)
 
 
 def calibrate(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vsm_fast.data.pairs import ControlledPair, Mask
+from vsm_fast.heatmap import cells_inside
 from vsm_fast.images import on_grey, resized_region, subject_box
 from vsm_fast.model_config import BackboneConfig
 from vsm_fast.training.metric_losses import PairCells
@@ -104,7 +105,9 @@ def training_example(
     (pictures_1, (mask_1, part), box_1), (pictures_2, (mask_2,), box_2) = views
     if min(mask_1.mean(), mask_2.mean()) < _LEAST_SUBJECT:
         return None
-    subject_1, subject_2 = (at_cell_centres(mask, grid).ravel() for mask in (mask_1, mask_2))
+    every = np.arange(grid[0] * grid[1])
+    whole = 0, 0, backbone.resolution, backbone.resolution
+    subject_1, subject_2 = (cells_inside(mask, every, grid, whole) for mask in (mask_1, mask_2))
     unknown = np.full(len(subject_1), -1, np.int64)
     match, landing = unknown, unknown
     if pair.points is not None:
@@ -130,15 +133,6 @@ def training_example(
         torch.from_numpy(landing),
         pair.points is not None,
     )  # fmt: skip
-
-
-def at_cell_centres(picture: Mask, grid: tuple[int, int]) -> Mask:
-    """Values of a picture [H, W] at the centre of each cell, [h, w]."""
-    rows, columns = (
-        ((np.arange(cells) + 0.5) * length / cells).astype(np.int64)
-        for cells, length in zip(grid, picture.shape, strict=True)
-    )
-    return picture[rows][:, columns]
 
 
 def _frame(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, Status, VSMError
-from vsm_fast.heatmap import cells_to_pixels
+from vsm_fast.heatmap import cell_centres, cells_to_pixels
 from vsm_fast.images import Box, ImageSource, load_image
 from vsm_fast.inputs import Images, Masks, image_list, mask_list
 from vsm_fast.scorer import VSMScorer
@@ -54,12 +54,7 @@ class SubjectView:
 
     def centres(self) -> NDArray[np.float64]:
         """Centres of the points' cells: float64 [n, 2], (x, y) in pixels of ``photograph``."""
-        rows, columns = self.grid
-        left, top, right, bottom = self.box
-        row, column = np.divmod(self.cells, columns)
-        x = left + (column + 0.5) * (right - left) / columns
-        y = top + (row + 0.5) * (bottom - top) / rows
-        return np.stack([x, y], axis=1)
+        return cell_centres(self.cells, self.grid, self.box)
 
     def paint(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values of the points as maps over the photograph, as heat maps are made.

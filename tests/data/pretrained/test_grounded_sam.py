@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pretrained_models
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from pretrained_models import save_grounding_dino, save_sam
@@ -14,7 +14,7 @@ from vsm_fast.data.pretrained.prompts import spoken_name
 from vsm_fast.data.pretrained.sam import MaskCandidates, SegmentAnything
 from vsm_fast.errors import ModelError
 
-one_thread = pretrained_models.one_thread
+one_thread = tiny_models.one_thread
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import pretrained_models
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from pretrained_models import save_flux_fill, save_sd2_inpainting, save_sdxl_inpainting
@@ -22,7 +22,7 @@ from vsm_fast.data.pretrained.inpainting import (
 from vsm_fast.data.stages import AlterationRequest
 from vsm_fast.errors import ModelError
 
-one_thread = pretrained_models.one_thread
+one_thread = tiny_models.one_thread
 MAKERS = {
     "sdxl-inpainting": save_sdxl_inpainting,
     "sd2-inpainting": save_sd2_inpainting,

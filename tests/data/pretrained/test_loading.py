@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
-import pretrained_models
 import pytest
+import tiny_models
 import torch
 from pretrained_models import save_dino, save_sd2_inpainting
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,7 @@ from vsm_fast.data.pretrained.loading import (
 )
 from vsm_fast.errors import ModelError
 
-one_thread = pretrained_models.one_thread
+one_thread = tiny_models.one_thread
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

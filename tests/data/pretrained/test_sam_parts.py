@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pretrained_models
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from pretrained_models import save_sam
@@ -13,7 +13,7 @@ from vsm_fast.data.pretrained.sam import MaskCandidates, SegmentAnything
 from vsm_fast.data.pretrained.sam_parts import SamParts
 from vsm_fast.data.stages import DescribedView
 
-one_thread = pretrained_models.one_thread
+one_thread = tiny_models.one_thread
 SIDE = 40
 
 

@@ -117,12 +117,7 @@ def load_image_processor(source: ModelSource, *, purpose: str) -> Any:
         ImportError: transformers is not installed; names the extra.
         ModelError: Its files are missing or unreadable.
     """
-    transformers = required("transformers", EXTRA, purpose)
-    folder = find_folder(source, purpose)
-    with _loading(source, purpose):
-        return transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, backend="pil"
-        )
+    return _load_auto("AutoImageProcessor", source, purpose, backend="pil")
 
 
 def load_tokenizer(source: ModelSource, *, purpose: str) -> Any:
@@ -136,11 +131,16 @@ def load_tokenizer(source: ModelSource, *, purpose: str) -> Any:
         ImportError: transformers is not installed; names the extra.
         ModelError: Its files are missing or unreadable.
     """
+    return _load_auto("AutoTokenizer", source, purpose)
+
+
+def _load_auto(class_name: str, source: ModelSource, purpose: str, **settings: Any) -> Any:
+    """What comes with a model of transformers, from its local files."""
     transformers = required("transformers", EXTRA, purpose)
     folder = find_folder(source, purpose)
     with _loading(source, purpose):
-        return transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+        return getattr(transformers, class_name).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **settings
         )
 
 

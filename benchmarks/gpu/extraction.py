@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks.gpu.timing import measure, rate
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.backbones.folding import fold_constants
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import AggregationConfig
@@ -57,13 +59,22 @@ def network(*, quick: bool) -> DescriptorNetwork:
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of (type, compiled or not, batch) with time, images per second and memory."""
+    """Rows of (type, how, batch) with time, images per second and memory.
+
+    ``unfolded`` is the network before its constants were folded into its weights, which the
+    others are after.
+    """
     side = 64 if quick else 768
-    model = network(quick=quick).to(device, memory_format=torch.channels_last)
+    unfolded = network(quick=quick)
+    model = copy.deepcopy(unfolded)
+    fold_constants(model.backbone)
+    for part in (unfolded, model):
+        part.to(device, memory_format=torch.channels_last)
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float16):
-        model = model.to(dtype)
-        for how, call in (("eager", model), ("torch.compile", torch.compile(model))):
-            if quick and how != "eager":
+        unfolded, model = unfolded.to(dtype), model.to(dtype)
+        calls = {"unfolded": unfolded, "eager": model, "torch.compile": torch.compile(model)}
+        for how, call in calls.items():
+            if quick and how == "torch.compile":
                 continue
             for batch in (1, 2) if quick else BATCHES:
                 images = torch.rand(batch, 3, side, side, device=device) * 2 - 1

@@ -7,7 +7,9 @@ with their number.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
@@ -32,6 +34,8 @@ from vsm_fast.model_config import ModelConfig
 from vsm_fast.progress import Progress, reporting
 from vsm_fast.results import VSMScores
 from vsm_fast.subjects import Subject, prepare_subject
+
+_log = logging.getLogger(__name__)
 
 OnError = Literal["record", "raise"]
 
@@ -69,6 +73,7 @@ class VSMScorer:
         self.network = network
         self.device = torch.device(device)
         self.cache = cache
+        self._at_once = sys.maxsize  # images; less when they did not fit into memory
         if cache is not None:
             dtype = next(network.parameters()).dtype
             self._model_key = model_key(config, dtype, self.device)
@@ -339,7 +344,7 @@ class VSMScorer:
         self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
     ) -> Descriptors:
         """Descriptors of prepared images, by the network."""
-        semantic, visual = self.network(torch.stack(list(pixels)).to(self.device))
+        semantic, visual = self._network_on(torch.stack(list(pixels)))
         if not (torch.isfinite(semantic).all() and torch.isfinite(visual).all()):
             raise ModelError(
                 f"model {self.config.name!r} gave NaN or Inf descriptors; score with "
@@ -347,6 +352,31 @@ class VSMScorer:
             )
         packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
         return packed.to(self.device, self._descriptor_dtype())
+
+    def _network_on(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The network on a batch, in as many parts as the memory asks for."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        while start < len(images):
+            part = images[start : start + self._at_once]
+            try:
+                parts.append(self.network(part.to(self.device)))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._at_once = len(part) // 2
+                _log.warning(
+                    "%d images at once do not fit into the memory of %s; going on with %d",
+                    len(part),
+                    self.device,
+                    self._at_once,
+                )
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            start += len(part)
+        semantic, visual = (torch.cat(branch) for branch in zip(*parts, strict=True))
+        return semantic, visual
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation

@@ -7,23 +7,21 @@ with their number.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike
 
-from vsm_fast.cache import DescriptorCache, image_key, model_key
+from vsm_fast.cache import DescriptorCache
 from vsm_fast.checkpoints import load_model
 from vsm_fast.collector import ScoreCollector
+from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.devices import choose_descriptor_dtype, choose_device, choose_dtype
+from vsm_fast.devices import choose_device, choose_dtype
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
 from vsm_fast.images import ImageSource
 from vsm_fast.inputs import Images, Masks, image_list, image_names, mask_list, pair_up
@@ -34,8 +32,6 @@ from vsm_fast.model_config import ModelConfig
 from vsm_fast.progress import Progress, reporting
 from vsm_fast.results import VSMScores
 from vsm_fast.subjects import Subject, prepare_subject
-
-_log = logging.getLogger(__name__)
 
 OnError = Literal["record", "raise"]
 
@@ -73,10 +69,7 @@ class VSMScorer:
         self.network = network
         self.device = torch.device(device)
         self.cache = cache
-        self._at_once = sys.maxsize  # images; less when they did not fit into memory
-        if cache is not None:
-            dtype = next(network.parameters()).dtype
-            self._model_key = model_key(config, dtype, self.device)
+        self._describer = Describer(config, network, self.device, cache)
 
     @classmethod
     def from_pretrained(
@@ -244,7 +237,7 @@ class VSMScorer:
                 )
             self._check_model_of(refs)
             advance(len(refs))
-            described = refs.to(self.device, self._descriptor_dtype())
+            described = refs.to(self.device, self._describer.dtype)
             return described, [_described_subject(refs, i) for i in range(len(refs))]
         listed = mask_list(masks, len(refs), "ref")
         return self._describe(refs, listed, batch_size, on_error, advance)
@@ -257,7 +250,7 @@ class VSMScorer:
         on_error: OnError,
         advance: Callable[[int], None],
     ) -> tuple[Descriptors, list[Subject]]:
-        parts, subjects = [self._empty(0)], []
+        parts, subjects = [self._describer.nothing()], []
         for _, part, batch in self._described_batches(images, masks, batch_size, on_error):
             parts.append(part)
             subjects += [subject.summary() for subject in batch]
@@ -292,91 +285,7 @@ class VSMScorer:
                 ahead += [pool.submit(prepare, s) for s in (start + size,) if s < len(images)]
                 if on_error == "raise":
                     _raise_first(subjects)
-                yield start, self._describe_batch(subjects), subjects
-
-    @torch.inference_mode()
-    def _describe_batch(self, subjects: Sequence[Subject]) -> Descriptors:
-        pixels = [subject.pixels for subject in subjects if subject.pixels is not None]
-        masks = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
-        if not pixels:
-            return self._empty(len(subjects))
-        described = (self._computed if self.cache is None else self._looked_up)(pixels, masks)
-        counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
-        usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
-        counts[usable] = described.offsets.diff()
-        return Descriptors(
-            described.semantic, described.visual, counts.cumsum(0), described.cells, described.grid
-        )
-
-    def _looked_up(
-        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
-    ) -> Descriptors:
-        """Descriptors of prepared images, from the cache where it has them."""
-        assert self.cache is not None
-        keys = [
-            image_key(self._model_key, image, mask)
-            for image, mask in zip(pixels, masks, strict=True)
-        ]
-        found = dict(zip(keys, self.cache.get(keys), strict=True))
-        missing = {key: position for position, key in enumerate(keys) if found[key] is None}
-        if missing:
-            places = list(missing.values())
-            made = self._computed([pixels[i] for i in places], [masks[i] for i in places])
-            rows = [made.rows(number) for number in range(len(places))]
-            new = {
-                key: (made.semantic[part].cpu(), made.visual[part].cpu())
-                for key, part in zip(missing, rows, strict=True)
-            }
-            self.cache.put(new)
-            found |= new
-        parts = [entry for key in keys if (entry := found[key]) is not None]
-        cells = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
-        counts = torch.tensor([0, *(len(part) for part in cells)])
-        return Descriptors(
-            torch.cat([semantic for semantic, _ in parts]).to(self.device),
-            torch.cat([visual for _, visual in parts]).to(self.device),
-            counts.cumsum(0),
-            torch.cat(cells),
-            self.config.aggregation.grid,
-        )
-
-    def _computed(
-        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
-    ) -> Descriptors:
-        """Descriptors of prepared images, by the network."""
-        semantic, visual = self._network_on(torch.stack(list(pixels)))
-        if not (torch.isfinite(semantic).all() and torch.isfinite(visual).all()):
-            raise ModelError(
-                f"model {self.config.name!r} gave NaN or Inf descriptors; score with "
-                "dtype='float32', and if it stays, the weights are damaged."
-            )
-        packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
-        return packed.to(self.device, self._descriptor_dtype())
-
-    def _network_on(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The network on a batch, in as many parts as the memory asks for."""
-        parts: list[tuple[Tensor, Tensor]] = []
-        start = 0
-        while start < len(images):
-            part = images[start : start + self._at_once]
-            try:
-                parts.append(self.network(part.to(self.device)))
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise
-                self._at_once = len(part) // 2
-                _log.warning(
-                    "%d images at once do not fit into the memory of %s; going on with %d",
-                    len(part),
-                    self.device,
-                    self._at_once,
-                )
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            start += len(part)
-        semantic, visual = (torch.cat(branch) for branch in zip(*parts, strict=True))
-        return semantic, visual
+                yield start, self._describer(subjects), subjects
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation
@@ -387,23 +296,6 @@ class VSMScorer:
                 f"the references were described by another model: grid and channels are {found}, "
                 f"those of {self.config.name!r} are {wanted}. Describe them with this scorer."
             )
-
-    def _empty(self, images: int) -> Descriptors:
-        """Descriptors of ``images`` subjects without a point."""
-        aggregation = self.config.aggregation
-        rows = torch.empty(
-            0,
-            aggregation.descriptor_channels,
-            device=self.device,
-            dtype=self._descriptor_dtype(),
-        )
-        none = torch.empty(0, dtype=torch.int64)
-        offsets = torch.zeros(images + 1, dtype=torch.int64)
-        return Descriptors(rows, rows, offsets, none, aggregation.grid)
-
-    def _descriptor_dtype(self) -> torch.dtype:
-        network = next(self.network.parameters()).dtype
-        return choose_descriptor_dtype(network, self.device)
 
     def _default_batch(self) -> int:
         return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH

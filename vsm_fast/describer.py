@@ -1,0 +1,151 @@
+"""Prepared subjects to descriptors: by the network, or from a cache of what it gave before."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vsm_fast.cache import DescriptorCache, image_key, model_key
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.devices import choose_descriptor_dtype
+from vsm_fast.errors import ModelError
+from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model_config import ModelConfig
+from vsm_fast.subjects import Subject
+
+_log = logging.getLogger(__name__)
+
+
+class Describer:
+    """Describes batches of subjects with one network.
+
+    Args:
+        config: Of the model.
+        network: In eval mode.
+        device: Where the network is.
+        cache: Where descriptors are looked up first and kept afterwards; None computes all.
+
+    Raises:
+        ModelError: A cache, and a model whose weights have no recorded hashes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        network: DescriptorNetwork,
+        device: torch.device,
+        cache: DescriptorCache | None,
+    ) -> None:
+        self._config, self._network, self._device, self._cache = config, network, device, cache
+        self._at_once = sys.maxsize  # images; less when they did not fit into memory
+        if cache is not None:
+            self._model_key = model_key(config, next(network.parameters()).dtype, device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the descriptors."""
+        return choose_descriptor_dtype(next(self._network.parameters()).dtype, self._device)
+
+    @torch.inference_mode()
+    def __call__(self, subjects: Sequence[Subject]) -> Descriptors:
+        """Describe a batch; subjects that are not usable get an empty range."""
+        pixels = [subject.pixels for subject in subjects if subject.pixels is not None]
+        masks = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
+        if not pixels:
+            return self.nothing(len(subjects))
+        described = (self._computed if self._cache is None else self._looked_up)(pixels, masks)
+        counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
+        usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
+        counts[usable] = described.offsets.diff()
+        return Descriptors(
+            described.semantic, described.visual, counts.cumsum(0), described.cells, described.grid
+        )
+
+    def _looked_up(
+        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
+    ) -> Descriptors:
+        """Descriptors of prepared images, from the cache where it has them."""
+        assert self._cache is not None
+        keys = [
+            image_key(self._model_key, image, mask)
+            for image, mask in zip(pixels, masks, strict=True)
+        ]
+        found = dict(zip(keys, self._cache.get(keys), strict=True))
+        missing = {key: position for position, key in enumerate(keys) if found[key] is None}
+        if missing:
+            places = list(missing.values())
+            made = self._computed([pixels[i] for i in places], [masks[i] for i in places])
+            rows = [made.rows(number) for number in range(len(places))]
+            new = {
+                key: (made.semantic[part].cpu(), made.visual[part].cpu())
+                for key, part in zip(missing, rows, strict=True)
+            }
+            self._cache.put(new)
+            found |= new
+        parts = [entry for key in keys if (entry := found[key]) is not None]
+        cells = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
+        counts = torch.tensor([0, *(len(part) for part in cells)])
+        return Descriptors(
+            torch.cat([semantic for semantic, _ in parts]).to(self._device),
+            torch.cat([visual for _, visual in parts]).to(self._device),
+            counts.cumsum(0),
+            torch.cat(cells),
+            self._config.aggregation.grid,
+        )
+
+    def _computed(
+        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
+    ) -> Descriptors:
+        """Descriptors of prepared images, by the network."""
+        semantic, visual = self._network_on(torch.stack(list(pixels)))
+        if not (torch.isfinite(semantic).all() and torch.isfinite(visual).all()):
+            raise ModelError(
+                f"model {self._config.name!r} gave NaN or Inf descriptors; score with "
+                "dtype='float32', and if it stays, the weights are damaged."
+            )
+        packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
+        return packed.to(self._device, self.dtype)
+
+    def _network_on(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The network on a batch, in as many parts as the memory asks for."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        while start < len(images):
+            part = images[start : start + self._at_once]
+            try:
+                parts.append(self._network(part.to(self._device)))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._at_once = len(part) // 2
+                _log.warning(
+                    "%d images at once do not fit into the memory of %s; going on with %d",
+                    len(part),
+                    self._device,
+                    self._at_once,
+                )
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            start += len(part)
+        semantic, visual = (torch.cat(branch) for branch in zip(*parts, strict=True))
+        return semantic, visual
+
+    def nothing(self, images: int = 0) -> Descriptors:
+        """Descriptors of ``images`` subjects without a point."""
+        aggregation = self._config.aggregation
+        rows = torch.empty(
+            0,
+            aggregation.descriptor_channels,
+            device=self._device,
+            dtype=self.dtype,
+        )
+        none = torch.empty(0, dtype=torch.int64)
+        offsets = torch.zeros(images + 1, dtype=torch.int64)
+        return Descriptors(rows, rows, offsets, none, aggregation.grid)

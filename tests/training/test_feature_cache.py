@@ -75,6 +75,26 @@ def test_an_interrupted_cache_is_completed_alike(
     assert done == []
 
 
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_lost_shard_is_made_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(feature_cache, "_SHARD", 2)
+    pairs, settings = write_pairs(tmp_path / "pairs", 5), FeatureSettings(variants=1)
+    made = training_features(*_parts(model), settings, pairs, tmp_path / "f")[3]
+    wanted = {name: value.clone() for name, value in made.items()}  # what is read is mapped
+    shard = tmp_path / "f" / "00001.safetensors"
+    if damage == "damaged":
+        content = shard.read_bytes()[:50]
+        shard.unlink()
+        shard.write_bytes(content)
+        with pytest.raises(ValueError, match=r"00001.safetensors .* delete it"):
+            training_features(*_parts(model), settings, pairs, tmp_path / "f")
+    shard.unlink()
+    again = training_features(*_parts(model), settings, pairs, tmp_path / "f")[3]
+    assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+
+
 def test_features_are_of_pairs_with_matches(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

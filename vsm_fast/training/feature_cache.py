@@ -98,7 +98,7 @@ def training_features(
             names += [pair.id] * len(made)
         return rows, {"id": names}
 
-    key = {**_key(config, pairs), "settings": asdict(settings)}
+    key = {**_key(backbone, config, pairs), "settings": asdict(settings)}
     return _stored(pairs, folder, key, describe, advance)
 
 
@@ -141,17 +141,18 @@ def validation_features(
             kinds.append(pair.kind)
         return rows, {"oracle": oracles, "kind": kinds}
 
-    return _stored(pairs, folder, _key(config, pairs), describe, advance)
+    return _stored(pairs, folder, _key(backbone, config, pairs), describe, advance)
 
 
-def _key(config: ModelConfig, pairs: Path) -> dict[str, Any]:
+def _key(backbone: nn.Module, config: ModelConfig, pairs: Path) -> dict[str, Any]:
     """Everything that decides what the features are."""
-    backbone = {name: sha for name, sha in config.files.items() if "aggregation" not in name}
+    files = {name: sha for name, sha in config.files.items() if "aggregation" not in name}
     return {
+        "dtype": str(next(backbone.parameters()).dtype),
         "pairs": _fingerprint(pairs),
         "backbone": asdict(config.backbone),
         "grid": config.aggregation.grid,
-        "weights": hashlib.sha256(json.dumps(sorted(backbone.items())).encode()).hexdigest(),
+        "weights": hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest(),
     }
 
 
@@ -184,7 +185,8 @@ def _stored(
         raise TrainingError(
             f"{folder} holds features of other {differing}; choose another folder or delete it."
         )
-    if "shards" not in known:
+    names = known.get("shards")
+    if names is None or not all((folder / name).exists() for name in names):
         _write(record, {"key": key})
         known = {"key": key, **_make(pairs, folder, describe, advance)}
         _write(record, known)
@@ -205,15 +207,17 @@ def _make(
     dropped: Counter[str] = Counter()
     for number, batch in enumerate(_batched(read_pairs(pairs), _SHARD)):
         path = folder / f"{number:05d}.safetensors"
-        reasons = path.with_suffix(".json")
-        if not reasons.exists():
-            missing: Counter[str] = Counter()
-            rows, notes = describe(batch, number * _SHARD, missing)
+        summary = path.with_suffix(".json")
+        made = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        if made is None or (made["rows"] and not path.exists()):
+            left_out: Counter[str] = Counter()
+            rows, notes = describe(batch, number * _SHARD, left_out)
             if rows:
                 write_rows(path, rows, notes)
-            _write(reasons, dict(missing))
-        dropped.update(json.loads(reasons.read_text(encoding="utf-8")))
-        names += [path.name] if path.exists() else []
+            made = {"rows": len(rows), "dropped": dict(left_out)}
+            _write(summary, made)
+        dropped.update(made["dropped"])
+        names += [path.name] if made["rows"] else []
         advance(len(batch))
     return {"shards": names, "dropped": dict(dropped)}
 

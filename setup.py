@@ -111,6 +111,7 @@ setup(
         "pillow>=10.3",
         "safetensors>=0.5",
         "huggingface-hub>=0.30",
+        "pyyaml>=6.0",  # the configuration that published networks were trained with
         "tqdm>=4.66",
         "pyarrow>=16",
     ],

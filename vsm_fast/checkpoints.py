@@ -21,24 +21,30 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.folding import fold_constants
+from vsm_fast.backbones.presets import PRESETS, converted_folder
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import ModelConfig
+from vsm_fast.weight_files import (
+    PICKLED,
+    WEIGHTS,
+    check_fit,
+    modern_key,
+    read_weights,
+    save_weights,
+    sha256_of,
+    shapes_of,
+)
 
 EMBEDDED = ("tiny",)
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_AGGREGATION = "aggregation.safetensors"
-_CONDITIONING = "conditioning.safetensors"
-_BRANCHES = ("semantic", "visual")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+AGGREGATION = "aggregation.safetensors"
+CONDITIONING = "conditioning.safetensors"
+BRANCHES = ("semantic", "visual")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -51,7 +57,8 @@ def find_model(
     """The folder of a model; a Hub repository is downloaded into the Hub's cache.
 
     Args:
-        name_or_path: ``"tiny"``, a folder, or a Hub repository id ``"owner/name"``.
+        name_or_path: ``"tiny"``, a folder, the name of a preset that ``vsm-fast convert`` was
+            run for, or a Hub repository id ``"owner/name"``.
         revision: Commit, tag or branch of a Hub repository.
         local_files_only: Never ask the network (as ``HF_HUB_OFFLINE=1`` does).
 
@@ -62,11 +69,13 @@ def find_model(
     if name in EMBEDDED:
         return Path(str(package_files("vsm_fast"))) / "models" / name
     folder = Path(name)
+    if name in PRESETS and not (folder / "config.json").is_file():
+        return _converted(name, revision)
     if folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(name):
         raise ModelError(
-            f"no model {name!r}: not one of {list(EMBEDDED)}, not a folder, and not a Hub "
+            f"no model {name!r}: not one of {[*EMBEDDED, *PRESETS]}, not a folder, and not a Hub "
             "repository id like 'owner/name'."
         )
     from huggingface_hub import snapshot_download
@@ -86,6 +95,21 @@ def find_model(
             f"({type(error).__name__}). With network access run: {command}"
         ) from error
     return Path(fetched)
+
+
+def _converted(name: str, revision: str | None) -> Path:
+    """The folder that a preset was converted to."""
+    if revision is not None:
+        raise ModelError(
+            f"revision {revision!r} is for Hub repositories; the preset {name!r} has its own."
+        )
+    folder = converted_folder(name)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the preset {name!r} has not been converted: there is no model in {folder}. "
+            f"Run: vsm-fast convert --preset {name}"
+        )
+    return folder
 
 
 def load_model(
@@ -154,7 +178,7 @@ def verify_files(folder: Path, config: ModelConfig) -> None:
         path = folder / name
         if not path.is_file():
             raise ModelError(f"{folder}: {name} is missing. Fetch the model again.")
-        found = _sha256(path)
+        found = sha256_of(path)
         if found != expected:
             raise ModelError(
                 f"{folder}: {name} was altered or cut off: its sha256 is {found}, config.json "
@@ -178,8 +202,13 @@ def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:
     Raises:
         ModelError: Weights are damaged or do not fit.
     """
+    if not (folder / AGGREGATION).is_file():
+        raise ModelError(
+            f"{folder} is a backbone without aggregation networks, so that it cannot score. Train "
+            f"them: vsm-fast train --backbone {folder} --pairs ... --validation ... --out ..."
+        )
     features = build_backbone(config, folder)
-    networks = _load_aggregation(folder / _AGGREGATION, features.level_channels, config)
+    networks = _load_aggregation(folder / AGGREGATION, features.level_channels, config)
     return DescriptorNetwork(features, *networks)
 
 
@@ -194,7 +223,7 @@ def build_backbone(config: ModelConfig, folder: Path) -> UNetFeatures:
     vae = None
     if (folder / "vae").is_dir():
         vae = _load_diffusers(folder / "vae", ("AutoencoderKL",))
-    conditioning_file = folder / _CONDITIONING
+    conditioning_file = folder / CONDITIONING
     return UNetFeatures(
         unet,
         backbone.levels,
@@ -202,7 +231,7 @@ def build_backbone(config: ModelConfig, folder: Path) -> UNetFeatures:
         vae=vae,
         latent_scale=backbone.latent_scale,
         pixel_unshuffle=backbone.pixel_unshuffle,
-        conditioning=_read(conditioning_file) if conditioning_file.exists() else None,
+        conditioning=read_weights(conditioning_file) if conditioning_file.exists() else None,
     )
 
 
@@ -236,12 +265,12 @@ def save_model(
         ModelError: ``folder`` is something else, ``unet`` or ``vae`` was cut, or a weight does
             not fit into ``dtype``.
     """
-    with _new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         _save_diffusers(unet, temporary / "unet", "conv_out", dtype)
         if vae is not None:
             _save_diffusers(vae, temporary / "vae", "decoder", dtype)
         if conditioning:
-            _save(conditioning, temporary / _CONDITIONING, dtype)
+            save_weights(conditioning, temporary / CONDITIONING, dtype)
         return _sealed(temporary, config, (semantic, visual), dtype)
 
 
@@ -267,18 +296,22 @@ def save_trained(
     Raises:
         ModelError: ``folder`` is something else.
     """
-    with _new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         for part in ("unet", "vae"):
             if (base / part).is_dir():
                 shutil.copytree(base / part, temporary / part)
-        if (base / _CONDITIONING).exists():
-            shutil.copy(base / _CONDITIONING, temporary / _CONDITIONING)
+        if (base / CONDITIONING).exists():
+            shutil.copy(base / CONDITIONING, temporary / CONDITIONING)
         return _sealed(temporary, config, (semantic, visual), torch.float32)
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which then replaces ``folder`` in one step."""
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which then replaces ``folder`` in one step.
+
+    Raises:
+        ModelError: ``folder`` exists and is not a model folder.
+    """
     if folder.exists() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder} exists and is not a model folder; it is left as it is.")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -299,14 +332,28 @@ def _sealed(
 ) -> ModelConfig:
     """Add the aggregation networks and a ``config.json`` with the hashes of all weights."""
     tensors = {
-        _published_key(key, branch): value
-        for branch, network in zip(_BRANCHES, networks, strict=True)
+        published_key(key, branch): value
+        for branch, network in zip(BRANCHES, networks, strict=True)
         for key, value in network.state_dict().items()
     }
-    _save(tensors, folder / _AGGREGATION, dtype)
+    save_weights(tensors, folder / AGGREGATION, dtype)
+    return seal(folder, config)
+
+
+def seal(folder: Path, config: ModelConfig) -> ModelConfig:
+    """Write ``config.json``, with the sha256 of every file that decides what the model computes.
+
+    Args:
+        folder: A model folder, complete but for its ``config.json``.
+        config: Its ``files`` are filled in.
+
+    Returns:
+        The configuration as written.
+    """
     hashes = {
-        path.relative_to(folder).as_posix(): _sha256(path)
-        for path in sorted(folder.rglob("*.safetensors"))
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for pattern in ("*/config.json", "**/*.safetensors")
+        for path in sorted(folder.glob(pattern))
     }
     written = dataclasses.replace(config, files=hashes)
     (folder / "config.json").write_text(written.to_json(), encoding="utf-8")
@@ -336,7 +383,7 @@ def _save_diffusers(model: Any, folder: Path, part: str, dtype: torch.dtype) -> 
         )
     folder.mkdir()
     model.save_config(folder)
-    _save(model.state_dict(), folder / _WEIGHTS, dtype)
+    save_weights(model.state_dict(), folder / WEIGHTS, dtype)
 
 
 def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
@@ -350,45 +397,39 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
     name = settings.get("_class_name") if isinstance(settings, dict) else None
     if name not in classes:
         raise ModelError(f"{folder}/config.json must be of {' or '.join(classes)}; got {name!r}.")
-    path = folder / _WEIGHTS
+    path = folder / WEIGHTS
     # On the meta device, so that no time goes into random weights that are replaced at once.
     with torch.device("meta"):
         model = getattr(diffusers, name).from_config(settings)
     if any(True for _ in model.buffers()):
         model = getattr(diffusers, name).from_config(settings)
-    weights = {_modern_key(key): value for key, value in _read(path).items()}
-    _check_fit(weights, model.state_dict(), str(path))
+    weights = {modern_key(key): value for key, value in read_weights(path).items()}
+    check_fit(shapes_of(weights), shapes_of(model.state_dict()), str(path))
     model.load_state_dict(weights, assign=True)
     return model
-
-
-def _modern_key(key: str) -> str:
-    """Today's name of a weight; files from 2022, such as SD 2.1's VAE, have older ones."""
-    old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", key)
-    return f"{old[1]}{_ATTENTION_NAMES[old[2]]}{old[3]}" if old else key
 
 
 def _load_aggregation(
     path: Path, level_channels: Sequence[int], config: ModelConfig
 ) -> list[AggregationNetwork]:
     """The semantic and the visual network, from one file under the published names."""
-    weights = _read(path)
+    weights = read_weights(path)
     networks = {
-        branch: AggregationNetwork(level_channels, config.aggregation) for branch in _BRANCHES
+        branch: AggregationNetwork(level_channels, config.aggregation) for branch in BRANCHES
     }
     wanted = {
-        _published_key(key, branch): value
+        published_key(key, branch): value
         for branch, network in networks.items()
         for key, value in network.state_dict().items()
     }
-    _check_fit(weights, wanted, str(path))
+    check_fit(shapes_of(weights), shapes_of(wanted), str(path))
     for branch, network in networks.items():
-        mine = {key: weights[_published_key(key, branch)] for key in network.state_dict()}
+        mine = {key: weights[published_key(key, branch)] for key in network.state_dict()}
         network.load_state_dict(mine, assign=True)
     return list(networks.values())
 
 
-def _published_key(key: str, branch: str) -> str:
+def published_key(key: str, branch: str) -> str:
     """Name in the file: ``bottleneck_layers.0.0…`` -> ``bottleneck_layers_semantic.0.0…``."""
     first, dot, rest = key.partition(".")
     return f"{first}_{branch}{dot}{rest}"
@@ -398,7 +439,7 @@ def _refuse_pickles(folder: Path) -> None:
     pickled = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in _PICKLED
+        if path.suffix.lower() in PICKLED
     )
     if pickled:
         raise ModelError(
@@ -406,53 +447,3 @@ def _refuse_pickles(folder: Path) -> None:
             "run any code, so only safetensors are accepted: convert the weights and remove "
             "these files."
         )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in load_file(path).items()
-        }
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}.") from error
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    cast = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in tensors.items()
-    }
-    broken = sorted(key for key, value in cast.items() if not torch.isfinite(value).all())
-    if broken:
-        raise ModelError(f"not finite as {dtype}: {_some('such', broken)}; weights not saved.")
-    save_file(cast, path)
-
-
-def _check_fit(weights: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
-    unknown, missing = sorted(set(weights) - set(wanted)), sorted(set(wanted) - set(weights))
-    if unknown or missing:
-        raise ModelError(
-            f"{where} does not fit the model: {_some('unknown', unknown)}; "
-            f"{_some('missing', missing)}."
-        )
-    shapes = [
-        f"{key} is {list(weights[key].shape)}, wanted {list(value.shape)}"
-        for key, value in wanted.items()
-        if weights[key].shape != value.shape
-    ]
-    if shapes:
-        raise ModelError(f"{where} does not fit the model: {'; '.join(shapes[:4])}.")
-
-
-def _some(kind: str, keys: list[str]) -> str:
-    shown = ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
-    return f"{len(keys)} {kind} keys" + (f" ({shown})" if keys else "")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,14 +7,32 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from vsm_fast.commands import doctor, evaluate, make_pairs, score, train, visualize
+from vsm_fast.commands import (
+    convert,
+    doctor,
+    evaluate,
+    make_pairs,
+    models,
+    score,
+    train,
+    visualize,
+)
 from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError
 from vsm_fast.errors import InputError, ModelError, PairingError
 from vsm_fast.version import __version__
 
 __all__ = ["ExitCode", "main"]
 
-_COMMANDS = (score, make_pairs, train, evaluate, visualize, doctor)  # in the order of --help
+_COMMANDS = (
+    score,
+    make_pairs,
+    train,
+    evaluate,
+    visualize,
+    models,
+    convert,
+    doctor,
+)  # in the order of --help
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -153,7 +153,8 @@ def fold_constants(features: Any) -> None:
     if features.unet.time_embedding is not None:
         embedding = features.time_embedding(torch.float32, features.unet.conv_in.weight.device)
         if fold_time(features.unet, embedding):
-            features.unet.time_embedding = None
+            features.unet.time_embedding = features.unet.add_embedding = None
+            features.added = None
     if features.context is not None and fold_context(features.unet, features.context):
         features.context = None
     if features.vae is not None and not isinstance(features.vae, MeanEncoder):

@@ -25,6 +25,7 @@ _DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
 _MIDDLE_BLOCKS = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
 _UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
 _CONTEXT = "encoder_hidden_states"
+_ADDED = ("text_embeds", "time_ids")  # what SDXL adds to the time embedding
 
 # Settings that change what a diffusers UNet computes before its up blocks, with the only
 # value that the traversal below reproduces. Anything else is refused rather than ignored.
@@ -34,7 +35,6 @@ _PLAIN_SETTINGS = {
     "time_embedding_act_fn": None,
     "class_embed_type": None,
     "num_class_embeds": None,
-    "addition_embed_type": None,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
 }
@@ -64,7 +64,8 @@ class UNetFeatures(nn.Module):
         latent_scale: Factor on the VAE's latent.
         pixel_unshuffle: Space-to-depth factor on the pixels of a UNet without a VAE; 1 = none.
         conditioning: Constant inputs of a ``UNet2DConditionModel`` by name:
-            ``encoder_hidden_states``, float [1, tokens, channels].
+            ``encoder_hidden_states``, float [1, tokens, channels]; for SDXL also
+            ``text_embeds``, float [1, channels], and ``time_ids``, float [1, 6].
 
     Raises:
         ModelError: The UNet has no such level, uses a block or setting that is not supported,
@@ -72,6 +73,7 @@ class UNetFeatures(nn.Module):
     """
 
     context: Tensor | None
+    added: Tensor | None
 
     def __init__(
         self,
@@ -101,7 +103,9 @@ class UNetFeatures(nn.Module):
         self.timestep = float(timestep)
         self.latent_scale = latent_scale
         self.pixel_unshuffle = pixel_unshuffle
-        self.register_buffer("context", _context(unet, conditioning or {}), persistent=False)
+        context, added = _constants(unet, conditioning or {})
+        self.register_buffer("context", context, persistent=False)
+        self.register_buffer("added", added, persistent=False)
         _cut(unet, max(self._wanted))
         save_memory(unet)
         self.unet = unet
@@ -129,11 +133,13 @@ class UNetFeatures(nn.Module):
         return self.vae.encode(images).latent_dist.mode() * self.latent_scale  # type: ignore[no-any-return]
 
     def time_embedding(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Embedding of the constant time step, float [1, T]."""
+        """Embedding of the constant time step, and of SDXL's other constants, float [1, T]."""
         # One row for the whole batch: the blocks broadcast it, and an image's features do not
         # depend on how many others are embedded beside it.
         timestep = torch.full((1,), self.timestep, dtype=torch.float32, device=device)
         embedding: Tensor = self.unet.time_embedding(self.unet.time_proj(timestep).to(dtype))
+        if self.added is not None:
+            embedding = embedding + self.unet.add_embedding(self.added.to(dtype))
         return embedding
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -252,22 +258,47 @@ def _wanted_layers(unet: Any, levels: tuple[str, ...]) -> list[int]:
     return wanted
 
 
-def _context(unet: Any, conditioning: Mapping[str, Tensor]) -> Tensor | None:
-    """The constant condition; without one diffusers would silently attend to the image."""
+def _constants(
+    unet: Any, conditioning: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The constant context, and what is added to the time embedding.
+
+    They must be given: without a context diffusers would silently attend to the image.
+    """
     takes = any(getattr(block, "has_cross_attention", False) for block in _blocks(unet))
-    wanted = {_CONTEXT} if takes else set()
+    adds = unet.config.get("addition_embed_type")
+    if adds not in (None, "text_time"):
+        raise ModelError(
+            f"UNets with addition_embed_type={adds!r} are not supported, only None and 'text_time'."
+        )
+    wanted = ({_CONTEXT} if takes else set()) | (set(_ADDED) if adds else set())
     if set(conditioning) != wanted:
         raise ModelError(
             f"this UNet needs the conditioning tensors {sorted(wanted)}; "
             f"got {sorted(conditioning)}."
         )
-    if not takes:
-        return None
-    context, width = conditioning[_CONTEXT], unet.config.cross_attention_dim
+    context = _context(unet, conditioning[_CONTEXT]) if takes else None
+    return context, _added(unet, *(conditioning[name] for name in _ADDED)) if adds else None
+
+
+def _context(unet: Any, context: Tensor) -> Tensor:
+    width = unet.config.cross_attention_dim
     fits = context.ndim == 3 and context.shape[0] == 1
     if not fits or (isinstance(width, int) and context.shape[2] != width):
         raise ModelError(f"{_CONTEXT} must be [1, tokens, {width}]; got {list(context.shape)}.")
     return context
+
+
+def _added(unet: Any, text: Tensor, sizes: Tensor) -> Tensor:
+    """The input of SDXL's second embedding, float [1, P]: pooled prompt, then sizes as waves."""
+    waves = unet.add_time_proj(sizes.flatten()).reshape(1, -1)
+    wanted = unet.add_embedding.linear_1.in_features
+    if text.ndim != 2 or len(text) != 1 or text.shape[1] + waves.shape[1] != wanted:
+        raise ModelError(
+            f"text_embeds {list(text.shape)} and time_ids {list(sizes.shape)} give "
+            f"{text.shape[-1] + waves.shape[1]} channels; this UNet adds [1, {wanted}]."
+        )
+    return torch.cat([text, waves.to(text)], dim=1)
 
 
 def _cut(unet: Any, last: int) -> None:

@@ -92,7 +92,7 @@ def images(count=1, size=32, seed=0):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def plain_levels(unet, sample, timestep, hidden_states=None):
+def plain_levels(unet, sample, timestep, hidden_states=None, **inputs):
     """Every level of an uncut diffusers UNet, read by hooks during its own forward pass."""
     levels = {}
 
@@ -110,9 +110,10 @@ def plain_levels(unet, sample, timestep, hidden_states=None):
             if layer + 1 == len(block.resnets) and block.upsamplers is not None:
                 module = block.upsamplers[-1]
             handles.append(module.register_forward_hook(keep(f"us{number}")))
-    extra = {} if hidden_states is None else {"encoder_hidden_states": hidden_states}
+    if hidden_states is not None:
+        inputs["encoder_hidden_states"] = hidden_states
     with torch.no_grad():
-        unet(sample, timestep, **extra)
+        unet(sample, timestep, **inputs)
     for handle in handles:
         handle.remove()
     return levels

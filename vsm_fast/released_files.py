@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vsm_fast.backbones.presets import TextEncoder
-from vsm_fast.data.pretrained.loading import ModelSource, load_tokenizer, load_transformer
+from vsm_fast.data.pretrained.loading import ModelSource, load_transformer
 from vsm_fast.errors import ModelError
 from vsm_fast.model_config import AggregationConfig
 from vsm_fast.weight_files import WeightFile, some_keys
@@ -235,19 +235,26 @@ def empty_prompt(base: Path, encoders: Sequence[TextEncoder], resolution: int) -
 
 
 def _empty_tokens(folder: Path, length: int) -> Tensor:
-    """Start, end, and padding up to what the encoder was trained with, int64 [1, length]."""
-    tokenizer = load_tokenizer(ModelSource(str(folder)), purpose=_PURPOSE)
-    tokens = list(tokenizer("").input_ids)
-    padding = tokenizer.pad_token
-    special = folder / "special_tokens_map.json"
-    if special.is_file():  # SD 2.1 and SDXL pad with "!", which versions of transformers overlook
-        try:
-            named = json.loads(special.read_text(encoding="utf-8")).get("pad_token", padding)
-            padding = named["content"] if isinstance(named, dict) else named
-        except (OSError, ValueError, AttributeError, KeyError) as error:
-            raise ModelError(f"{special} cannot be read: {error}.") from error
-    filler = tokenizer.convert_tokens_to_ids(padding)
-    return torch.tensor([tokens + [filler] * (length - len(tokens))])
+    """Start, end, and padding up to what the encoder was trained with, int64 [1, length].
+
+    Read from the tokenizer's own files: SD 2.1 and SDXL pad with "!", which their map of special
+    tokens says and other files of theirs contradict.
+    """
+    try:
+        named, numbers = (
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("special_tokens_map.json", "vocab.json")
+        )
+        pieces = [named[f"{kind}_token"] for kind in ("bos", "eos", "pad")]
+        start, end, padding = (
+            int(numbers[piece["content"] if isinstance(piece, dict) else piece]) for piece in pieces
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: no start, end and padding token in special_tokens_map.json and vocab.json "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    return torch.tensor([[start, end] + [padding] * (length - 2)])
 
 
 def _below(names: Sequence[str], prefix: str) -> dict[str, str]:

@@ -39,12 +39,12 @@ class TextEncoder:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Its files in the base repository."""
-        tokenizer = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+        """Its files in the base repository; an empty prompt needs no rules for splitting words."""
         return (
             f"{self.model}/config.json",
             f"{self.model}/model.safetensors",
-            *(f"{self.tokenizer}/{name}" for name in tokenizer),
+            f"{self.tokenizer}/vocab.json",
+            f"{self.tokenizer}/special_tokens_map.json",
         )
 
 

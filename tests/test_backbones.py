@@ -220,3 +220,17 @@ def test_inputs_that_a_unet_has_no_use_for_are_refused():
         pixel_features(["us1"], vae=small_vae())
     with pytest.raises(ModelError, match="latent gives 4"):
         pixel_features(["us1"], vae=small_vae(), pixel_unshuffle=1)
+
+
+def test_what_is_added_to_the_time_embedding_must_fit():
+    settings = {"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 34}
+    unet = condition_unet(addition_embed_type="text_time", **settings)
+    constants = {"encoder_hidden_states": context()}
+    with pytest.raises(ModelError, match=r"states', 'text_embeds', 'time_ids'\]; got"):
+        UNetFeatures(unet, ["us1"], 0, vae=small_vae(), conditioning=constants)
+    constants |= {"text_embeds": torch.ones(1, 9), "time_ids": torch.ones(1, 6)}
+    with pytest.raises(ModelError, match=r"give 33 channels; this UNet adds \[1, 34\]"):
+        UNetFeatures(unet, ["us1"], 0, vae=small_vae(), conditioning=constants)
+    other = condition_unet(addition_embed_type="text", encoder_hid_dim=12)
+    with pytest.raises(ModelError, match="are not supported"):
+        UNetFeatures(other, ["us1"], 0, vae=small_vae(), conditioning=constants)

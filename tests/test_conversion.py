@@ -14,12 +14,16 @@ import torch
 from released_models import RELEASED, UNTRAINED, prompt, released_backbone, save_base
 from safetensors.torch import load_file, save_file
 from tiny_models import images, plain_levels
+from training_runs import write_pairs
 
 from vsm_fast.backbones.presets import TextEncoder
 from vsm_fast.checkpoints import build_backbone, build_network, load_model, read_config
 from vsm_fast.conversion import LocalFiles, convert
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
+from vsm_fast.training.contrastive import ContrastiveTraining
+from vsm_fast.training.features import FeatureSettings
+from vsm_fast.training.train_job import TrainSettings, run_training
 from vsm_fast.weight_files import sha256_of
 
 one_thread = tiny_models.one_thread
@@ -428,6 +432,23 @@ def test_two_text_encoders_and_what_sdxl_adds(tmp_path):
     found = build_backbone(config, tmp_path / "out")(images())
     for name, level in zip(("us2", "us5"), found, strict=True):
         torch.testing.assert_close(level, wanted[name], rtol=0, atol=1e-4)
+
+
+def test_networks_are_trained_on_a_converted_backbone(files, tmp_path):
+    convert(UNTRAINED, tmp_path / "backbone", LocalFiles(base=files.base))
+    write_pairs(tmp_path / "train", 3)
+    write_pairs(tmp_path / "held-back", 3, seed=50, kinds=("none", "none", "other subject"))
+    settings = TrainSettings(
+        str(tmp_path / "train"), str(tmp_path / "held-back"), str(tmp_path / "backbone"),
+        features=FeatureSettings(variants=1),
+        training=ContrastiveTraining(epochs=1, batch=2, precision="fp32"),
+    )  # fmt: skip
+    model = run_training(settings, tmp_path / "run", device="cpu").model
+    config, _ = load_model(model)
+    backbone = read_config(tmp_path / "backbone").files
+    assert {name: config.files[name] for name in backbone} == backbone
+    with pytest.raises(ModelError, match="was not made by vsm-fast convert"):
+        convert(UNTRAINED, model, LocalFiles(base=files.base))
 
 
 def test_an_unknown_preset():

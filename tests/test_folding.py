@@ -48,6 +48,24 @@ def test_a_folded_extractor_with_a_vae_gives_the_same_features(count):
 
 
 @torch.no_grad()
+def test_what_sdxl_adds_is_folded_into_the_biases():
+    unet = condition_unet(
+        addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=10 + 6 * 4,
+    )  # fmt: skip
+    constants = {
+        "encoder_hidden_states": context(), "text_embeds": torch.ones(1, 10),
+        "time_ids": torch.full((1, 6), 64.0),
+    }  # fmt: skip
+    features = UNetFeatures(unet, LEVELS, 50, vae=small_vae(), conditioning=constants).eval()
+    made = folded(features)
+    assert made.added is made.unet.add_embedding is None
+    assert_close(made(images(2, 64)), features(images(2, 64)))
+    features.added.zero_()
+    assert not torch.allclose(made(images(1, 64))[0], features(images(1, 64))[0], atol=1e-3)
+
+
+@torch.no_grad()
 def test_a_vae_without_a_mixing_convolution():
     vae = small_vae()
     vae.quant_conv = None

@@ -28,6 +28,7 @@ from vsm_fast.checkpoints import (
     seal,
 )
 from vsm_fast.errors import ModelError
+from vsm_fast.extras import required
 from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig
 from vsm_fast.released_files import (
     BACKBONE_PREFIX,
@@ -119,6 +120,7 @@ def convert(
             model, or ``out`` holds something else or was made from other files.
         ImportError: transformers is not installed.
     """
+    required("transformers", "pairs", "the embedding of the empty prompt")  # before any download
     chosen = find_preset(preset) if isinstance(preset, str) else preset
     out = converted_folder(chosen.name) if out is None else out
     local = local or LocalFiles()

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from vsm_fast.model_config import ModelConfig
 
-REQUIRED = ("torch", "numpy", "pillow", "diffusers", "safetensors", "huggingface-hub", "pyarrow")
+REQUIRED = (
+    "torch",
+    "numpy",
+    "pillow",
+    "diffusers",
+    "safetensors",
+    "huggingface-hub",
+    "pyarrow",
+    "pyyaml",
+)
 OPTIONAL = {
     "triton": ("triton",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),

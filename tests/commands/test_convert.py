@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -72,6 +74,13 @@ def test_files_that_the_preset_does_not_take(files, capsys):
     arguments = ["convert", "--preset", "small-sd", "--cleandift", str(files.cleandift)]
     assert main(arguments) == ExitCode.USAGE
     assert "small-sd takes no --cleandift" in capsys.readouterr().err
+
+
+def test_transformers_is_missing(files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert convert(files, *networks(files)) == ExitCode.USAGE
+    errors = capsys.readouterr().err
+    assert re.fullmatch(r"vsm-fast: error: [^\n]*pip install 'vsm_fast\[pairs\]'\n", errors)
 
 
 def test_what_is_missing_is_exit_code_4(files, capsys):

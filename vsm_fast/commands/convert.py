@@ -79,20 +79,21 @@ def _convert(arguments: argparse.Namespace) -> ExitCode:
 
     out = arguments.out or converted_folder(preset.name)
     with_networks = preset.networks is not None and not arguments.no_aggregation
-    convert(
-        preset,
-        out,
-        LocalFiles(
-            arguments.base,
-            arguments.cleandift,
-            arguments.aggregation,
-            arguments.aggregation_config,
-        ),
-        networks=with_networks,
-        dtype=getattr(torch, arguments.dtype),
-        local_files_only=arguments.local_files_only,
-        tell=print_text,
+    local = LocalFiles(
+        arguments.base, arguments.cleandift, arguments.aggregation, arguments.aggregation_config
     )
+    try:
+        convert(
+            preset,
+            out,
+            local,
+            networks=with_networks,
+            dtype=getattr(torch, arguments.dtype),
+            local_files_only=arguments.local_files_only,
+            tell=print_text,
+        )
+    except ImportError as error:
+        raise UsageError(str(error)) from error
     model = out if arguments.out else preset.name
     if with_networks:
         use = f"Score with it: vsm-fast score --model {model} --refs ... --gens ..."

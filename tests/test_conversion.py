@@ -384,6 +384,21 @@ def test_other_folders_are_left_alone(files, tmp_path):
     load_model(out)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_conversion_leaves_what_was_there(files, tmp_path, monkeypatch, error):
+    before = converted(files, tmp_path / "out")
+
+    def interrupt(*_):
+        raise error
+
+    monkeypatch.setattr("vsm_fast.conversion.write_lock", interrupt)
+    for name in ("out", "new"):
+        with pytest.raises(error):
+            converted(files, tmp_path / name)
+    assert load_model(tmp_path / "out")[0] == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "released"}
+
+
 def test_a_base_of_another_width_does_not_fit(files, tmp_path):
     shutil.rmtree(files.base)
     save_base(files.base, unet=tiny_models.condition_unet(cross_attention_dim=16))

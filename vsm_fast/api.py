@@ -46,7 +46,7 @@ def score_batch(
         ref_masks: Per reference its subject: path, PIL image, bool or uint8 array [H, W], or
             None for the alpha channel if there is one and else the whole image.
         gen_masks: The same for ``gens``.
-        model: ``"tiny"`` (embedded), a model folder, or a Hub repository id.
+        model: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub repository id.
         semantic_threshold: In [-1, 1]; points match semantically above it. None = the model's.
         visual_threshold: In [-1, 1]; points match visually above it. None = the model's.
         device: ``"auto"`` (CUDA when there is one) or a torch device.

@@ -86,7 +86,8 @@ class VSMScorer:
         """Load a model.
 
         Args:
-            name_or_path: ``"tiny"`` (embedded), a model folder, or a Hub repository id.
+            name_or_path: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub
+                repository id.
             revision: Commit, tag or branch of a Hub repository.
             device: ``"auto"`` (CUDA when there is one), or a torch device.
             dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.

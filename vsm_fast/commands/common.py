@@ -54,7 +54,9 @@ def masks_of(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
 
 def add_model(group: _Arguments) -> None:
     """``--model``, and where and in which precision it runs."""
-    group.add_argument("--model", default="tiny", help="name or folder (default: %(default)s)")
+    group.add_argument(
+        "--model", default="tiny", help="name (vsm-fast models) or folder (default: %(default)s)"
+    )
     add_device(group)
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import aggregation_pair, condition_unet, published_names, small_vae
 
 from vsm_fast.backbones.presets import Preset, TextEncoder
@@ -89,8 +89,17 @@ def save_base(folder, **parts):
     parts = {"unet": condition_unet(), "vae": small_vae(), "text_encoder": text_encoder()} | parts
     for name, model in parts.items():
         model.save_pretrained(folder / name)
+    rename_text_encoder(folder / "text_encoder/model.safetensors")
     save_tokenizer(folder / "tokenizer")
     return folder
+
+
+def rename_text_encoder(path):
+    """As published: transformers saved another prefix then, and the positions' numbers too."""
+    weights = {f"text_model.{name}": value for name, value in load_file(path).items()}
+    assert not any(name.startswith("text_model.text_model.") for name in weights)
+    weights["text_model.embeddings.position_ids"] = torch.arange(TOKENS)[None]
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def other_unet():

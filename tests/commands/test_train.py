@@ -103,6 +103,8 @@ def test_a_wrong_option_is_a_sentence(
 ) -> None:
     assert main([*command, *option]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
+    run = Path(command[command.index("--out") + 1])
+    assert not run.exists()  # it would belong to these settings
 
 
 def test_a_missing_backbone(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

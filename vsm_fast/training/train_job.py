@@ -136,6 +136,9 @@ def run_training(
     verify_files(source, config)
     if settings.levels:
         config = replace(config, backbone=replace(config.backbone, levels=settings.levels))
+    # What is wrong with the inputs is said before the folder belongs to them.
+    settings.features.level_of(config.backbone.levels)
+    total = count_pairs(settings.pairs) + count_pairs(settings.validation)
     with state.main_process_first():
         _claim(out, settings)
         train, validation, channels = _features(
@@ -146,6 +149,7 @@ def run_training(
             chosen,
             choose_dtype(dtype, chosen),
             progress,
+            total,
         )
     check_pairs(validation)
     networks = _new_networks(channels, config, settings.training.seed)
@@ -223,12 +227,13 @@ def _features(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
+    total: int,
 ) -> tuple[RowShards, RowShards, tuple[int, ...]]:
-    """Features of both data sets, and the channels of each level."""
+    """Features of both data sets, ``total`` pairs, and the channels of each level."""
     pairs, held_back = Path(settings.pairs), Path(settings.validation)
     backbone = build_backbone(config, source)
     backbone.eval().requires_grad_(False).to(device, dtype)
-    with reporting(progress, count_pairs(pairs) + count_pairs(held_back)) as advance:
+    with reporting(progress, total) as advance:
         train = training_features(
             backbone, config, settings.features, pairs, folder / "train", advance
         )

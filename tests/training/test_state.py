@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vsm_fast.training.state import load_state, save_state
+from vsm_fast.training.state import load_state, read_step, save_state
 
 
 def _step(model: nn.Linear, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -54,3 +54,10 @@ def test_saving_leaves_no_temporary_file(tmp_path: Path) -> None:
     model, optimizer = _fresh()
     save_state(tmp_path / "state.safetensors", 0, {"model": model}, optimizer)
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_the_step_is_read_without_the_weights(tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    assert read_step(path) == 0
+    save_state(path, 7, {"net": torch.nn.Linear(2, 1)})
+    assert read_step(path) == load_state(path, {}) == 7

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vsm_fast.atomic import replacing
+from vsm_fast.checkpoints import weights_fingerprint
 from vsm_fast.data.pair_shards import read_pairs, shard_paths
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.errors import TrainingError
@@ -152,7 +153,7 @@ def _key(backbone: nn.Module, config: ModelConfig, pairs: Path) -> dict[str, Any
         "pairs": _fingerprint(pairs),
         "backbone": asdict(config.backbone),
         "grid": config.aggregation.grid,
-        "weights": hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest(),
+        "weights": weights_fingerprint(replace(config, files=files)),
     }
 
 

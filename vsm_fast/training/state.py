@@ -51,6 +51,14 @@ def save_state(
         save_file(tensors, temporary, metadata=metadata)
 
 
+def read_step(path: Path) -> int:
+    """The number of finished steps, without the weights; 0 when ``path`` does not exist."""
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
 def read_notes(path: Path) -> Any:
     """What :func:`save_state` got as ``notes``; None when ``path`` does not exist."""
     if not path.exists():

@@ -43,7 +43,7 @@ from vsm_fast.training.feature_cache import training_features, validation_featur
 from vsm_fast.training.features import FeatureSettings
 from vsm_fast.training.rows import RowShards
 from vsm_fast.training.run_records import RunRecords
-from vsm_fast.training.state import load_state, read_notes, save_state
+from vsm_fast.training.state import load_state, read_notes, read_step, save_state
 from vsm_fast.training.validation import Validation, check_pairs, validate
 from vsm_fast.version import __version__
 from vsm_fast.visualization import mixing_figure, save_figure
@@ -155,7 +155,7 @@ def run_training(
     networks = _new_networks(channels, config, settings.training.seed)
     checkpoint = out / CHECKPOINT
     pairs = len(train) // settings.features.variants
-    ended = load_state(checkpoint, {}) // -(-pairs // settings.training.batch)
+    ended = read_step(checkpoint) // -(-pairs // settings.training.batch)
     records = None
     if state.is_main_process:
         required("matplotlib", "train", "the figure of the mixing weights")
@@ -311,6 +311,6 @@ def _finish(
 
 
 def _result(out: Path) -> TrainResult:
-    notes, epoch = read_notes(out / _BEST), load_state(out / _BEST, {})
+    notes, epoch = read_notes(out / _BEST), read_step(out / _BEST)
     thresholds = (float(notes["thresholds"][0]), float(notes["thresholds"][1]))
     return TrainResult(out / "model", epoch, Validation(thresholds, notes["figures"]))

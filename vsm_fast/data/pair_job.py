@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from vsm_fast.atomic import replacing
+from vsm_fast.atomic import write_json
 from vsm_fast.data.pair_inputs import PairInput, open_source
 from vsm_fast.data.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.data.pair_shards import write_shard
@@ -177,7 +177,7 @@ def run_job(
     (out / "tallies").mkdir(parents=True, exist_ok=True)
     for shard, _ in tasks:  # the short one counts as missing from here on, whatever happens
         _tally_path(out, shard).unlink(missing_ok=True)
-    _write_json(out / _JOB, {**_described(job), "inputs": inputs})
+    write_json(out / _JOB, {**_described(job), "inputs": inputs})
     for numbers, rejected in _run(job, out, tasks, workers):
         progress(len(numbers))
         _log.info("pairs %d to %d: %s", numbers[0], numbers[-1], dict(rejected) or "none rejected")
@@ -240,7 +240,7 @@ def _make_shard(out: Path, task: tuple[int, range]) -> tuple[range, Mapping[str,
 
     write_shard(pairs(), _shard_path(out, shard))
     # After the shard: without it the shard counts as missing and is made again.
-    _write_json(_tally_path(out, shard), tally)
+    write_json(_tally_path(out, shard), tally)
     rejected = {k: n for k, n in tally.items() if not k.startswith(("kind ", "view "))}
     return numbers, rejected
 
@@ -293,11 +293,6 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], out: Path, 
         )
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def _summarise(job: Job, inputs: Mapping[str, Any], out: Path) -> dict[str, Any]:
     tally: Counter[str] = Counter()
     for shard in range(len(_shards(job.total))):
@@ -326,5 +321,5 @@ def _summarise(job: Job, inputs: Mapping[str, Any], out: Path) -> dict[str, Any]
         "job": _described(job),
         "versions": {"vsm_fast": __version__, "python": platform.python_version()},
     }
-    _write_json(out / SUMMARY, summary)
+    write_json(out / SUMMARY, summary)
     return summary

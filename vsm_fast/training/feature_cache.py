@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from vsm_fast.atomic import replacing
+from vsm_fast.atomic import write_json
 from vsm_fast.checkpoints import weights_fingerprint
 from vsm_fast.data.pair_shards import read_pairs, shard_paths
 from vsm_fast.data.pairs import ControlledPair
@@ -188,9 +188,9 @@ def _stored(
         )
     names = known.get("shards")
     if names is None or not all((folder / name).exists() for name in names):
-        _write(record, {"key": key})
+        write_json(record, {"key": key})
         known = {"key": key, **_make(pairs, folder, describe, advance)}
-        _write(record, known)
+        write_json(record, known)
     if known["dropped"]:
         shown = ", ".join(f"{reason} {count}" for reason, count in known["dropped"].items())
         _log.warning("pairs of %s left out: %s", pairs, shown)
@@ -216,16 +216,11 @@ def _make(
             if rows:
                 write_rows(path, rows, notes)
             made = {"rows": len(rows), "dropped": dict(left_out)}
-            _write(summary, made)
+            write_json(summary, made)
         dropped.update(made["dropped"])
         names += [path.name] if made["rows"] else []
         advance(len(batch))
     return {"shards": names, "dropped": dict(dropped)}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _batched(pairs: Iterator[ControlledPair], size: int) -> Iterator[list[ControlledPair]]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.atomic import replacing
+from vsm_fast.atomic import write_json
 from vsm_fast.checkpoints import (
     build_backbone,
     find_model,
@@ -206,8 +206,7 @@ def _claim(out: Path, settings: TrainSettings) -> None:
             f"{out} holds a run with other settings ({shown}). Choose another folder, or repeat "
             "that run's settings to go on with it."
         )
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    write_json(path, wanted)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -303,8 +302,7 @@ def _finish(
         "vsm_fast": __version__,
         "torch": torch.__version__,
     }
-    text = json.dumps(about, indent=2) + "\n"
-    (model / "training.json").write_text(text, encoding="utf-8")
+    write_json(model / "training.json", about)
     figure = mixing_figure(VSMScorer.from_pretrained(model, device="cpu"))
     save_figure(figure, out / "mixing.png")
     return _result(out)

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 from tiny_models import AGGREGATION, aggregation_pair, config_of
 
 from vsm_fast.model import DescriptorNetwork
+from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.runtimes.torch_runtime import TorchRuntime
 from vsm_fast.scorer import VSMScorer
 from vsm_fast.visualization import describe_subjects
 
@@ -37,7 +39,7 @@ def scorer_of(framing="image", first_level_weight="one"):
     aggregation = dataclasses.replace(AGGREGATION, first_level_weight=first_level_weight)
     config = dataclasses.replace(config_of(framing=framing), aggregation=aggregation)
     network = DescriptorNetwork(_Levels(), *aggregation_pair((8, 12), aggregation))
-    return VSMScorer(config, network.eval().requires_grad_(False))
+    return VSMScorer(LoadedModel(config, TorchRuntime(network.eval().requires_grad_(False))))
 
 
 def subject_image(seed, size=(96, 72)):

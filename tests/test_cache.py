@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from vsm_fast import ModelError, VSMScorer
 from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.checkpoints import read_config
 from vsm_fast.cli import ExitCode, main
+from vsm_fast.runtimes.loading import LoadedModel
 
 one_thread = tiny_models.one_thread
 
@@ -92,17 +94,16 @@ def test_bad_images_keep_their_place(model: Path, tmp_path: Path) -> None:
 
 def test_masks_models_and_precisions_have_names_of_their_own(model: Path, tmp_path: Path) -> None:
     config = read_config(model)
-    cpu = torch.device("cpu")
+    plain = SimpleNamespace(name="torch", precision="float32", device=torch.device("cpu"))
     keys = {
-        model_key(config, torch.float32, cpu),
-        model_key(config, torch.bfloat16, cpu),
-        model_key(config, torch.float32, torch.device("cuda")),
-        model_key(replace(config, files={**config.files, "x": "0"}), torch.float32, cpu),
-        model_key(
-            replace(config, backbone=replace(config.backbone, timestep=51)), torch.float32, cpu
-        ),
+        model_key(config, plain),
+        model_key(config, SimpleNamespace(**vars(plain) | {"name": "onnxruntime"})),
+        model_key(config, SimpleNamespace(**vars(plain) | {"precision": "bfloat16"})),
+        model_key(config, SimpleNamespace(**vars(plain) | {"device": torch.device("cuda")})),
+        model_key(replace(config, files={**config.files, "x": "0"}), plain),
+        model_key(replace(config, backbone=replace(config.backbone, timestep=51)), plain),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
     name = next(iter(keys))
     pixels = torch.full((3, 8, 8), -1.0)
     brighter = pixels.clone()
@@ -112,14 +113,14 @@ def test_masks_models_and_precisions_have_names_of_their_own(model: Path, tmp_pa
                 image_key(name, pixels, part), image_key("other", pixels, whole)}) == 4  # fmt: skip
     # Thresholds decide what is made of descriptors, not what they are.
     other = replace(config, thresholds=replace(config.thresholds, visual=0.1), name="renamed")
-    assert model_key(other, torch.float32, cpu) == model_key(config, torch.float32, cpu)
+    assert model_key(other, plain) == model_key(config, plain)
 
 
 def test_a_model_without_hashes_has_no_name(tmp_path: Path, model: Path) -> None:
     scorer = _scorer(model, None)
     bare = replace(scorer.config, files={})
     with pytest.raises(ModelError, match="no recorded hashes"):
-        VSMScorer(bare, scorer.network, cache=DescriptorCache(tmp_path / "c"))
+        VSMScorer(LoadedModel(bare, scorer.runtime), cache=DescriptorCache(tmp_path / "c"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "emptied"])

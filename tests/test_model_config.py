@@ -10,7 +10,7 @@ from tiny_models import aggregation_pair, config_of, edit_config, pixel_unet, wr
 
 from vsm_fast.checkpoints import load_model
 from vsm_fast.errors import ModelError
-from vsm_fast.model_config import AggregationConfig, ModelConfig, Thresholds
+from vsm_fast.model_config import AggregationConfig, ModelConfig, Thresholds, weights_fingerprint
 
 one_thread = tiny_models.one_thread
 
@@ -74,3 +74,12 @@ def test_a_configuration_survives_json():
         base_revision="0123", files={"a": "b"},
     )  # fmt: skip
     assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_the_fingerprint_depends_on_the_weights_only():
+    config = dataclasses.replace(config_of(), files={"a": "1", "b": "2"})
+    same = dataclasses.replace(config, name="other", files={"b": "2", "a": "1"})
+    swapped = dataclasses.replace(config, files={"a": "2", "b": "1"})
+    assert len(weights_fingerprint(config)) == 64
+    assert weights_fingerprint(config) == weights_fingerprint(same)
+    assert weights_fingerprint(config) != weights_fingerprint(swapped)

@@ -27,13 +27,14 @@ from torch import Tensor
 
 from vsm_fast.atomic import replacing
 from vsm_fast.errors import ModelError
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model_config import ModelConfig, weights_fingerprint
+from vsm_fast.runtimes.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
 Rows = tuple[Tensor, Tensor]
 MAX_BYTES = 10 * 2**30
-_FORMAT = 1  # of keys and files; raised whenever either changes
+_FORMAT = 2  # of keys and files; raised whenever either changes
 _WAIT = 60.0  # seconds for another process that is writing the index
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -42,13 +43,12 @@ CREATE TABLE IF NOT EXISTS entries (
 """
 
 
-def model_key(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> str:
+def model_key(config: ModelConfig, runtime: Runtime) -> str:
     """Everything but the image that decides what its descriptors are.
 
     Args:
         config: Of the model.
-        dtype: Precision of the network.
-        device: Where it runs: kinds of devices round differently.
+        runtime: What runs it: runtimes, precisions and kinds of devices round differently.
 
     Raises:
         ModelError: The model was not loaded from a folder, so that its weights have no hashes.
@@ -60,11 +60,12 @@ def model_key(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> 
         )
     parts = {
         "format": _FORMAT,
-        "files": sorted(config.files.items()),
+        "weights": weights_fingerprint(config),
         "backbone": asdict(config.backbone),
         "aggregation": asdict(config.aggregation),
-        "dtype": str(dtype),
-        "device": device.type,
+        "runtime": runtime.name,
+        "precision": runtime.precision,
+        "device": runtime.device.type,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

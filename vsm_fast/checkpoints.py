@@ -9,7 +9,6 @@ also holds pickled weights is refused.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -188,12 +187,6 @@ def verify_files(folder: Path, config: ModelConfig) -> None:
     unlisted = sorted(present - set(config.files))
     if unlisted:
         raise ModelError(f"{folder}: config.json has no sha256 for {unlisted}.")
-
-
-def weights_fingerprint(config: ModelConfig) -> str:
-    """One sha256 over the names and hashes of all weight files."""
-    listing = json.dumps(sorted(config.files.items()))
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:

@@ -1,4 +1,4 @@
-"""Prepared subjects to descriptors: by the network, or from a cache of what it gave before."""
+"""Prepared subjects to descriptors: by a runtime, or from a cache of what it gave before."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
 from vsm_fast.errors import ModelError
-from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.subjects import Subject
 
 _log = logging.getLogger(__name__)
 
 
 class Describer:
-    """Describes batches of subjects with one network.
+    """Describes batches of subjects with one model.
 
     Args:
-        config: Of the model.
-        network: In eval mode.
-        device: Where the network is.
+        model: The model and what runs it.
         cache: Where descriptors are looked up first and kept afterwards; None computes all.
+
+    Attributes:
+        recomputed: Images that were computed again in float32, because the runtime's precision
+            gave NaN or Inf for one in their batch.
 
     Raises:
         ModelError: A cache, and a model whose weights have no recorded hashes.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        network: DescriptorNetwork,
-        device: torch.device,
-        cache: DescriptorCache | None,
-    ) -> None:
-        self._config, self._network, self._device, self._cache = config, network, device, cache
+    def __init__(self, model: LoadedModel, cache: DescriptorCache | None) -> None:
+        self._config, self._runtime, self._cache = model.config, model.runtime, cache
+        self._load_in_float32 = model.in_float32
+        self._in_float32: Runtime | None = None
+        self._device = model.runtime.device
         self._at_once = sys.maxsize  # images; less when they did not fit into memory
+        self.recomputed = 0
         if cache is not None:
-            self._model_key = model_key(config, next(network.parameters()).dtype, device)
+            self._model_key = model_key(model.config, model.runtime)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the descriptors."""
-        return choose_descriptor_dtype(next(self._network.parameters()).dtype, self._device)
+        return choose_descriptor_dtype(self._runtime.precision, self._device)
 
     @torch.inference_mode()
     def __call__(self, subjects: Sequence[Subject]) -> Descriptors:
@@ -102,24 +102,43 @@ class Describer:
     def _computed(
         self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
     ) -> Descriptors:
-        """Descriptors of prepared images, by the network."""
-        semantic, visual = self._network_on(torch.stack(list(pixels)))
-        if not (torch.isfinite(semantic).all() and torch.isfinite(visual).all()):
-            raise ModelError(
-                f"model {self._config.name!r} gave NaN or Inf descriptors; score with "
-                "dtype='float32', and if it stays, the weights are damaged."
-            )
+        """Descriptors of prepared images, by the runtime."""
+        images = torch.stack(list(pixels))
+        semantic, visual = self._run(self._runtime, images)
+        if not _finite(semantic, visual):
+            semantic, visual = self._again_in_float32(images)
         packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
         return packed.to(self._device, self.dtype)
 
-    def _network_on(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The network on a batch, in as many parts as the memory asks for."""
+    def _again_in_float32(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch for which the runtime gave NaN or Inf."""
+        name, precision = self._config.name, self._runtime.precision
+        if self._in_float32 is None and self._load_in_float32 is not None:
+            _log.warning(
+                "model %r gave NaN or Inf in %s; such batches are computed again in float32",
+                name,
+                precision,
+            )
+            self._in_float32 = self._load_in_float32()
+        if self._in_float32 is not None:
+            semantic, visual = self._run(self._in_float32, images)
+            if _finite(semantic, visual):
+                self.recomputed += len(images)
+                return semantic, visual
+            precision = f"{precision} and in float32"
+        raise ModelError(
+            f"model {name!r} gave NaN or Inf descriptors in {precision}; score with "
+            "dtype='float32', and if it stays, the weights are damaged."
+        )
+
+    def _run(self, runtime: Runtime, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A runtime on a batch, in as many parts as the memory asks for."""
         parts: list[tuple[Tensor, Tensor]] = []
         start = 0
         while start < len(images):
             part = images[start : start + self._at_once]
             try:
-                parts.append(self._network(part.to(self._device)))
+                parts.append(runtime(part))
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -149,3 +168,7 @@ class Describer:
         none = torch.empty(0, dtype=torch.int64)
         offsets = torch.zeros(images + 1, dtype=torch.int64)
         return Descriptors(rows, rows, offsets, none, aggregation.grid)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

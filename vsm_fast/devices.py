@@ -34,7 +34,12 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def choose_descriptor_dtype(network: torch.dtype, device: torch.device) -> torch.dtype:
+def precision_name(dtype: torch.dtype) -> str:
+    """``torch.float32`` -> ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def choose_descriptor_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The precision in which descriptors are kept and compared.
 
     A CPU compares in float32. A GPU compares 16-bit numbers several times as fast; when the
@@ -42,9 +47,9 @@ def choose_descriptor_dtype(network: torch.dtype, device: torch.device) -> torch
     bfloat16: their channels lie in [-1, 1], where float16 has eight times the resolution.
 
     Args:
-        network: The precision of the network.
+        precision: Of the network, like ``"float32"`` or ``"int8"``.
         device: Where the descriptors are.
     """
-    if device.type == "cpu" or network == torch.float32:
+    if device.type == "cpu" or precision == "float32":
         return torch.float32
     return torch.float16

@@ -11,8 +11,6 @@ from vsm_fast.errors import ModelError
 from vsm_fast.version import __version__
 
 if TYPE_CHECKING:
-    import torch
-
     from vsm_fast.model_config import ModelConfig
 
 REQUIRED = (
@@ -193,11 +191,11 @@ def _examine_model(report: Report, model: str) -> ModelConfig | None:
 def _network_stage(device: str) -> Stage:
     import torch
 
-    from vsm_fast.devices import choose_descriptor_dtype, choose_dtype
+    from vsm_fast.devices import choose_descriptor_dtype, choose_dtype, precision_name
 
     where = torch.device(device)
-    dtype = choose_dtype("auto", where)
-    chosen, kept = (_name(one) for one in (dtype, choose_descriptor_dtype(dtype, where)))
+    chosen = precision_name(choose_dtype("auto", where))
+    kept = precision_name(choose_descriptor_dtype(chosen, where))
     reasons = {
         "cpu": "full precision; channels-last memory, which convolutions prefer",
         "cuda": "half the memory and tensor cores; descriptors are normalised in float32",
@@ -215,14 +213,14 @@ def _matching_stage(device: str, config: ModelConfig | None, problems: list[str]
     """How matching runs; damage that it meets on the way goes to ``problems``."""
     import torch
 
-    from vsm_fast.devices import choose_descriptor_dtype, choose_dtype
+    from vsm_fast.devices import choose_descriptor_dtype, choose_dtype, precision_name
     from vsm_fast.matching import choose_path, describe_search
 
     where = torch.device(device)
     path, reason = choose_path(where)
     detail = ""
     if config is not None:
-        dtype = choose_descriptor_dtype(choose_dtype("auto", where), where)
+        dtype = choose_descriptor_dtype(precision_name(choose_dtype("auto", where)), where)
         rows, columns = config.aggregation.grid
         channels = config.aggregation.descriptor_channels
         try:
@@ -230,7 +228,3 @@ def _matching_stage(device: str, config: ModelConfig | None, problems: list[str]
         except ValueError as error:
             problems.append(f"matching on {device}: {error}")
     return Stage(stage="matching", device=device, path=path, reason=reason, detail=detail)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

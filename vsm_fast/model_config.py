@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -161,6 +162,12 @@ class ModelConfig:
                 content[name] = _section(kind, content[name], f"{where}: {name}")
         config: ModelConfig = _section(ModelConfig, content, where)
         return config
+
+
+def weights_fingerprint(config: ModelConfig) -> str:
+    """One sha256 over the names and hashes of all weight files."""
+    listing = json.dumps(sorted(config.files.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 _SECTIONS = {

@@ -17,20 +17,19 @@ import torch
 from numpy.typing import ArrayLike
 
 from vsm_fast.cache import DescriptorCache
-from vsm_fast.checkpoints import load_model
 from vsm_fast.collector import ScoreCollector
 from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.devices import choose_device, choose_dtype
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
 from vsm_fast.images import ImageSource
 from vsm_fast.inputs import Images, Masks, image_list, image_names, mask_list, pair_up
 from vsm_fast.masks import MaskSource
 from vsm_fast.matching import match
 from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import ModelConfig
 from vsm_fast.progress import Progress, reporting
 from vsm_fast.results import VSMScores
+from vsm_fast.runtimes.loading import LoadedModel, load_runtime
+from vsm_fast.runtimes.torch_runtime import TorchRuntime
 from vsm_fast.subjects import Subject, prepare_subject
 
 OnError = Literal["record", "raise"]
@@ -43,10 +42,13 @@ class VSMScorer:
     """Scores generated images against references with one model, which it keeps.
 
     Args:
-        config: The model's configuration.
-        network: Its network, on ``device`` and in eval mode.
-        device: Where the network is.
+        model: The model and what runs it.
         cache: Where descriptors are looked up before the network runs, and kept afterwards.
+
+    Attributes:
+        config: The model's configuration.
+        runtime: What runs its network.
+        device: Where it runs.
 
     Raises:
         ModelError: A cache, and a model whose weights have no recorded hashes.
@@ -57,19 +59,31 @@ class VSMScorer:
         >>> scorer.score(reference, ["a.png", "b.png"]).score             # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        network: DescriptorNetwork,
-        device: torch.device | str = "cpu",
-        *,
-        cache: DescriptorCache | None = None,
-    ) -> None:
-        self.config = config
-        self.network = network
-        self.device = torch.device(device)
+    def __init__(self, model: LoadedModel, *, cache: DescriptorCache | None = None) -> None:
+        self.config = model.config
+        self.runtime = model.runtime
+        self.device = model.runtime.device
         self.cache = cache
-        self._describer = Describer(config, network, self.device, cache)
+        self._describer = Describer(model, cache)
+
+    @property
+    def network(self) -> DescriptorNetwork:
+        """The torch modules, for what looks inside the network.
+
+        Raises:
+            ModelError: The runtime is not torch's and has none.
+        """
+        if not isinstance(self.runtime, TorchRuntime):
+            raise ModelError(
+                f"runtime {self.runtime.name!r} runs an exported network, whose parts cannot be "
+                "looked into; use runtime 'torch'."
+            )
+        return self.runtime.network
+
+    @property
+    def recomputed(self) -> int:
+        """Images that were computed again in float32, as the precision gave NaN or Inf."""
+        return self._describer.recomputed
 
     @classmethod
     def from_pretrained(
@@ -91,7 +105,8 @@ class VSMScorer:
             revision: Commit, tag or branch of a Hub repository.
             device: ``"auto"`` (CUDA when there is one), or a torch device.
             dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
-            runtime: ``"auto"`` or ``"torch"``; this version has no other.
+            runtime: What runs the network: ``"auto"``, ``"torch"``, or ``"torch-compile"``
+                (minutes of compiling, for long runs).
             local_files_only: Never ask the network, even for a Hub repository.
             cache: Folder for descriptors, so that no image is described twice, in this process
                 or a later one; or a ``DescriptorCache``.
@@ -101,19 +116,17 @@ class VSMScorer:
             ValueError: An unknown dtype or runtime.
             OSError: The cache's folder cannot be written to.
         """
-        if runtime not in ("auto", "torch"):
-            raise ValueError(f"runtime must be 'auto' or 'torch' in this version; got {runtime!r}.")
-        chosen = choose_device(device)
-        config, network = load_model(
+        model = load_runtime(
             name_or_path,
             revision=revision,
-            device=chosen,
-            dtype=choose_dtype(dtype, chosen),
+            device=device,
+            dtype=dtype,
+            runtime=runtime,
             local_files_only=local_files_only,
         )
         if cache is not None and not isinstance(cache, DescriptorCache):
             cache = DescriptorCache(cache)
-        return cls(config, network, chosen, cache=cache)
+        return cls(model, cache=cache)
 
     def describe(
         self,

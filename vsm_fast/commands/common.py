@@ -53,11 +53,18 @@ def masks_of(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
 
 
 def add_model(group: _Arguments) -> None:
-    """``--model``, and where and in which precision it runs."""
+    """``--model``, and where, in which precision and by which runtime it runs."""
     group.add_argument(
         "--model", default="tiny", help="name (vsm-fast models) or folder (default: %(default)s)"
     )
     add_device(group)
+    # The names of runtimes.loading.RUNTIMES, which would import torch; a test compares them.
+    group.add_argument(
+        "--runtime",
+        default="auto",
+        choices=("auto", "torch", "torch-compile"),
+        help="what runs the network (default: %(default)s)",
+    )
 
 
 def add_device(group: _Arguments) -> None:

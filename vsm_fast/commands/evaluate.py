@@ -111,7 +111,9 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
     if arguments.ratings is not None:
         ratings = load_ratings(arguments.ratings, ListMeaning(arguments.rating_lists))
     device = checked_device(arguments.device)
-    scorer = VSMScorer.from_pretrained(arguments.model, device=device, dtype=arguments.dtype)
+    scorer = VSMScorer.from_pretrained(
+        arguments.model, device=device, dtype=arguments.dtype, runtime=arguments.runtime
+    )
     if scorer.config.thresholds.visual == 1:
         raise UsageError("the model's visual threshold is 1, at which no heat map can be drawn.")
     try:

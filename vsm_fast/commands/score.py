@@ -181,7 +181,11 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
         np.int64,
     )
     scorer = VSMScorer.from_pretrained(
-        arguments.model, device=device, dtype=arguments.dtype, cache=arguments.cache
+        arguments.model,
+        device=device,
+        dtype=arguments.dtype,
+        runtime=arguments.runtime,
+        cache=arguments.cache,
     )
     return scorer.score(
         [ref for ref, _ in refs],

@@ -109,7 +109,9 @@ def _visualize(arguments: argparse.Namespace) -> ExitCode:
     device = checked_device(arguments.device)
     from vsm_fast.scorer import VSMScorer
 
-    scorer = VSMScorer.from_pretrained(arguments.model, device=device, dtype=arguments.dtype)
+    scorer = VSMScorer.from_pretrained(
+        arguments.model, device=device, dtype=arguments.dtype, runtime=arguments.runtime
+    )
     if images is None:
         from vsm_fast.visualization import mixing_figure
 

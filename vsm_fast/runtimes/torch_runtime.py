@@ -1,0 +1,59 @@
+"""Networks run by torch itself, eager or compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vsm_fast.devices import precision_name
+from vsm_fast.model import DescriptorNetwork
+from vsm_fast.runtimes.padding import BatchSizes
+
+
+class TorchRuntime:
+    """A :class:`Runtime` of a ``DescriptorNetwork``, one operator after the other.
+
+    Args:
+        network: In eval mode, on its device and in its precision.
+    """
+
+    name = "torch"
+
+    def __init__(self, network: DescriptorNetwork) -> None:
+        self.network = network
+        weight = next(network.parameters())
+        self.device = weight.device
+        self.precision = precision_name(weight.dtype)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Describe images; see :class:`Runtime`."""
+        semantic, visual = self.network(images.to(self.device, non_blocking=True))
+        return semantic, visual
+
+
+class CompiledRuntime(TorchRuntime):
+    """The same through ``torch.compile``, which fuses what lies between the convolutions.
+
+    Each batch size is compiled when it first comes, which takes from half a minute for the
+    embedded model to several minutes; on CUDA the launches of a batch become one graph.
+
+    Args:
+        network: As for :class:`TorchRuntime`.
+    """
+
+    name = "torch-compile"
+
+    def __init__(self, network: DescriptorNetwork) -> None:
+        super().__init__(network)
+        self._sizes = BatchSizes()
+        mode = "max-autotune" if self.device.type == "cuda" else None
+        self._compiled = torch.compile(network, mode=mode, dynamic=False)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Describe images; see :class:`Runtime`."""
+        batch = self._sizes.padded(images.to(self.device, non_blocking=True))
+        semantic, visual = self._compiled(batch)
+        # A CUDA graph writes the next batch into the same memory.
+        return semantic[: len(images)].clone(), visual[: len(images)].clone()

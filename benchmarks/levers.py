@@ -1,0 +1,38 @@
+"""What can make the network faster, and what each costs in accuracy.
+
+A lever is a runtime and a precision. Its drift is measured on photographs: every subject against
+every other photograph, so that matches of all qualities are among them.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+from vsm_fast import VSMScorer
+from vsm_fast.results import VSMScores
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DEFAULT = ("torch", "float32")
+LEVERS = (
+    DEFAULT,
+    ("torch", "bfloat16"),
+    ("torch", "float16"),
+    ("torch-compile", "float32"),
+    ("torch-compile", "bfloat16"),
+)
+
+
+def photographs() -> tuple[list[Path], list[Path]]:
+    """The shipped photographs and their masks."""
+    images = sorted(path for path in EXAMPLES.rglob("*.jpg"))
+    return images, [path.with_name(f"{path.stem}_mask.png") for path in images]
+
+
+def scores_of_photographs(scorer: VSMScorer) -> VSMScores:
+    """Every shipped photograph against every other."""
+    images, masks = photographs()
+    pairs = [(i, j) for i, j in product(range(len(images)), repeat=2) if i != j]
+    return scorer.score(
+        images, images, pairs=pairs, ref_masks=masks, gen_masks=masks, heatmaps=True
+    )

@@ -16,6 +16,7 @@ LEVEL = "pixels"
 CHANNELS = 30
 STRIDE = 8
 _WINDOWS = (8, 16, 32)
+_BLOCK = 4  # pixels: divides every window, the stride, and how far windows reach over their cell
 _FLOOR = 1e-4  # under a square root: its slope at 0 is infinite
 
 
@@ -37,19 +38,22 @@ class PixelStatistics(nn.Module):
             return self._statistics(images.float()).to(images.dtype)
 
     def _statistics(self, images: Tensor) -> Tensor:
-        found = []
+        energy = _oriented_energy(images.mean(dim=1, keepdim=True))
+        # Every window is made of the same blocks, which are the only pass over the pixels.
+        blocks = F.avg_pool2d(torch.cat([images, images.square(), *energy], dim=1), _BLOCK)
+        found, edges = [], []
         for window in _WINDOWS:
-            mean = _windows(images, window)
-            variance = _windows(images.square(), window) - mean.square()
-            found += [mean, variance.clamp(min=_FLOOR).sqrt()]
-        for energy in _oriented_energy(images.mean(dim=1, keepdim=True)):
-            found += [(_windows(energy, window) + _FLOOR).sqrt() for window in _WINDOWS]
-        return torch.cat(found, dim=1)
+            mean, square, energies = _windows(blocks, window).split((3, 3, 4), dim=1)
+            found += [mean, (square - mean.square()).clamp(min=_FLOOR).sqrt()]
+            edges.append((energies + _FLOOR).sqrt())
+        # By orientation, then by window.
+        return torch.cat([*found, torch.stack(edges, dim=2).flatten(1, 2)], dim=1)
 
 
-def _windows(values: Tensor, window: int) -> Tensor:
+def _windows(blocks: Tensor, window: int) -> Tensor:
     """Means of windows around the centres of cells of 8 pixels; outside the image is 0."""
-    return F.avg_pool2d(values, window, STRIDE, (window - STRIDE) // 2)
+    reach = (window - STRIDE) // 2
+    return F.avg_pool2d(blocks, window // _BLOCK, STRIDE // _BLOCK, reach // _BLOCK)
 
 
 def _oriented_energy(grey: Tensor) -> list[Tensor]:
@@ -59,6 +63,7 @@ def _oriented_energy(grey: Tensor) -> list[Tensor]:
     """
     right = F.pad(grey[..., 1:] - grey[..., :-1], (0, 1))
     down = F.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))
-    magnitude = (right.square() + down.square() + 1e-8).sqrt()
+    # A bound, not a sum: an optimiser of exported graphs takes x + 1e-8 for x.
+    magnitude = (right.square() + down.square()).clamp(min=1e-8).sqrt()
     cosine, sine = (right.square() - down.square()) / magnitude, 2 * right * down / magnitude
     return [part.clamp(min=0) for part in (cosine, sine, -cosine, -sine)]

@@ -27,9 +27,9 @@ def latent_features(unet=None, vae=None):
     ).eval()  # fmt: skip
 
 
-def folded(features):
+def folded(features, resolution=64):
     made = copy.deepcopy(features)
-    fold_constants(made)
+    fold_constants(made, resolution)
     return made
 
 

@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from reference_recipe import level_outputs
 from safetensors.torch import save_file
 
 from vsm_fast.aggregation import AggregationNetwork
@@ -94,28 +95,10 @@ def images(count=1, size=32, seed=0):
 
 def plain_levels(unet, sample, timestep, hidden_states=None, **inputs):
     """Every level of an uncut diffusers UNet, read by hooks during its own forward pass."""
-    levels = {}
-
-    def keep(name):
-        def hook(_module, _inputs, output):
-            levels[name] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    handles, number = [], 0
-    for block in unet.up_blocks:
-        for layer, resnet in enumerate(block.resnets):
-            number += 1
-            module = block.attentions[layer] if hasattr(block, "attentions") else resnet
-            if layer + 1 == len(block.resnets) and block.upsamplers is not None:
-                module = block.upsamplers[-1]
-            handles.append(module.register_forward_hook(keep(f"us{number}")))
     if hidden_states is not None:
         inputs["encoder_hidden_states"] = hidden_states
-    with torch.no_grad():
+    with torch.no_grad(), level_outputs(unet) as levels:
         unet(sample, timestep, **inputs)
-    for handle in handles:
-        handle.remove()
     return levels
 
 

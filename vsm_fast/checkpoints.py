@@ -140,7 +140,7 @@ def load_model(
     verify_files(folder, config)
     network = build_network(config, folder)
     network.eval().requires_grad_(False)
-    fold_constants(network.backbone)
+    fold_constants(network.backbone, config.backbone.resolution)
     network.to(device=device, dtype=dtype)
     if torch.device(device).type == "cpu":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

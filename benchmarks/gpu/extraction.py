@@ -67,7 +67,7 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
     side = 64 if quick else 768
     unfolded = network(quick=quick)
     model = copy.deepcopy(unfolded)
-    fold_constants(model.backbone)
+    fold_constants(model.backbone, side)
     for part in (unfolded, model):
         part.to(device, memory_format=torch.channels_last)
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float16):

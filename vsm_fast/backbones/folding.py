@@ -3,7 +3,9 @@
 Time step and prompt never change, so that what the network makes of them does not either: each
 residual block's projection of the time embedding becomes part of a bias, each cross-attention
 keeps the keys and values of the prompt instead of the matrices that make them, and the VAE
-gives the scaled mean of its latent, without the variance that nobody reads.
+gives the scaled mean of its latent, without the variance that nobody reads. The size of the
+images is constant too: where all maps double exactly, up-sampling and the convolution after it
+become one (see ``upsampling``).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsm_fast.backbones.residual import ResidualBlock
+from vsm_fast.backbones.upsampling import fold_upsamplers
 
 
 class ConstantCrossAttention(nn.Module):
@@ -141,7 +144,7 @@ def is_plain_cross(attention: Any) -> bool:
 
 
 @torch.no_grad()
-def fold_constants(features: Any) -> None:
+def fold_constants(features: Any, resolution: int) -> None:
     """Fold all constants of a feature extractor, in place; for inference only.
 
     What a module computes in another way than the plain one is left as it is, and keeps the
@@ -149,7 +152,10 @@ def fold_constants(features: Any) -> None:
 
     Args:
         features: A frozen ``UNetFeatures`` in float32; folding it again changes nothing.
+        resolution: Side of the images in pixels.
     """
+    if resolution % _reduction(features) == 0:
+        fold_upsamplers(features.unet)
     if features.unet.time_embedding is not None:
         embedding = features.time_embedding(torch.float32, features.unet.conv_in.weight.device)
         if fold_time(features.unet, embedding):
@@ -159,3 +165,13 @@ def fold_constants(features: Any) -> None:
         features.context = None
     if features.vae is not None and not isinstance(features.vae, MeanEncoder):
         features.vae = MeanEncoder(features.vae, features.latent_scale)
+
+
+def _reduction(features: Any) -> int:
+    """Pixels of the image beneath one cell of the UNet's smallest map, along an axis."""
+    sample = features.pixel_unshuffle
+    if features.vae is not None:
+        encoder = features.vae.encoder
+        sample *= 2 ** sum(block.downsamplers is not None for block in encoder.down_blocks)
+    halvings = sum(block.downsamplers is not None for block in features.unet.down_blocks)
+    return int(sample * 2**halvings)

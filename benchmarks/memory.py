@@ -39,3 +39,8 @@ def peak_extra_mib(run: Callable[[], object]) -> float | None:
 def _status_kib(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def peak_of_process_mib() -> float:
+    """Peak resident memory of this process since its start, MiB (Linux)."""
+    return _status_kib("VmHWM") / 1024

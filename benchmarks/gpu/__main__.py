@@ -28,9 +28,10 @@ BUDGET = 470  # seconds of all steps together: one call ends within eight minute
 STEPS = (
     ("environment", "environment", 40),
     ("native tests", "native_tests", 100),
-    ("tuning", "tuning", 140),
-    ("matching", "matching", 100),
-    ("extraction", "extraction", 100),
+    ("tuning", "tuning", 110),
+    ("matching", "matching", 80),
+    ("extraction", "extraction", 80),
+    ("throughput", "throughput", 70),
     ("group norm", "group_norm", 60),
 )
 Run = Callable[[str, Path, float], str | None]

@@ -9,21 +9,23 @@ from typing import Any
 
 import torch
 
+from benchmarks.flops import operations_per_image
 from benchmarks.gpu.timing import measure, rate
+from benchmarks.reference_recipe import Parts
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.folding import fold_constants
-from vsm_fast.backbones.unet import UNetFeatures
+from vsm_fast.backbones.unet import UNetFeatures, level_index
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import AggregationConfig
 
-# Counted for one image of 768 x 768: VAE encoder, and UNet up to level us10.
-OPERATIONS = 2.61e12 + 1.74e12
 LEVELS = ("us3", "us6", "us8", "us9", "us10")
+AGGREGATION = AggregationConfig(grid=(48, 48), bottleneck_channels=96, descriptor_channels=384)
+TIMESTEP, LATENT_SCALE = 261.0, 0.18215
 BATCHES = (1, 4, 8, 16, 32)
 
 
-def network(*, quick: bool) -> DescriptorNetwork:
-    """The network of the published model with random weights; ``quick`` shrinks its widths."""
+def parts(*, quick: bool) -> Parts:
+    """What the published model is made of, with random weights; ``quick`` shrinks its widths."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     widths = (8, 8, 16, 16) if quick else (320, 640, 1280, 1280)
@@ -45,17 +47,25 @@ def network(*, quick: bool) -> DescriptorNetwork:
         latent_channels=4,
         norm_num_groups=groups,
     )
+    resnets = [resnet for block in unet.up_blocks for resnet in block.resnets]
+    channels = [resnets[level_index(level)].out_channels for level in LEVELS]
+    semantic, visual = (AggregationNetwork(channels, AGGREGATION) for _ in range(2))
+    prompt = torch.randn(1, 77, context)
+    return Parts(unet, vae, {"encoder_hidden_states": prompt}, semantic, visual)
+
+
+def network(made: Parts) -> DescriptorNetwork:
+    """The network of parts, which are taken over, before anything is folded."""
     features = UNetFeatures(
-        unet,
+        made.unet,
         LEVELS,
-        261.0,
-        vae=vae,
-        latent_scale=0.18215,
-        conditioning={"encoder_hidden_states": torch.randn(1, 77, context)},
+        TIMESTEP,
+        vae=made.vae,
+        latent_scale=LATENT_SCALE,
+        conditioning=made.conditioning,
     )
-    config = AggregationConfig(grid=(48, 48), bottleneck_channels=96, descriptor_channels=384)
-    semantic, visual = (AggregationNetwork(features.level_channels, config) for _ in range(2))
-    return DescriptorNetwork(features, semantic, visual).eval().requires_grad_(False)
+    whole = DescriptorNetwork(features, made.semantic, made.visual)
+    return whole.eval().requires_grad_(False)
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
@@ -65,9 +75,10 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
     others are after.
     """
     side = 64 if quick else 768
-    unfolded = network(quick=quick)
+    unfolded = network(parts(quick=quick))
     model = copy.deepcopy(unfolded)
     fold_constants(model.backbone, side)
+    counted = operations_per_image(model, side)
     for part in (unfolded, model):
         part.to(device, memory_format=torch.channels_last)
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float16):
@@ -80,10 +91,10 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
                 images = torch.rand(batch, 3, side, side, device=device) * 2 - 1
                 images = images.to(memory_format=torch.channels_last)
                 row = {"dtype": str(dtype).removeprefix("torch."), "how": how, "batch": batch}
-                yield row | _time(call, images, device)
+                yield row | _time(call, images, device, counted)
 
 
-def _time(call: Any, images: torch.Tensor, device: torch.device) -> dict[str, Any]:
+def _time(call: Any, images: torch.Tensor, device: torch.device, counted: float) -> dict[str, Any]:
     try:
         with torch.inference_mode():
             timing = measure(lambda: call(images), device, milliseconds=1000)
@@ -92,5 +103,5 @@ def _time(call: Any, images: torch.Tensor, device: torch.device) -> dict[str, An
     per_second = len(images) / timing.p50 * 1e6
     return asdict(timing) | {
         "images_per_s": per_second,
-        "tflops": rate(OPERATIONS * len(images), timing),
+        "tflops": rate(counted * len(images), timing),
     }

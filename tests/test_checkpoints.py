@@ -29,13 +29,13 @@ from tiny_models import (
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.checkpoints import (
     build_network,
-    find_model,
     load_model,
     read_config,
     save_model,
 )
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model_location import find_model
 
 one_thread = tiny_models.one_thread
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -14,7 +14,8 @@ from tiny_models import condition_unet, context, images, pixel_unet, small_vae
 from vsm_fast import VSMScorer
 from vsm_fast.backbones.folding import ConstantCrossAttention, MeanEncoder, fold_constants
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import build_network, find_model, read_config
+from vsm_fast.checkpoints import build_network, read_config
+from vsm_fast.model_location import find_model
 
 one_thread = tiny_models.one_thread
 LEVELS = ("us3", "us8", "us12")

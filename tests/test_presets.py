@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.presets import PRESETS, converted_folder
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import find_model
 from vsm_fast.errors import ModelError
+from vsm_fast.model_location import find_model
 
 SD21 = {
     "sample_size": 96, "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024,

@@ -11,11 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,11 +22,11 @@ from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.folding import fold_constants
-from vsm_fast.backbones.presets import PRESETS, converted_folder
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import ModelConfig
+from vsm_fast.model_location import find_model
 from vsm_fast.weight_files import (
     PICKLED,
     WEIGHTS,
@@ -40,75 +38,9 @@ from vsm_fast.weight_files import (
     shapes_of,
 )
 
-EMBEDDED = ("tiny",)
 AGGREGATION = "aggregation.safetensors"
 CONDITIONING = "conditioning.safetensors"
 BRANCHES = ("semantic", "visual")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-
-
-def find_model(
-    name_or_path: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """The folder of a model; a Hub repository is downloaded into the Hub's cache.
-
-    Args:
-        name_or_path: ``"tiny"``, a folder, the name of a preset that ``vsm-fast convert`` was
-            run for, or a Hub repository id ``"owner/name"``.
-        revision: Commit, tag or branch of a Hub repository.
-        local_files_only: Never ask the network (as ``HF_HUB_OFFLINE=1`` does).
-
-    Raises:
-        ModelError: There is no such model, or it cannot be fetched.
-    """
-    name = os.fspath(name_or_path)
-    if name in EMBEDDED:
-        return Path(str(package_files("vsm_fast"))) / "models" / name
-    folder = Path(name)
-    if name in PRESETS and not (folder / "config.json").is_file():
-        return _converted(name, revision)
-    if folder.is_dir():
-        return folder
-    if not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"no model {name!r}: not one of {[*EMBEDDED, *PRESETS]}, not a folder, and not a Hub "
-            "repository id like 'owner/name'."
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        fetched = snapshot_download(
-            name,
-            revision=revision,
-            local_files_only=local_files_only,
-            allow_patterns=["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"],
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
-        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-        raise ModelError(
-            f"model {name!r} is not in the local cache and could not be fetched "
-            f"({type(error).__name__}). With network access run: {command}"
-        ) from error
-    return Path(fetched)
-
-
-def _converted(name: str, revision: str | None) -> Path:
-    """The folder that a preset was converted to."""
-    if revision is not None:
-        raise ModelError(
-            f"revision {revision!r} is for Hub repositories; the preset {name!r} has its own."
-        )
-    folder = converted_folder(name)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"the preset {name!r} has not been converted: there is no model in {folder}. "
-            f"Run: vsm-fast convert --preset {name}"
-        )
-    return folder
 
 
 def load_model(

@@ -56,7 +56,8 @@ def _models(arguments: argparse.Namespace) -> ExitCode:
 
 def _embedded() -> ModelEntry:
     """The model that comes with the package."""
-    from vsm_fast.checkpoints import find_model, read_config
+    from vsm_fast.checkpoints import read_config
+    from vsm_fast.model_location import find_model
     from vsm_fast.weight_files import WEIGHTS, opened
 
     folder = find_model("tiny")

@@ -12,7 +12,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from tiny_models import condition_unet, context, images, pixel_unet, small_vae
 
 from vsm_fast import VSMScorer
-from vsm_fast.backbones.folding import ConstantCrossAttention, MeanEncoder, fold_constants
+from vsm_fast.backbones.folding import ConstantCrossAttention, fold_constants
+from vsm_fast.backbones.latents import MeanEncoder
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.checkpoints import build_network, read_config
 from vsm_fast.model_location import find_model

@@ -8,7 +8,13 @@ import json
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from reference_recipe import level_outputs
 from safetensors.torch import save_file
 
@@ -83,6 +89,45 @@ def small_vae():
             norm_num_groups=4,
         )
     )
+
+
+def tiny_vae(latent_channels=4):
+    """An AutoencoderTiny (TAESD's class) that halves the image twice."""
+    torch.manual_seed(0)
+    return randomised(
+        AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            latent_channels=latent_channels,
+        )
+    )
+
+
+def transformer():
+    """A transformer laid out like SD 3.5 medium's: some blocks attend twice; block1 to block4."""
+    torch.manual_seed(0)
+    return randomised(
+        SD3Transformer2DModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            num_layers=4,
+            attention_head_dim=4,
+            num_attention_heads=4,
+            joint_attention_dim=12,
+            caption_projection_dim=16,
+            pooled_projection_dim=10,
+            pos_embed_max_size=24,
+            dual_attention_layers=(0, 1),
+            qk_norm="rms_norm",
+        )
+    )
+
+
+def pooled(width=10):
+    return torch.randn(1, width, generator=torch.Generator().manual_seed(8))
 
 
 def context(tokens=5, width=12):

@@ -1,7 +1,8 @@
 """Model folders: the embedded model, a local folder, or a Hub repository.
 
-A folder holds ``config.json``, ``aggregation.safetensors``, ``unet/`` and perhaps ``vae/`` in
-diffusers' format, and perhaps ``conditioning.safetensors`` with constant inputs of the UNet.
+A folder holds ``config.json``, ``aggregation.safetensors``, ``unet/`` or ``transformer/`` and
+perhaps ``vae/`` in diffusers' format, and perhaps ``conditioning.safetensors`` with constant
+inputs.
 Weights are safetensors only and their sha256 is checked before they are read; a folder that
 also holds pickled weights is refused.
 """
@@ -15,17 +16,18 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.folding import fold_constants
+from vsm_fast.backbones.latents import VAE_CLASSES
+from vsm_fast.backbones.transformer import TransformerFeatures
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model_config import BackboneConfig, ModelConfig
 from vsm_fast.model_location import find_model
 from vsm_fast.weight_files import (
     PICKLED,
@@ -40,6 +42,14 @@ from vsm_fast.weight_files import (
 
 AGGREGATION = "aggregation.safetensors"
 CONDITIONING = "conditioning.safetensors"
+# Classes of diffusers that a denoiser may have, by its sub-folder, and what each loses when it is
+# cut for its features.
+DENOISERS = {
+    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "transformer": ("SD3Transformer2DModel",),
+}
+_LAST = {"unet": "conv_out", "transformer": "proj_out", "vae": "decoder"}
+Backbone = UNetFeatures | TransformerFeatures
 BRANCHES = ("semantic", "visual")
 
 
@@ -72,7 +82,7 @@ def load_model(
     verify_files(folder, config)
     network = build_network(config, folder)
     network.eval().requires_grad_(False)
-    fold_constants(network.backbone, config.backbone.resolution)
+    cast(Backbone, network.backbone).fold(config.backbone.resolution)
     network.to(device=device, dtype=dtype)
     if torch.device(device).type == "cpu":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,33 +147,58 @@ def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:
     return DescriptorNetwork(features, *networks)
 
 
-def build_backbone(config: ModelConfig, folder: Path) -> UNetFeatures:
+def build_backbone(config: ModelConfig, folder: Path) -> Backbone:
     """The float32 backbone of a model folder, which needs no aggregation networks.
 
     Raises:
         ModelError: Weights are damaged or do not fit.
     """
-    backbone = config.backbone
-    unet = _load_diffusers(folder / "unet", ("UNet2DModel", "UNet2DConditionModel"))
-    vae = None
+    kind = "transformer" if (folder / "transformer").is_dir() else "unet"
+    models = {kind: _load_diffusers(folder / kind, DENOISERS[kind])}
     if (folder / "vae").is_dir():
-        vae = _load_diffusers(folder / "vae", ("AutoencoderKL",))
-    conditioning_file = folder / CONDITIONING
+        models["vae"] = _load_diffusers(folder / "vae", VAE_CLASSES)
+    file = folder / CONDITIONING
+    return backbone_of(config.backbone, models, read_weights(file) if file.exists() else None)
+
+
+def backbone_of(
+    config: BackboneConfig, models: Mapping[str, Any], conditioning: Mapping[str, Tensor] | None
+) -> Backbone:
+    """A backbone of its parts.
+
+    Args:
+        config: How it is used.
+        models: Models of diffusers by ``"unet"`` or ``"transformer"``, and perhaps ``"vae"``.
+        conditioning: Constant inputs by name, or None.
+
+    Raises:
+        ModelError: They do not fit together.
+    """
+    if "transformer" in models:
+        return TransformerFeatures(
+            models["transformer"],
+            config.levels,
+            config.timestep,
+            vae=models.get("vae"),
+            latent_scale=config.latent_scale,
+            latent_shift=config.latent_shift,
+            conditioning=conditioning,
+        )
     return UNetFeatures(
-        unet,
-        backbone.levels,
-        backbone.timestep,
-        vae=vae,
-        latent_scale=backbone.latent_scale,
-        pixel_unshuffle=backbone.pixel_unshuffle,
-        conditioning=read_weights(conditioning_file) if conditioning_file.exists() else None,
+        models["unet"],
+        config.levels,
+        config.timestep,
+        vae=models.get("vae"),
+        latent_scale=config.latent_scale,
+        pixel_unshuffle=config.pixel_unshuffle,
+        conditioning=conditioning,
     )
 
 
 def save_model(
     folder: Path,
     config: ModelConfig,
-    unet: Any,
+    denoiser: Any,
     semantic: AggregationNetwork,
     visual: AggregationNetwork,
     dtype: torch.dtype = torch.float16,
@@ -176,24 +211,26 @@ def save_model(
     Args:
         folder: Replaced when it is a model folder already.
         config: Its ``files`` are filled in.
-        unet: diffusers UNet, whole: not one that features have been read from.
+        denoiser: diffusers UNet or transformer, whole: not one that features have been read
+            from.
         semantic: Semantic aggregation network.
         visual: Visual aggregation network.
         dtype: Precision of the weights on disk.
-        vae: diffusers ``AutoencoderKL``, whole, or None.
-        conditioning: Constant inputs of the UNet by name, or None.
+        vae: diffusers VAE, whole, or None.
+        conditioning: Constant inputs by name, or None.
 
     Returns:
         The configuration as written.
 
     Raises:
-        ModelError: ``folder`` is something else, ``unet`` or ``vae`` was cut, or a weight does
+        ModelError: ``folder`` is something else, ``denoiser`` or ``vae`` was cut, or a weight does
             not fit into ``dtype``.
     """
     with new_folder(folder) as temporary:
-        _save_diffusers(unet, temporary / "unet", "conv_out", dtype)
+        transformer = type(denoiser).__name__ in DENOISERS["transformer"]
+        _save_diffusers(denoiser, temporary / ("transformer" if transformer else "unet"), dtype)
         if vae is not None:
-            _save_diffusers(vae, temporary / "vae", "decoder", dtype)
+            _save_diffusers(vae, temporary / "vae", dtype)
         if conditioning:
             save_weights(conditioning, temporary / CONDITIONING, dtype)
         return _sealed(temporary, config, (semantic, visual), dtype)
@@ -222,7 +259,7 @@ def save_trained(
         ModelError: ``folder`` is something else.
     """
     with new_folder(folder) as temporary:
-        for part in ("unet", "vae"):
+        for part in (*DENOISERS, "vae"):
             if (base / part).is_dir():
                 shutil.copytree(base / part, temporary / part)
         if (base / CONDITIONING).exists():
@@ -300,7 +337,8 @@ def _replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old)
 
 
-def _save_diffusers(model: Any, folder: Path, part: str, dtype: torch.dtype) -> None:
+def _save_diffusers(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    part = _LAST[folder.name]
     if getattr(model, part) is None:
         raise ModelError(
             f"this {type(model).__name__} has lost its {part} to a feature extractor, so that it "

@@ -20,7 +20,8 @@ class BackboneConfig:
     """How an image becomes features.
 
     Attributes:
-        levels: Up-block layers to read, like ``("us3", "us5")``.
+        levels: Layers to read: of a UNet like ``("us3", "us5")``, of a transformer like
+            ``("block8", "block12")``.
         resolution: Side in pixels of the square that the network sees.
         timestep: Constant time step of the forward pass.
         framing: ``"image"`` shows the network the whole image (the paper), ``"subject"`` the
@@ -29,7 +30,8 @@ class BackboneConfig:
             subject on mid grey, so that what surrounds it cannot change its descriptors.
         interpolation: Resampling of the image, ``"bicubic"`` or ``"bilinear"``.
         pixel_unshuffle: Space-to-depth factor of a UNet without a VAE; 1 = none.
-        latent_scale: Factor on the VAE's latent.
+        latent_scale: Factor on the VAE's latent, after the shift.
+        latent_shift: What is subtracted from the VAE's latent; 0 for UNets.
     """
 
     levels: tuple[str, ...]
@@ -40,12 +42,13 @@ class BackboneConfig:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     pixel_unshuffle: int = 1
     latent_scale: float = 0.18215
+    latent_shift: float = 0.0
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check(bool(self.levels), "levels", self.levels, "at least one level")
         _check(self.resolution > 0, "resolution", self.resolution, "a positive size in pixels")
-        for name in ("timestep", "latent_scale"):
+        for name in ("timestep", "latent_scale", "latent_shift"):
             value = getattr(self, name)
             _check(math.isfinite(value), name, value, "finite")
         factor = self.pixel_unshuffle

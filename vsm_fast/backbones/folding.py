@@ -10,12 +10,14 @@ become one (see ``upsampling``).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsm_fast.backbones.latents import folded_vae
 from vsm_fast.backbones.residual import ResidualBlock
 from vsm_fast.backbones.upsampling import fold_upsamplers
 
@@ -58,33 +60,22 @@ class ConstantCrossAttention(nn.Module):
         return self.to_out(merged)  # type: ignore[no-any-return]
 
 
-class MeanEncoder(nn.Module):
-    """The encoder of a VAE up to the scaled mean of its latent.
+class ConstantOutput(nn.Module):
+    """In the place of a module whose input never changes.
 
     Args:
-        vae: diffusers ``AutoencoderKL``; its encoder is taken over.
-        scale: Factor on the latent.
+        value: What it gave.
     """
 
-    def __init__(self, vae: Any, scale: float) -> None:
-        super().__init__()
-        self.encoder = vae.encoder
-        last = self.encoder.conv_out
-        channels = last.out_channels // 2  # the other half is the logarithm of the variance
-        weight, bias = last.weight.flatten(1), last.bias
-        if vae.quant_conv is not None:
-            mix = vae.quant_conv.weight.flatten(1)[:channels]
-            weight, bias = mix @ weight, mix @ bias + vae.quant_conv.bias[:channels]
-        else:
-            weight, bias = weight[:channels], bias[:channels]
-        mean = nn.Conv2d(last.in_channels, channels, last.kernel_size, padding=last.padding)
-        mean.weight.data = scale * weight.reshape(mean.weight.shape)
-        mean.bias = nn.Parameter(scale * bias)
-        self.encoder.conv_out = mean.requires_grad_(False)
+    value: Tensor
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Float [B, 3, R, R] in [-1, 1] -> float [B, C, h, w]."""
-        return self.encoder(images)  # type: ignore[no-any-return]
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, *_: Any) -> Tensor:
+        """The constant, whatever comes."""
+        return self.value
 
 
 def fold_time(unet: nn.Module, embedding: Tensor) -> bool:
@@ -163,15 +154,14 @@ def fold_constants(features: Any, resolution: int) -> None:
             features.added = None
     if features.context is not None and fold_context(features.unet, features.context):
         features.context = None
-    if features.vae is not None and not isinstance(features.vae, MeanEncoder):
-        features.vae = MeanEncoder(features.vae, features.latent_scale)
+    features.vae = folded_vae(features.vae, features.latent_scale)
 
 
 def _reduction(features: Any) -> int:
     """Pixels of the image beneath one cell of the UNet's smallest map, along an axis."""
     sample = features.pixel_unshuffle
     if features.vae is not None:
-        encoder = features.vae.encoder
-        sample *= 2 ** sum(block.downsamplers is not None for block in encoder.down_blocks)
+        convolutions = (m for m in features.vae.encoder.modules() if isinstance(m, nn.Conv2d))
+        sample *= math.prod(convolution.stride[0] for convolution in convolutions)
     halvings = sum(block.downsamplers is not None for block in features.unet.down_blocks)
     return int(sample * 2**halvings)

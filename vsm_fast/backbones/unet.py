@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsm_fast.backbones import pixel_statistics
-from vsm_fast.backbones.folding import MeanEncoder
+from vsm_fast.backbones.folding import fold_constants
+from vsm_fast.backbones.latents import encode, without_decoder
 from vsm_fast.backbones.residual import save_memory
 from vsm_fast.errors import ModelError
 
@@ -60,7 +61,8 @@ class UNetFeatures(nn.Module):
             level and its residual blocks are replaced: use it for nothing else.
         levels: Level names, each at most once: at least one of the UNet, and ``"pixels"``.
         timestep: Constant time step of the forward pass.
-        vae: diffusers ``AutoencoderKL``, which loses its decoder; None for a UNet on pixels.
+        vae: diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, which loses its decoder; None for
+            a UNet on pixels.
         latent_scale: Factor on the VAE's latent.
         pixel_unshuffle: Space-to-depth factor on the pixels of a UNet without a VAE; 1 = none.
         conditioning: Constant inputs of a ``UNet2DConditionModel`` by name:
@@ -110,15 +112,11 @@ class UNetFeatures(nn.Module):
         save_memory(unet)
         self.unet = unet
         if vae is not None:
-            vae.decoder = vae.post_quant_conv = None
-            save_memory(vae)
+            save_memory(without_decoder(vae))
         self.vae = vae
 
     def latent(self, images: Tensor) -> Tensor:
         """What the UNet sees.
-
-        With a VAE it is the mode of the posterior, not a sample of it: the same image always
-        gives the same latent.
 
         Args:
             images: float [B, 3, R, R] in [-1, 1].
@@ -128,9 +126,7 @@ class UNetFeatures(nn.Module):
         """
         if self.vae is None:
             return F.pixel_unshuffle(images, self.pixel_unshuffle)
-        if isinstance(self.vae, MeanEncoder):
-            return self.vae(images)  # type: ignore[no-any-return]
-        return self.vae.encode(images).latent_dist.mode() * self.latent_scale  # type: ignore[no-any-return]
+        return encode(self.vae, images, self.latent_scale)
 
     def time_embedding(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Embedding of the constant time step, and of SDXL's other constants, float [1, T]."""
@@ -141,6 +137,14 @@ class UNetFeatures(nn.Module):
         if self.added is not None:
             embedding = embedding + self.unet.add_embedding(self.added.to(dtype))
         return embedding
+
+    def fold(self, resolution: int) -> None:
+        """Fold what is constant, in place; for inference only, and in float32.
+
+        Args:
+            resolution: Side of the images in pixels.
+        """
+        fold_constants(self, resolution)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of clean images.

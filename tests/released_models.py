@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,3 +163,14 @@ def released_files(folder: Path) -> SimpleNamespace:
         base=folder / "base", cleandift=folder / "cleandift.safetensors",
         aggregation=folder / "networks.safetensors", experiment=folder / "experiment.yaml",
     )  # fmt: skip
+
+
+def put_in_cache(folder, repository, commit, contents):
+    """Put files into a Hub cache as the Hub's client does."""
+    root = folder / f"models--{repository.replace('/', '--')}"
+    for name, source in contents.items():
+        path = root / "snapshots" / commit / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, path)
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs/main").write_text(commit)

@@ -11,7 +11,14 @@ import pytest
 import released_models
 import tiny_models
 import torch
-from released_models import RELEASED, UNTRAINED, prompt, released_backbone, save_base
+from released_models import (
+    RELEASED,
+    UNTRAINED,
+    prompt,
+    put_in_cache,
+    released_backbone,
+    save_base,
+)
 from safetensors.torch import load_file, save_file
 from tiny_models import images, plain_levels
 from training_runs import write_pairs
@@ -296,28 +303,17 @@ def test_a_missing_local_file_is_named_with_its_origin(files, tmp_path):
         converted(files, tmp_path / "out")
 
 
-def cache(folder, repository, commit, contents):
-    """Put files into a Hub cache as the Hub's client does."""
-    root = folder / f"models--{repository.replace('/', '--')}"
-    for name, source in contents.items():
-        path = root / "snapshots" / commit / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, path)
-    (root / "refs").mkdir(exist_ok=True)
-    (root / "refs/main").write_text(commit)
-
-
 @pytest.fixture
 def hub(files, tmp_path, monkeypatch):
     """A Hub cache with all files of the preset, and no network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     base = {name: files.base / name for name in RELEASED.base.files}
-    cache(tmp_path / "hub", "org/sd", released_models.COMMIT, base)
+    put_in_cache(tmp_path / "hub", "org/sd", released_models.COMMIT, base)
     full = {"full.safetensors": files.cleandift}
-    cache(tmp_path / "hub", "org/cleandift", released_models.COMMIT, full)
+    put_in_cache(tmp_path / "hub", "org/cleandift", released_models.COMMIT, full)
     published = {"weights.safetensors": files.aggregation, "experiment.yaml": files.experiment}
-    cache(tmp_path / "hub", "org/vsm", "a" * 40, published)
+    put_in_cache(tmp_path / "hub", "org/vsm", "a" * 40, published)
     return tmp_path / "hub"
 
 
@@ -361,7 +357,7 @@ def test_a_moved_branch_does_not_change_a_model_silently(files, hub, tmp_path):
     assert convert(RELEASED, out) == before  # again from the same files
     edit(files.aggregation, lambda weights: weights["mixing_weights_visual"].add_(1))
     published = {"weights.safetensors": files.aggregation, "experiment.yaml": files.experiment}
-    cache(hub, "org/vsm", "b" * 40, published)
+    put_in_cache(hub, "org/vsm", "b" * 40, published)
     with pytest.raises(ModelError, match=r"weights\.safetensors of org/vsm \(main branch\)") as e:
         convert(RELEASED, out)
     assert f"commit {'a' * 40} then, {'b' * 40} now" in str(e.value)

@@ -6,11 +6,13 @@ import re
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.presets import PRESETS, converted_folder
 from vsm_fast.backbones.unet import UNetFeatures
+from vsm_fast.checkpoints import backbone_of
 from vsm_fast.errors import ModelError
 from vsm_fast.model_location import find_model
 
@@ -48,7 +50,7 @@ def built(name):
     return unet, vae, constants
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", UNETS)
 def test_levels_and_parameters_are_those_of_the_architecture(name):
     preset = PRESETS[name]
     unet, vae, constants = built(name)
@@ -67,6 +69,37 @@ def test_levels_and_parameters_are_those_of_the_architecture(name):
         AggregationNetwork(features.level_channels, preset.aggregation)
 
 
+def test_every_preset_is_of_an_architecture_that_is_built_here():
+    assert set(PRESETS) == {*UNETS, "sd35-medium"}
+
+
+def test_levels_and_parameters_of_the_transformer():
+    preset = PRESETS["sd35-medium"]
+    with FakeTensorMode():
+        transformer = SD3Transformer2DModel(
+            num_layers=24, num_attention_heads=24, attention_head_dim=64, joint_attention_dim=4096,
+            caption_projection_dim=1536, pooled_projection_dim=2048, pos_embed_max_size=384,
+            dual_attention_layers=tuple(range(13)), qk_norm="rms_norm",
+        )  # fmt: skip
+        parameters = sum(parameter.numel() for parameter in transformer.parameters())
+        assert parameters == preset.parameters
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2, latent_channels=16,
+            up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512),
+            use_quant_conv=False, use_post_quant_conv=False,
+        )  # fmt: skip
+        constants = {
+            "encoder_hidden_states": torch.empty(1, 333, 4096),
+            "pooled_projections": torch.empty(1, 2048),
+        }
+        features = backbone_of(preset.backbone, {"transformer": transformer, "vae": vae}, constants)
+        with torch.inference_mode():
+            levels = features(torch.empty(1, 3, 1024, 1024))
+    assert [tuple(level.shape) for level in levels] == [(1, 1536, 64, 64)] * 3
+    with torch.device("meta"):
+        AggregationNetwork(features.level_channels, preset.aggregation)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_sources_are_safetensors_and_revisions_commits(name):
     for source in PRESETS[name].sources:
@@ -79,7 +112,13 @@ def test_sources_are_safetensors_and_revisions_commits(name):
 def test_only_the_papers_preset_has_published_networks():
     assert [name for name, preset in PRESETS.items() if preset.networks] == ["cleandift-sd21"]
     kinds = {name: preset.aggregation.first_level_weight for name, preset in PRESETS.items()}
-    assert kinds == {"cleandift-sd21": "one", "sd21": "mixing", "sd15": "mixing", "sdxl": "mixing"}
+    assert kinds == {
+        "cleandift-sd21": "one",
+        "sd21": "mixing",
+        "sd15": "mixing",
+        "sdxl": "mixing",
+        "sd35-medium": "mixing",
+    }
 
 
 def test_a_preset_is_found_where_it_was_converted_to(tmp_path, monkeypatch):
@@ -87,6 +126,8 @@ def test_a_preset_is_found_where_it_was_converted_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"Run: vsm-fast convert --preset cleandift-sd21$"):
         find_model("cleandift-sd21")
+    with pytest.raises(ModelError, match=r"convert --preset cleandift-sd21 --tiny-vae$"):
+        find_model("cleandift-sd21-tiny-vae")
     with pytest.raises(ModelError, match="revision 'v1' is for Hub repositories"):
         find_model("cleandift-sd21", revision="v1")
     (tmp_path / "cleandift-sd21").mkdir()  # somebody's folder that is no model

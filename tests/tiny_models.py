@@ -105,25 +105,24 @@ def tiny_vae(latent_channels=4):
     )
 
 
-def transformer():
+def transformer(**settings):
     """A transformer laid out like SD 3.5 medium's: some blocks attend twice; block1 to block4."""
     torch.manual_seed(0)
-    return randomised(
-        SD3Transformer2DModel(
-            sample_size=16,
-            in_channels=4,
-            out_channels=4,
-            num_layers=4,
-            attention_head_dim=4,
-            num_attention_heads=4,
-            joint_attention_dim=12,
-            caption_projection_dim=16,
-            pooled_projection_dim=10,
-            pos_embed_max_size=24,
-            dual_attention_layers=(0, 1),
-            qk_norm="rms_norm",
-        )
-    )
+    defaults = {
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 4,
+        "attention_head_dim": 4,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 12,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 10,
+        "pos_embed_max_size": 24,
+        "dual_attention_layers": (0, 1),
+        "qk_norm": "rms_norm",
+    }
+    return randomised(SD3Transformer2DModel(**{**defaults, **settings}))
 
 
 def pooled(width=10):

@@ -17,22 +17,23 @@ import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.presets import PRESETS, Preset, converted_folder
-from vsm_fast.backbones.unet import UNetFeatures
+from vsm_fast.backbones.presets import PRESETS, Preset, converted_folder, with_revisions
 from vsm_fast.checkpoints import (
     AGGREGATION,
     BRANCHES,
     CONDITIONING,
+    backbone_of,
     new_folder,
     published_key,
     seal,
 )
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
-from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig
+from vsm_fast.model_config import AggregationConfig, ModelConfig
 from vsm_fast.released_files import (
     BACKBONE_PREFIX,
     aggregation_names,
+    empty_joint_prompt,
     empty_prompt,
     has_backbone,
     network_config,
@@ -43,7 +44,12 @@ from vsm_fast.source_files import Sources, check_lock, write_lock
 from vsm_fast.weight_files import WEIGHTS, Shapes, check_fit, modern_key, opened, save_weights
 
 _log = logging.getLogger(__name__)
-_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+_CLASSES = {
+    "unet": "UNet2DConditionModel",
+    "transformer": "SD3Transformer2DModel",
+    "vae": "AutoencoderKL",
+}
+_TINY_VAE = "AutoencoderTiny"
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,14 @@ class LocalFiles:
         cleandift: Full CleanDIFT checkpoint.
         aggregation: Aggregation weights.
         experiment: The configuration that they were trained with.
+        tiny_vae: Folder of the tiny VAE, in diffusers' layout.
     """
 
     base: Path | None = None
     cleandift: Path | None = None
     aggregation: Path | None = None
     experiment: Path | None = None
+    tiny_vae: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,11 @@ class _Weights:
 
 @dataclass(frozen=True)
 class _Backbone:
-    """A base model, perhaps with other weights and a learned time step."""
+    """A base model, perhaps with other weights, a learned time step or a tiny VAE."""
 
     base: Path
     parts: Mapping[str, _Weights]
+    settings: Mapping[str, dict[str, Any]]
     timestep: float
 
 
@@ -95,6 +104,8 @@ def convert(
     local: LocalFiles | None = None,
     *,
     networks: bool = True,
+    tiny_vae: bool = False,
+    revisions: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
     local_files_only: bool = False,
     tell: Callable[[str], None] = _log.info,
@@ -103,11 +114,14 @@ def convert(
 
     Args:
         preset: Its name, or a preset of your own.
-        out: The folder; None = where ``VSMScorer.from_pretrained(name)`` looks. It appears
-            complete or not at all.
+        out: The folder; None = where ``VSMScorer.from_pretrained(name)`` looks for the name of
+            the model (see ``tiny_vae``). It appears complete or not at all.
         local: Files that need not be fetched.
         networks: False leaves published aggregation networks out, to train others.
-        dtype: Precision of UNet and VAE on disk; the small rest is float32.
+        tiny_vae: Take the VAE that was distilled from the model's, which is an approximation;
+            the model is then called ``PRESET-tiny-vae``.
+        revisions: Commit, tag or branch by repository, instead of the preset's.
+        dtype: Precision of the backbone on disk; the small rest is float32.
         local_files_only: Never ask the network.
         tell: Gets a sentence about each choice that the files decided.
 
@@ -122,34 +136,63 @@ def convert(
     """
     required("transformers", "pairs", "the embedding of the empty prompt")  # before any download
     chosen = find_preset(preset) if isinstance(preset, str) else preset
-    out = converted_folder(chosen.name) if out is None else out
+    chosen = with_revisions(chosen, revisions or {})
+    name = model_name(chosen, tiny_vae=tiny_vae)
+    out = converted_folder(name) if out is None else out
     local = local or LocalFiles()
     sources = Sources(local_files_only)
     found = _find_networks(chosen, local, sources, tell) if networks else None
     backbone = _find_backbone(chosen, local, sources, found, tell)
-    check_lock(out, chosen.name, sources.found)
-    levels = found.levels if found else chosen.backbone.levels
-    config = ModelConfig(
-        name=chosen.name,
-        backbone=replace(chosen.backbone, levels=levels, timestep=backbone.timestep),
-        aggregation=found.config if found else chosen.aggregation,
-        base_revision=sources.summary(),
-    )
-    constants = empty_prompt(backbone.base, chosen.text_encoders, config.backbone.resolution)
-    settings = {part: _settings(backbone.base / part, part) for part in _CLASSES}
-    _check(config, backbone, settings, constants, found)
+    if tiny_vae:
+        backbone = _with_tiny_vae(backbone, chosen, local, sources)
+    check_lock(out, name, sources.found)
+    config = _config(chosen, name, backbone, found, sources)
+    constants = _constants(chosen, backbone, config.backbone.resolution)
+    _check(config, backbone, constants, found)
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as folder:
         for part, weights in backbone.parts.items():
             (folder / part).mkdir()
-            text = json.dumps(settings[part], indent=2) + "\n"
+            text = json.dumps(backbone.settings[part], indent=2) + "\n"
             (folder / part / "config.json").write_text(text, encoding="utf-8")
             _copy(weights, folder / part / WEIGHTS, dtype)
         save_weights(constants, folder / CONDITIONING, torch.float32)
         if found:
             _copy(found.weights, folder / AGGREGATION, torch.float32)
-        write_lock(folder, chosen.name, sources.found)
+        write_lock(folder, name, sources.found)
         return seal(folder, config)
+
+
+def model_name(preset: Preset, *, tiny_vae: bool) -> str:
+    """What a converted preset is called."""
+    return f"{preset.name}-tiny-vae" if tiny_vae else preset.name
+
+
+def _config(
+    preset: Preset, name: str, backbone: _Backbone, networks: _Networks | None, sources: Sources
+) -> ModelConfig:
+    return ModelConfig(
+        name=name,
+        backbone=replace(
+            preset.backbone,
+            levels=networks.levels if networks else preset.backbone.levels,
+            timestep=backbone.timestep,
+        ),
+        aggregation=networks.config if networks else preset.aggregation,
+        base_revision=sources.summary(),
+    )
+
+
+def _constants(preset: Preset, backbone: _Backbone, resolution: int) -> dict[str, Tensor]:
+    """The constant inputs of the denoiser."""
+    if preset.denoiser == "unet":
+        return empty_prompt(backbone.base, preset.text_encoders, resolution)
+    channels = backbone.settings[preset.denoiser].get("joint_attention_dim")
+    if not isinstance(channels, int):
+        raise ModelError(
+            f"{backbone.base}/{preset.denoiser}/config.json has no joint_attention_dim."
+        )
+    return empty_joint_prompt(backbone.base, preset.text_encoders, channels)
 
 
 def find_preset(name: str) -> Preset:
@@ -195,9 +238,11 @@ def _find_backbone(
 ) -> _Backbone:
     """The base model, with the weights of CleanDIFT where the preset wants these."""
     base = sources.folder(preset.base, local.base)
+    names = (preset.denoiser, "vae")
+    settings = {part: _settings(base / part, _CLASSES[part]) for part in names}
     if preset.cleandift is None:
-        parts = {part: _own_weights(base / part / WEIGHTS) for part in _CLASSES}
-        return _Backbone(base, parts, preset.backbone.timestep)
+        parts = {part: _own_weights(base / part / WEIGHTS) for part in names}
+        return _Backbone(base, parts, settings, preset.backbone.timestep)
     prefix = ""
     path = local.cleandift
     if path is not None:
@@ -216,7 +261,20 @@ def _find_backbone(
         part: _Weights(path, _modern(names, path))
         for part, names in (("unet", found.unet), ("vae", found.vae))
     }
-    return _Backbone(base, parts, found.timestep)
+    return _Backbone(base, parts, settings, found.timestep)
+
+
+def _with_tiny_vae(
+    backbone: _Backbone, preset: Preset, local: LocalFiles, sources: Sources
+) -> _Backbone:
+    if preset.tiny_vae is None:
+        raise ModelError(f"no tiny VAE is known for the preset {preset.name!r}.")
+    folder = sources.folder(preset.tiny_vae, local.tiny_vae)
+    return replace(
+        backbone,
+        parts={**backbone.parts, "vae": _own_weights(folder / WEIGHTS)},
+        settings={**backbone.settings, "vae": _settings(folder, _TINY_VAE)},
+    )
 
 
 def _is_copy(path: Path) -> bool:
@@ -237,23 +295,22 @@ def _modern(names: Mapping[str, str], path: Path) -> dict[str, str]:
     return modern
 
 
-def _settings(folder: Path, part: str) -> dict[str, Any]:
-    """The ``config.json`` of a part of the base model."""
+def _settings(folder: Path, wanted: str) -> dict[str, Any]:
+    """The ``config.json`` of a part of the base model, which is of the class ``wanted``."""
     path = folder / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     name = settings.get("_class_name") if isinstance(settings, dict) else None
-    if name != _CLASSES[part]:
-        raise ModelError(f"{path} must be of {_CLASSES[part]}; got {name!r}.")
+    if name != wanted:
+        raise ModelError(f"{path} must be of {wanted}; got {name!r}.")
     return dict(settings)
 
 
 def _check(
     config: ModelConfig,
     backbone: _Backbone,
-    settings: Mapping[str, dict[str, Any]],
     constants: Mapping[str, Tensor],
     networks: _Networks | None,
 ) -> None:
@@ -263,9 +320,11 @@ def _check(
     models = {}
     for part, weights in backbone.parts.items():
         with torch.device("meta"):
-            models[part] = getattr(diffusers, _CLASSES[part]).from_config(settings[part])
+            settings = backbone.settings[part]
+            models[part] = getattr(diffusers, settings["_class_name"]).from_config(settings)
         check_fit(_shapes(weights), _wanted(models[part]), f"{weights.file} ({part})")
-    features = _features(config.backbone, models, constants)
+    without_values = {name: value.to("meta") for name, value in constants.items()}
+    features = backbone_of(config.backbone, models, without_values)
     if networks is None:
         return
     with torch.device("meta"):
@@ -276,20 +335,6 @@ def _check(
         for name, shape in _wanted(network).items()
     }
     check_fit(_shapes(networks.weights), wanted, str(networks.weights.file))
-
-
-def _features(
-    config: BackboneConfig, models: Mapping[str, Any], constants: Mapping[str, Tensor]
-) -> UNetFeatures:
-    """The backbone as it will be built, for its checks and its levels' channels."""
-    return UNetFeatures(
-        models["unet"],
-        config.levels,
-        config.timestep,
-        vae=models["vae"],
-        latent_scale=config.latent_scale,
-        conditioning={name: value.to("meta") for name, value in constants.items()},
-    )
 
 
 def _wanted(model: Any) -> Shapes:

@@ -35,7 +35,8 @@ def find_model(
     if name in EMBEDDED:
         return Path(str(package_files("vsm_fast"))) / "models" / name
     folder = Path(name)
-    if name in PRESETS and not (folder / "config.json").is_file():
+    preset = name.removesuffix("-tiny-vae")
+    if preset in PRESETS and not (folder / "config.json").is_file():
         return _converted(name, revision)
     if folder.is_dir():
         return folder
@@ -73,6 +74,7 @@ def _converted(name: str, revision: str | None) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"the preset {name!r} has not been converted: there is no model in {folder}. "
-            f"Run: vsm-fast convert --preset {name}"
+            f"Run: vsm-fast convert --preset {name.removesuffix('-tiny-vae')}"
+            + (" --tiny-vae" if name.endswith("-tiny-vae") else "")
         )
     return folder

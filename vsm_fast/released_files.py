@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vsm_fast.backbones.presets import TextEncoder
@@ -28,6 +29,7 @@ BACKBONE_PREFIX = "cleandift_model."
 _UNET, _VAE, _TIMESTEP = "unet_feature_extractor_cleandift.", "ae.ae.", "timestep"
 _MIXING = "mixing_weights_semantic"
 _BOTTLENECK = "bottleneck_layers_semantic.0.0."
+_T5_TOKENS = 256  # that the pipelines of Stable Diffusion 3 reserve
 _PURPOSE = "the embedding of the empty prompt"
 # Keys of the experiment's configuration that say nothing about scoring.
 _TRAINING_ONLY = {"freeze_cleandift", "load_ckpt", "lr_alpha"}
@@ -213,7 +215,54 @@ def empty_prompt(base: Path, encoders: Sequence[TextEncoder], resolution: int) -
         ImportError: transformers is not installed.
         ModelError: An encoder or tokenizer is missing, incomplete or damaged.
     """
-    states, pooled = [], None
+    states, pooled = _encoded(base, encoders)
+    constants = {"encoder_hidden_states": torch.cat(states, dim=-1)}
+    if pooled:
+        side = float(resolution)
+        constants["text_embeds"] = pooled[-1]
+        constants["time_ids"] = torch.tensor([[side, side, 0.0, 0.0, side, side]])
+    return constants
+
+
+@torch.no_grad()
+def empty_joint_prompt(
+    base: Path, encoders: Sequence[TextEncoder], channels: int
+) -> dict[str, Tensor]:
+    """The constant inputs of a Stable Diffusion 3 transformer for the empty prompt.
+
+    Its third and largest text encoder, T5, is left out as its pipelines allow: zeros take the
+    place of its tokens.
+
+    Args:
+        base: Folder of the base model.
+        encoders: Its CLIP text encoders.
+        channels: Of a token of the prompt.
+
+    Returns:
+        ``encoder_hidden_states``, float32 [1, tokens + 256, channels]: the encoders' channels
+        side by side, then zeros; ``pooled_projections``, float32 [1, channels of all encoders].
+
+    Raises:
+        ImportError: transformers is not installed.
+        ModelError: An encoder or tokenizer is missing, incomplete or damaged, or does not fit.
+    """
+    states, pooled = _encoded(base, encoders)
+    tokens = torch.cat(states, dim=-1)
+    missing = channels - tokens.shape[2]
+    if missing < 0 or len(pooled) < len(encoders):
+        raise ModelError(
+            f"{base}: text encoders that give {tokens.shape[2]} channels and {len(pooled)} pooled "
+            f"prompts do not fit a transformer that takes {channels} and {len(encoders)}."
+        )
+    return {
+        "encoder_hidden_states": F.pad(tokens, (0, missing, 0, _T5_TOKENS)),
+        "pooled_projections": torch.cat(pooled, dim=-1),
+    }
+
+
+def _encoded(base: Path, encoders: Sequence[TextEncoder]) -> tuple[list[Tensor], list[Tensor]]:
+    """What each encoder makes of the empty prompt: its tokens, and its pooled prompt if any."""
+    states, pooled = [], []
     for encoder in encoders:
         model = load_transformer(
             encoder.class_name,
@@ -225,13 +274,9 @@ def empty_prompt(base: Path, encoders: Sequence[TextEncoder], resolution: int) -
         found = model(tokens, output_hidden_states=True)
         last = encoder.output == "last"
         states.append(found.last_hidden_state if last else found.hidden_states[-2])
-        pooled = getattr(found, "text_embeds", None)
-    constants = {"encoder_hidden_states": torch.cat(states, dim=-1)}
-    if pooled is not None:
-        side = float(resolution)
-        constants["text_embeds"] = pooled
-        constants["time_ids"] = torch.tensor([[side, side, 0.0, 0.0, side, side]])
-    return constants
+        if getattr(found, "text_embeds", None) is not None:
+            pooled.append(found.text_embeds)
+    return states, pooled
 
 
 def _empty_tokens(folder: Path, length: int) -> Tensor:

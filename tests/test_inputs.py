@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vsm_fast.errors import PairingError
-from vsm_fast.inputs import image_list, image_names, mask_list, pair_up
+from vsm_fast.inputs import distinct, image_list, image_names, mask_list, pair_up
 
 IMAGE = np.zeros((4, 5, 3), np.uint8)
 
@@ -63,3 +63,13 @@ def test_masks_need_one_entry_per_image() -> None:
     with pytest.raises(PairingError, match="1 masks for 2 images"):
         mask_list("m.png", 2, "gen")
     assert len(mask_list(np.zeros((3, 4, 5), bool), 3, "gen")) == 3
+
+
+def test_equal_paths_with_equal_masks_are_one_image(tmp_path):
+    array = np.zeros((2, 2, 3), np.uint8)
+    images = ["a.png", array, Path("a.png"), "b.png", array, "a.png", "a.png"]
+    masks = [None, None, None, None, None, "m.png", Path("m.png")]
+    first, places = distinct(images, masks)
+    assert first == [0, 1, 3, 4, 5]
+    assert places.tolist() == [0, 1, 0, 2, 3, 4, 4]
+    assert distinct([], [])[1].tolist() == []

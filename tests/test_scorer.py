@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,36 @@ def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
     once = scorer.score(described, gens, gen_masks=masks)
     again = scorer.score([REFERENCE], gens, ref_masks=[REFERENCE_MASK], gen_masks=masks)
     np.testing.assert_array_equal(once.score, again.score)
+
+
+def test_a_reference_that_is_given_often_is_described_once(
+    scorer: VSMScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [REFERENCE, OTHER, REFERENCE, REFERENCE]
+    ref_masks = [REFERENCE_MASK, OTHER_MASK, REFERENCE_MASK, None]
+    gens, gen_masks = [REPAINTED, OTHER, REFERENCE, REPAINTED], [REPAINTED_MASK, None, None, None]
+    one_by_one = [
+        scorer.score([ref], [gen], ref_masks=[ref_mask], gen_masks=[gen_mask])
+        for ref, ref_mask, gen, gen_mask in zip(refs, ref_masks, gens, gen_masks, strict=True)
+    ]
+    described, plain = [], scorer.runtime.__class__.__call__
+
+    def counting(runtime: Any, images: torch.Tensor) -> Any:
+        described.append(len(images))
+        return plain(runtime, images)
+
+    monkeypatch.setattr(scorer.runtime.__class__, "__call__", counting)
+    steps: list[tuple[int, int]] = []
+    together = scorer.score(
+        refs, gens, ref_masks=ref_masks, gen_masks=gen_masks,
+        progress=lambda done, of: steps.append((done, of)),
+    )  # fmt: skip
+    assert described == [3, 4]
+    assert steps[-1] == (8, 8)
+    assert together.ref_id.tolist() == [str(ref) for ref in refs]
+    assert together.ref_mask_origin.tolist() == ["given"] * 3 + ["whole image"]
+    for row, single in enumerate(one_by_one):
+        assert abs(together.score[row] - single.score[0]) <= 1.5 / single.n_matched[0]
 
 
 def test_masks_of_a_described_reference_are_refused(scorer: VSMScorer) -> None:

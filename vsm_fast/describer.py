@@ -15,9 +15,9 @@ from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
 from vsm_fast.errors import ModelError
+from vsm_fast.feeding import PreparedBatch
 from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
-from vsm_fast.subjects import Subject
 
 _log = logging.getLogger(__name__)
 
@@ -53,34 +53,32 @@ class Describer:
         return choose_descriptor_dtype(self._runtime.precision, self._device)
 
     @torch.inference_mode()
-    def __call__(self, subjects: Sequence[Subject]) -> Descriptors:
+    def __call__(self, batch: PreparedBatch) -> Descriptors:
         """Describe a batch; subjects that are not usable get an empty range."""
-        pixels = [subject.pixels for subject in subjects if subject.pixels is not None]
-        masks = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
-        if not pixels:
-            return self.nothing(len(subjects))
-        described = (self._computed if self._cache is None else self._looked_up)(pixels, masks)
-        counts = torch.zeros(len(subjects) + 1, dtype=torch.int64)
-        usable = [i + 1 for i, subject in enumerate(subjects) if subject.pixels is not None]
+        if batch.pixels is None:
+            return self.nothing(len(batch.subjects))
+        masks = [s.cell_mask for s in batch.subjects if s.cell_mask is not None]
+        compute = self._computed if self._cache is None else self._looked_up
+        described = compute(batch.pixels, masks)
+        counts = torch.zeros(len(batch.subjects) + 1, dtype=torch.int64)
+        usable = [i + 1 for i, s in enumerate(batch.subjects) if s.cell_mask is not None]
         counts[usable] = described.offsets.diff()
         return Descriptors(
             described.semantic, described.visual, counts.cumsum(0), described.cells, described.grid
         )
 
-    def _looked_up(
-        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
-    ) -> Descriptors:
+    def _looked_up(self, images: Tensor, masks: Sequence[NDArray[np.bool_]]) -> Descriptors:
         """Descriptors of prepared images, from the cache where it has them."""
         assert self._cache is not None
         keys = [
             image_key(self._model_key, image, mask)
-            for image, mask in zip(pixels, masks, strict=True)
+            for image, mask in zip(images, masks, strict=True)
         ]
         found = dict(zip(keys, self._cache.get(keys), strict=True))
         missing = {key: position for position, key in enumerate(keys) if found[key] is None}
         if missing:
             places = list(missing.values())
-            made = self._computed([pixels[i] for i in places], [masks[i] for i in places])
+            made = self._computed(images[places], [masks[i] for i in places])
             rows = [made.rows(number) for number in range(len(places))]
             new = {
                 key: (made.semantic[part].cpu(), made.visual[part].cpu())
@@ -99,11 +97,8 @@ class Describer:
             self._config.aggregation.grid,
         )
 
-    def _computed(
-        self, pixels: Sequence[Tensor], masks: Sequence[NDArray[np.bool_]]
-    ) -> Descriptors:
+    def _computed(self, images: Tensor, masks: Sequence[NDArray[np.bool_]]) -> Descriptors:
         """Descriptors of prepared images, by the runtime."""
-        images = torch.stack(list(pixels))
         semantic, visual = self._run(self._runtime, images)
         if not _finite(semantic, visual):
             semantic, visual = self._again_in_float32(images)

@@ -100,3 +100,29 @@ def pair_up(pairs: ArrayLike | None, references: int, generations: int) -> NDArr
             f"{wanted.min(0).tolist()} to {wanted.max(0).tolist()}."
         )
     return wanted.astype(np.int64)
+
+
+def distinct(
+    images: Sequence[ImageSource], masks: Sequence[MaskSource | None]
+) -> tuple[list[int], NDArray[np.int64]]:
+    """Which images differ, as far as their names tell: by their paths and their masks' paths.
+
+    Args:
+        images: Sources of images; those that are no paths are taken to differ.
+        masks: One per image, or None.
+
+    Returns:
+        Positions of the first of each, and int64 [len(images)]: for every image the index of the
+        equal one among these.
+    """
+    seen: dict[object, int] = {}
+    first: list[int] = []
+    places = np.empty(len(images), np.int64)
+    for position, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        key: object = position
+        if isinstance(image, str | os.PathLike) and isinstance(mask, str | os.PathLike | None):
+            key = (os.fspath(image), None if mask is None else os.fspath(mask))
+        places[position] = seen.setdefault(key, len(first))
+        if places[position] == len(first):
+            first.append(position)
+    return first, places

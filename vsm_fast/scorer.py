@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vsm_fast.cache import DescriptorCache
 from vsm_fast.collector import ScoreCollector
 from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
+from vsm_fast.feeding import prepared_batches
 from vsm_fast.images import ImageSource
-from vsm_fast.inputs import Images, Masks, image_list, image_names, mask_list, pair_up
+from vsm_fast.inputs import Images, Masks, distinct, image_list, image_names, mask_list, pair_up
 from vsm_fast.masks import MaskSource
 from vsm_fast.matching import match
 from vsm_fast.model import DescriptorNetwork
@@ -30,7 +31,7 @@ from vsm_fast.progress import Progress, reporting
 from vsm_fast.results import VSMScores
 from vsm_fast.runtimes.loading import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
-from vsm_fast.subjects import Subject, prepare_subject
+from vsm_fast.subjects import Subject
 
 OnError = Literal["record", "raise"]
 
@@ -172,7 +173,8 @@ class VSMScorer:
         """Score generated images against references.
 
         Args:
-            refs: References as for :meth:`describe`, or what it returned.
+            refs: References as for :meth:`describe`, or what it returned. Equal paths with equal
+                masks are described once.
             gens: Generated images.
             pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
                 reference against every generation, or lists of equal length pair up.
@@ -207,9 +209,10 @@ class VSMScorer:
         collector = ScoreCollector(pair_index, visual, heatmaps)
         by_generation = np.argsort(pair_index[:, 1], kind="stable")
         with reporting(progress, len(ref_list) + len(gen_list)) as advance:
-            references, ref_subjects = self._references(
+            references, ref_subjects, place = self._references(
                 ref_list, ref_masks, batch_size, on_error, advance
             )
+            described_pairs = np.stack([place[pair_index[:, 0]], pair_index[:, 1]], axis=1)
             for first, described, subjects in self._described_batches(
                 gen_list, gen_mask_list, batch_size, on_error
             ):
@@ -217,8 +220,8 @@ class VSMScorer:
                 span = pair_index[by_generation, 1].searchsorted([first, last])
                 rows = by_generation[span[0] : span[1]]
                 # Consecutive pairs with one reference are matched together.
-                rows = rows[np.argsort(pair_index[rows, 0], kind="stable")]
-                batch_pairs = np.stack([pair_index[rows, 1] - first, pair_index[rows, 0]], axis=1)
+                rows = rows[np.argsort(described_pairs[rows, 0], kind="stable")]
+                batch_pairs = described_pairs[rows, ::-1] - (first, 0)
                 matches = match(
                     described,
                     references,
@@ -242,7 +245,8 @@ class VSMScorer:
         batch_size: int | None,
         on_error: OnError,
         advance: Callable[[int], None],
-    ) -> tuple[Descriptors, list[Subject]]:
+    ) -> tuple[Descriptors, list[Subject], NDArray[np.int64]]:
+        """Descriptors of the references that differ, all subjects, and where each one's are."""
         if isinstance(refs, Descriptors):
             if masks is not None:
                 raise PairingError(
@@ -252,9 +256,14 @@ class VSMScorer:
             self._check_model_of(refs)
             advance(len(refs))
             described = refs.to(self.device, self._describer.dtype)
-            return described, [_described_subject(refs, i) for i in range(len(refs))]
+            subjects = [_described_subject(refs, i) for i in range(len(refs))]
+            return described, subjects, np.arange(len(refs))
         listed = mask_list(masks, len(refs), "ref")
-        return self._describe(refs, listed, batch_size, on_error, advance)
+        first, place = distinct(refs, listed)
+        described, found = self._describe(refs, listed, batch_size, on_error, advance, first)
+        if len(first) < len(refs):
+            advance(len(refs) - len(first))
+        return described, [found[index] for index in place], place
 
     def _describe(
         self,
@@ -263,9 +272,12 @@ class VSMScorer:
         batch_size: int | None,
         on_error: OnError,
         advance: Callable[[int], None],
+        positions: Sequence[int] | None = None,
     ) -> tuple[Descriptors, list[Subject]]:
+        """Descriptors and subjects of the images at ``positions``; None = of all."""
         parts, subjects = [self._describer.nothing()], []
-        for _, part, batch in self._described_batches(images, masks, batch_size, on_error):
+        batches = self._described_batches(images, masks, batch_size, on_error, positions)
+        for _, part, batch in batches:
             parts.append(part)
             subjects += [subject.summary() for subject in batch]
             advance(len(batch))
@@ -277,29 +289,28 @@ class VSMScorer:
         masks: Sequence[MaskSource | None],
         batch_size: int | None,
         on_error: OnError,
-    ) -> Iterator[tuple[int, Descriptors, list[Subject]]]:
-        """(position of the first image, descriptors, subjects) of each batch, in order."""
+        positions: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Descriptors, Sequence[Subject]]]:
+        """(index of the first image, descriptors, subjects) of each batch, in order."""
         size = self._default_batch() if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"batch_size must be at least 1; got {size}.")
-
-        def prepare(start: int) -> list[Subject]:
-            chunk = zip(images[start : start + size], masks[start : start + size], strict=True)
-            return [
-                prepare_subject(image, mask, f"image {start + offset}", self.config)
-                for offset, (image, mask) in enumerate(chunk)
-            ]
-
-        starts = range(0, len(images), size)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vsm-decode") as pool:
-            # One batch ahead: the next images are decoded while the network works.
-            ahead: list[Future[list[Subject]]] = [pool.submit(prepare, s) for s in starts[:1]]
-            for start in starts:
-                subjects = ahead.pop().result()
-                ahead += [pool.submit(prepare, s) for s in (start + size,) if s < len(images)]
+        chosen = range(len(images)) if positions is None else positions
+        cuda = self.device.type == "cuda"
+        batches = prepared_batches(
+            [images[n] for n in chosen],
+            [masks[n] for n in chosen],
+            [f"image {n}" for n in chosen],
+            self.config,
+            size,
+            ahead=2 if cuda else 1,
+            pinned=cuda,
+        )
+        with closing(batches):
+            for batch in batches:
                 if on_error == "raise":
-                    _raise_first(subjects)
-                yield start, self._describer(subjects), subjects
+                    _raise_first(batch.subjects)
+                yield batch.start, self._describer(batch), batch.subjects
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation

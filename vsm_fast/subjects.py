@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class Subject:
     cell_mask: NDArray[np.bool_] | None = None
     box: Box = (0, 0, 0, 0)
     mask: NDArray[np.bool_] | None = None
+
+    def without_pixels(self) -> Subject:
+        """The same after its pixels went into a batch."""
+        return replace(self, pixels=None)
 
     def summary(self) -> Subject:
         """The same without pixels and masks: what is kept of a described reference."""

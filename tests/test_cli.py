@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 import vsm_fast
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.results import VSMScores
+from vsm_fast.runtimes.loading import RUNTIMES
 from vsm_fast.table import score_table
 
 
@@ -140,7 +141,7 @@ def test_wrong_inputs_are_one_line_and_exit_code_2(subjects, capsys, arguments, 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--visual-threshold", "2"], ["--batch-size", "0"], ["--dtype", "int8"], ["--nonsense"]],
+    [["--visual-threshold", "2"], ["--batch-size", "0"], ["--dtype", "int4"], ["--nonsense"]],
 )
 def test_wrong_options_end_with_argparse_code(subjects, arguments):
     with pytest.raises(SystemExit) as ended:
@@ -247,3 +248,22 @@ def test_table_without_any_score():
     text = score_table(many_scores(2), ["a", "b"], ["", ""])
     assert "subject" not in text
     assert "mean 0.500 over 1 of 2 pairs" in text
+
+
+def test_the_command_line_knows_every_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    assert f"--runtime{{{','.join(RUNTIMES)}}}" in shown
+
+
+def test_a_missing_extra_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("Run: pip install 'vsm_fast[quantize]'")
+
+    monkeypatch.setattr("vsm_fast.scorer.VSMScorer.from_pretrained", missing)
+    command = ["score", "--refs", "examples/refs", "--gens", "examples/gens"]
+    assert main([*command, "--dtype", "int8"]) == ExitCode.USAGE
+    assert "vsm_fast[quantize]" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be 'auto' or one of {sorted(_DTYPES)}; got {dtype!r}.")
+        raise ValueError(f"dtype must be 'auto' or one of {[*_DTYPES]}; got {dtype!r}.")
     return _DTYPES[dtype]
 
 

@@ -7,6 +7,10 @@ import os
 import sys
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vsm_fast.scorer import VSMScorer
 
 
 class ExitCode(IntEnum):
@@ -57,7 +61,7 @@ def add_model(group: _Arguments) -> None:
     group.add_argument(
         "--model", default="tiny", help="name (vsm-fast models) or folder (default: %(default)s)"
     )
-    add_device(group)
+    add_device(group, "int8", "float8")
     # The names of runtimes.loading.RUNTIMES, which would import torch; a test compares them.
     group.add_argument(
         "--runtime",
@@ -67,12 +71,28 @@ def add_model(group: _Arguments) -> None:
     )
 
 
-def add_device(group: _Arguments) -> None:
+def add_device(group: _Arguments, *more_dtypes: str) -> None:
     """``--device`` and ``--dtype``; see :func:`checked_device`."""
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", *more_dtypes)
     )
+
+
+def load_scorer(arguments: argparse.Namespace, cache: Path | None = None) -> VSMScorer:
+    """The scorer that :func:`add_model`'s options ask for."""
+    from vsm_fast.scorer import VSMScorer
+
+    try:
+        return VSMScorer.from_pretrained(
+            arguments.model,
+            device=checked_device(arguments.device),
+            dtype=arguments.dtype,
+            runtime=arguments.runtime,
+            cache=cache,
+        )
+    except ImportError as error:  # an extra that the dtype or the runtime needs
+        raise UsageError(str(error)) from error
 
 
 def add_thresholds(group: _Arguments, *branches: str) -> None:

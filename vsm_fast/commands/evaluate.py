@@ -15,7 +15,7 @@ from vsm_fast.commands.common import (
     add_model,
     add_thresholds,
     add_verbosity,
-    checked_device,
+    load_scorer,
     make_folder,
     positive,
     print_text,
@@ -105,15 +105,11 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
     from vsm_fast.evaluation import Bootstrap, ListMeaning, evaluate, load_ratings
     from vsm_fast.evaluation.outputs import write_outputs
     from vsm_fast.evaluation.tables import as_json, markdown
-    from vsm_fast.scorer import VSMScorer
 
     ratings = None
     if arguments.ratings is not None:
         ratings = load_ratings(arguments.ratings, ListMeaning(arguments.rating_lists))
-    device = checked_device(arguments.device)
-    scorer = VSMScorer.from_pretrained(
-        arguments.model, device=device, dtype=arguments.dtype, runtime=arguments.runtime
-    )
+    scorer = load_scorer(arguments)
     if scorer.config.thresholds.visual == 1:
         raise UsageError("the model's visual threshold is 1, at which no heat map can be drawn.")
     try:

@@ -18,7 +18,7 @@ from vsm_fast.commands.common import (
     add_model,
     add_thresholds,
     add_verbosity,
-    checked_device,
+    load_scorer,
     make_folder,
     masks_of,
     positive,
@@ -165,9 +165,6 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
     """Score the pairs; each image is passed once, however many pairs it is in."""
     import numpy as np
 
-    device = checked_device(arguments.device)
-    from vsm_fast.scorer import VSMScorer
-
     refs: dict[tuple[Path, Path | None], int] = {}
     gens: dict[tuple[Path, Path | None], int] = {}
     pairs = np.array(
@@ -180,13 +177,7 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
         ],
         np.int64,
     )
-    scorer = VSMScorer.from_pretrained(
-        arguments.model,
-        device=device,
-        dtype=arguments.dtype,
-        runtime=arguments.runtime,
-        cache=arguments.cache,
-    )
+    scorer = load_scorer(arguments, arguments.cache)
     return scorer.score(
         [ref for ref, _ in refs],
         [gen for gen, _ in gens],

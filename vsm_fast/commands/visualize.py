@@ -17,7 +17,7 @@ from vsm_fast.commands.common import (
     add_model,
     add_thresholds,
     add_verbosity,
-    checked_device,
+    load_scorer,
     make_folder,
     masks_of,
     positive,
@@ -106,12 +106,7 @@ def _visualize(arguments: argparse.Namespace) -> ExitCode:
     if images is not None and not images.pairs and "matches" in kinds:
         kinds.remove("matches")
         notes.append("without --gens there are no matches to draw")
-    device = checked_device(arguments.device)
-    from vsm_fast.scorer import VSMScorer
-
-    scorer = VSMScorer.from_pretrained(
-        arguments.model, device=device, dtype=arguments.dtype, runtime=arguments.runtime
-    )
+    scorer = load_scorer(arguments)
     if images is None:
         from vsm_fast.visualization import mixing_figure
 

@@ -12,6 +12,7 @@ import torch
 from vsm_fast.checkpoints import load_model
 from vsm_fast.devices import choose_device, choose_dtype
 from vsm_fast.model_config import ModelConfig
+from vsm_fast.runtimes.quantized import QUANTIZED, quantize_linear
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
 
@@ -50,18 +51,21 @@ def load_runtime(
             repository id.
         revision: Commit, tag or branch of a Hub repository.
         device: ``"auto"`` (CUDA when there is one) or a torch device.
-        dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA) or a name like ``"float32"``.
+        dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), ``"float32"``, ``"bfloat16"``,
+            ``"float16"``, or ``"int8"`` or ``"float8"`` for the linear layers of a network in
+            ``"auto"``.
         runtime: One of ``RUNTIMES``.
         local_files_only: Never ask the network, even for a Hub repository.
 
     Raises:
         ModelError: Files are missing, altered or do not fit together.
         ValueError: An unknown dtype or runtime.
+        ImportError: An 8-bit dtype, and torchao is not installed.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}.")
     where = choose_device(device)
-    precision = choose_dtype(dtype, where)
+    precision = choose_dtype("auto" if dtype in QUANTIZED else dtype, where)
     load = partial(
         _load_torch,
         name_or_path,
@@ -70,8 +74,8 @@ def load_runtime(
         local_files_only=local_files_only,
         compiled=runtime == "torch-compile",
     )
-    config, chosen = load(precision)
-    in_float32 = None if precision == torch.float32 else lambda: load(torch.float32)[1]
+    config, chosen = load(precision, quantized=dtype if dtype in QUANTIZED else None)
+    in_float32 = None if chosen.precision == "float32" else lambda: load(torch.float32)[1]
     return LoadedModel(config, chosen, in_float32)
 
 
@@ -83,6 +87,7 @@ def _load_torch(
     *,
     local_files_only: bool,
     compiled: bool,
+    quantized: str | None = None,
 ) -> tuple[ModelConfig, Runtime]:
     config, network = load_model(
         name_or_path,
@@ -91,4 +96,7 @@ def _load_torch(
         dtype=dtype,
         local_files_only=local_files_only,
     )
-    return config, CompiledRuntime(network) if compiled else TorchRuntime(network)
+    if quantized is not None:
+        quantize_linear(network, quantized)
+    kind = CompiledRuntime if compiled else TorchRuntime
+    return config, kind(network, quantized)

@@ -15,15 +15,16 @@ class TorchRuntime:
 
     Args:
         network: In eval mode, on its device and in its precision.
+        precision: What to call the precision; None = what the aggregation networks have.
     """
 
     name = "torch"
 
-    def __init__(self, network: DescriptorNetwork) -> None:
+    def __init__(self, network: DescriptorNetwork, precision: str | None = None) -> None:
         self.network = network
-        weight = next(network.parameters())
+        weight = network.semantic.mixing_weights
         self.device = weight.device
-        self.precision = precision_name(weight.dtype)
+        self.precision = precision or precision_name(weight.dtype)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,12 +41,13 @@ class CompiledRuntime(TorchRuntime):
 
     Args:
         network: As for :class:`TorchRuntime`.
+        precision: As for :class:`TorchRuntime`.
     """
 
     name = "torch-compile"
 
-    def __init__(self, network: DescriptorNetwork) -> None:
-        super().__init__(network)
+    def __init__(self, network: DescriptorNetwork, precision: str | None = None) -> None:
+        super().__init__(network, precision)
         self._sizes = BatchSizes()
         mode = "max-autotune" if self.device.type == "cuda" else None
         self._compiled = torch.compile(network, mode=mode, dynamic=False)

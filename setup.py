@@ -58,7 +58,8 @@ EXTRAS = {
     # Figures of what the descriptors see (matplotlib), principal components and k-means
     # (scikit-learn) and the assignment that gives clusters their colours (scipy).
     "visualize": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
-    # Linear layers in 8 bits: PyTorch's own library for it (BSD), with kernels for CPU and CUDA.
+    # Linear layers in 8 bits: PyTorch's own library for it (BSD). Not among the tests' packages:
+    # where it is installed, diffusers imports it too, which takes 2.6 s.
     "quantize": ["torchao>=0.17"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
@@ -77,7 +78,6 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
-        "torchao>=0.17",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
     ],
     # Peers in the benchmarks that the tests do without.

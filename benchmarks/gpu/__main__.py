@@ -26,12 +26,13 @@ NO_GPU = 3  # exit code
 BUDGET = 470  # seconds of all steps together: one call ends within eight minutes
 # Name, module, seconds that it may take; few take all of them. The last step goes without first.
 STEPS = (
-    ("environment", "environment", 40),
-    ("native tests", "native_tests", 100),
-    ("tuning", "tuning", 110),
-    ("matching", "matching", 80),
-    ("extraction", "extraction", 80),
-    ("throughput", "throughput", 70),
+    ("environment", "environment", 30),
+    ("native tests", "native_tests", 90),
+    ("tuning", "tuning", 70),
+    ("matching", "matching", 60),
+    ("extraction", "extraction", 60),
+    ("throughput", "throughput", 50),
+    ("levers", "levers", 120),
     ("group norm", "group_norm", 60),
 )
 Run = Callable[[str, Path, float], str | None]

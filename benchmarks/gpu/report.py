@@ -48,7 +48,7 @@ def _throughputs(results: Results) -> tuple[dict[str, Any] | None, dict[str, Any
 
 def markdown(results: Results) -> str:
     """The tables of a run."""
-    sections = (_environment, _targets, _matching, _extraction, _throughput, _group_norm)
+    sections = (_environment, _targets, _matching, _extraction, _throughput, _levers, _group_norm)
     lines = [line for section in sections for line in section(results)]
     for step, rows in results.items():
         lines += [f"- {step}: {row['error']}" for row in rows if "error" in row and len(row) == 1]
@@ -144,6 +144,28 @@ def _throughput(results: Results) -> list[str]:
         lines.append(
             f"| {row['workload']} | {row['how']} | {row['pairs_per_s']:.2f} | {times} | "
             f"{row['images_per_s']:.2f} | {share} | {peak} |"
+        )
+    return [*lines, ""]
+
+
+def _levers(results: Results) -> list[str]:
+    rows = [row for row in results.get("levers", []) if "lever" in row]
+    if not rows:
+        return []
+    first = next((row["images_per_s"] for row in rows if "images_per_s" in row), None)
+    lines = ["## levers, SD 2.1 shape, 768 x 768, batch 8", ""]
+    lines += [
+        "| lever | images/s | x default | least cosine | mean cosine | peak MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "error" in row:
+            lines.append(f"| {row['lever']} | {row['error']} | | | | |")
+            continue
+        times = f"{row['images_per_s'] / first:.2f}" if first else ""
+        lines.append(
+            f"| {row['lever']} | {row['images_per_s']:.2f} | {times} | {row['least_cosine']:.4f} | "
+            f"{row['mean_cosine']:.5f} | {row['peak_mib']:.0f} |"
         )
     return [*lines, ""]
 

@@ -121,12 +121,25 @@ def test_throughput_is_against_the_recipe_and_the_gemm() -> None:
     assert "| any | recipe | 4.00 | 1.0 | 8.00 |  |  |" in text
 
 
+def test_levers_are_against_the_default() -> None:
+    rows: list[dict[str, Any]] = [
+        {"lever": "default", "images_per_s": 40.0, "least_cosine": 0.99, "mean_cosine": 0.999,
+         "peak_mib": 10.0},
+        {"lever": "faster", "images_per_s": 60.0, "least_cosine": 0.9, "mean_cosine": 0.99,
+         "peak_mib": 20.0},
+        {"lever": "absent", "error": "ImportError: no xformers"},
+    ]  # fmt: skip
+    text = markdown({"levers": rows})
+    assert "| faster | 60.00 | 1.50 | 0.9000 | 0.99000 | 20 |" in text
+    assert "| absent | ImportError: no xformers | | | | |" in text
+
+
 def test_an_empty_run_has_a_table_too() -> None:
     assert "not measured" in markdown({})
 
 
 @pytest.mark.parametrize(
-    "module", ["environment", "native_tests", "matching", "extraction", "throughput"]
+    "module", ["environment", "native_tests", "matching", "extraction", "throughput", "levers"]
 )
 def test_each_step_runs_on_a_small_scale(module: str, tmp_path: Path) -> None:
     """Interpreted and tiny: what is tried is that a first run on a GPU has no slip in it."""

@@ -18,13 +18,19 @@ import pytest
 import torch
 from many_images import Batch, write_batch
 from pytest_benchmark.fixture import BenchmarkFixture
-from reference_recipe import ReferenceRecipe, parts_of
 
+from benchmarks.flops import operations_per_image
+from benchmarks.reference_recipe import ReferenceRecipe, parts_of
+from benchmarks.sd_shape import HALF, LEVELS, network_of, parts
 from vsm_fast import VSMScorer
 from vsm_fast.checkpoints import find_model
+from vsm_fast.model_config import BackboneConfig, ModelConfig, Thresholds
+from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.runtimes.torch_runtime import TorchRuntime
 
 SAMPLE = 24  # pairs of the recipe in each round
 LEAST = {"float32": 3.3, "bfloat16": 3.3}  # times the recipe's pairs per second
+LEAST_HALF_WIDTH = 1.8
 FLAT = 0.05  # of the peak memory, from 200 to 5,000 generations
 
 
@@ -90,6 +96,59 @@ def test_pairs_per_second(
         )
     if references == 1:
         assert ratio >= LEAST[dtype]
+
+
+def test_a_half_width_sd_shape(
+    benchmark: BenchmarkFixture,
+    capsys: pytest.CaptureFixture[str],
+    interleaved_times: Callable[..., dict[str, list[float]]],
+    tmp_path: Path,
+) -> None:
+    """Random weights, half of SD 2.1's widths, 384 pixels: the library against the recipe."""
+    benchmark.group = "throughput, half-width SD shape"
+    torch.manual_seed(0)
+    made = parts(HALF)
+    config = ModelConfig(
+        "half-width SD shape",
+        BackboneConfig(LEVELS, 384, 261.0),
+        made.semantic.config,
+        Thresholds(semantic=-1.0, visual=0.9),
+    )
+    recipe = ReferenceRecipe(config, made)
+    network = network_of(made)
+    network.backbone.fold(384)  # type: ignore[operator]
+    operations = operations_per_image(network, 384)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scorer = VSMScorer(LoadedModel(config, TorchRuntime(network)))
+    batch = write_batch(tmp_path, 1, 8)
+
+    def run_recipe() -> list[float]:
+        return [
+            recipe.score(
+                (batch.refs[ref], batch.ref_masks[ref]), (batch.gens[gen], batch.gen_masks[gen])
+            )
+            for ref, gen in batch.pairs[:2]
+        ]
+
+    seconds = benchmark.pedantic(
+        interleaved_times,
+        args=({"recipe": run_recipe, "vsm_fast": lambda: _score(scorer, batch)},),
+        kwargs={"rounds": 3, "warmup": 1},
+        rounds=1,
+    )
+    np.testing.assert_allclose(run_recipe(), _score(scorer, batch)[:2], atol=0.02)
+    rates = {"recipe": 2 / statistics.median(seconds["recipe"])}
+    rates["vsm_fast"] = len(batch.pairs) / statistics.median(seconds["vsm_fast"])
+    ratio = rates["vsm_fast"] / rates["recipe"]
+    achieved = rates["vsm_fast"] * (1 + 1 / len(batch.pairs)) * operations
+    benchmark.extra_info.update(ratio=ratio, pairs_per_second=rates, flops=achieved)
+    with capsys.disabled():
+        print(
+            f"\nhalf-width SD shape at 384, 1 x 8: {rates['vsm_fast']:.2f} pairs/s against "
+            f"{rates['recipe']:.2f}, {ratio:.2f} times; {operations / 1e9:.0f} GFLOP an image, "
+            f"{achieved / 1e9:.0f} GFLOP/s"
+        )
+    assert ratio >= LEAST_HALF_WIDTH
 
 
 def _check_same(recipe: list[float], ours: np.ndarray) -> None:

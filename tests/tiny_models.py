@@ -15,9 +15,9 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
-from reference_recipe import level_outputs
 from safetensors.torch import save_file
 
+from benchmarks.reference_recipe import level_outputs
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig
 

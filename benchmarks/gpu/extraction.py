@@ -11,61 +11,9 @@ import torch
 
 from benchmarks.flops import operations_per_image
 from benchmarks.gpu.timing import measure, rate
-from benchmarks.reference_recipe import Parts
-from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.folding import fold_constants
-from vsm_fast.backbones.unet import UNetFeatures, level_index
-from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import AggregationConfig
+from benchmarks.sd_shape import FULL, TINY, network_of, parts
 
-LEVELS = ("us3", "us6", "us8", "us9", "us10")
-AGGREGATION = AggregationConfig(grid=(48, 48), bottleneck_channels=96, descriptor_channels=384)
-TIMESTEP, LATENT_SCALE = 261.0, 0.18215
 BATCHES = (1, 4, 8, 16, 32)
-
-
-def parts(*, quick: bool) -> Parts:
-    """What the published model is made of, with random weights; ``quick`` shrinks its widths."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    widths = (8, 8, 16, 16) if quick else (320, 640, 1280, 1280)
-    heads = (2, 2, 4, 4) if quick else (5, 10, 20, 20)
-    context, groups = (12, 4) if quick else (1024, 32)
-    unet = UNet2DConditionModel(
-        sample_size=96,
-        block_out_channels=widths,
-        attention_head_dim=heads,
-        cross_attention_dim=context,
-        use_linear_projection=True,
-        norm_num_groups=groups,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16) if quick else (128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=groups,
-    )
-    resnets = [resnet for block in unet.up_blocks for resnet in block.resnets]
-    channels = [resnets[level_index(level)].out_channels for level in LEVELS]
-    semantic, visual = (AggregationNetwork(channels, AGGREGATION) for _ in range(2))
-    prompt = torch.randn(1, 77, context)
-    return Parts(unet, vae, {"encoder_hidden_states": prompt}, semantic, visual)
-
-
-def network(made: Parts) -> DescriptorNetwork:
-    """The network of parts, which are taken over, before anything is folded."""
-    features = UNetFeatures(
-        made.unet,
-        LEVELS,
-        TIMESTEP,
-        vae=made.vae,
-        latent_scale=LATENT_SCALE,
-        conditioning=made.conditioning,
-    )
-    whole = DescriptorNetwork(features, made.semantic, made.visual)
-    return whole.eval().requires_grad_(False)
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
@@ -75,9 +23,9 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
     others are after.
     """
     side = 64 if quick else 768
-    unfolded = network(parts(quick=quick))
+    unfolded = network_of(parts(TINY if quick else FULL))
     model = copy.deepcopy(unfolded)
-    fold_constants(model.backbone, side)
+    model.backbone.fold(side)  # type: ignore[operator]
     counted = operations_per_image(model, side)
     for part in (unfolded, model):
         part.to(device, memory_format=torch.channels_last)

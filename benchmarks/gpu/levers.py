@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu.extraction import LATENT_SCALE, network, parts
 from benchmarks.gpu.timing import measure
+from benchmarks.sd_shape import FULL, LATENT_SCALE, TINY, network_of, parts
 from vsm_fast.runtimes.quantized import quantize_linear
 
 BATCH = 8
@@ -90,7 +90,7 @@ _QUICK = ("default", "float32", "contiguous memory", "tiny VAE (random weights: 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
     """Rows of (lever, images per second, least and mean cosine)."""
     side = 64 if quick else 768
-    folded = network(parts(quick=quick))
+    folded = network_of(parts(TINY if quick else FULL))
     folded.backbone.fold(side)  # type: ignore[operator]
     folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.rand(2 if quick else BATCH, 3, side, side, device=device) * 2 - 1

@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.flops import operations_per_image
-from benchmarks.gpu.extraction import AGGREGATION, LATENT_SCALE, LEVELS, TIMESTEP, network, parts
 from benchmarks.reference_recipe import ReferenceRecipe
+from benchmarks.sd_shape import FULL, LATENT_SCALE, LEVELS, TIMESTEP, TINY, network_of, parts
 from vsm_fast import VSMScorer
-from vsm_fast.backbones.folding import fold_constants
 from vsm_fast.model_config import BackboneConfig, ModelConfig
 from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
@@ -34,18 +33,18 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
     """Rows of (workload, how) with pairs and images per second and the peak of memory."""
     side = 64 if quick else 768
     dtype = torch.bfloat16
-    made = parts(quick=quick)
+    made = parts(TINY if quick else FULL)
     config = ModelConfig(
         "SD 2.1 shape, random weights",
         BackboneConfig(LEVELS, side, TIMESTEP, latent_scale=LATENT_SCALE),
-        AGGREGATION,
+        made.semantic.config,
     )
     images = _images(2 if quick else DIFFERENT, 96 if quick else 1024)
     rate = _recipe_rate(ReferenceRecipe(config, made, device, dtype), images, 1 if quick else 8)
     yield {"workload": "any", "how": "recipe", "pairs_per_s": rate, "images_per_s": 2 * rate}
 
-    folded = network(made)
-    fold_constants(folded.backbone, side)
+    folded = network_of(made)
+    folded.backbone.fold(side)  # type: ignore[operator]
     counted = operations_per_image(copy.deepcopy(folded), side)
     folded.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for kind in (TorchRuntime,) if quick else (TorchRuntime, CompiledRuntime):

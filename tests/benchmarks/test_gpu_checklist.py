@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not installed
-
 from benchmarks.gpu.__main__ import BUDGET, NO_GPU, ROOT, STEPS, main, run_checklist, run_step
 from benchmarks.gpu.report import TARGET_SHAPE, Results, markdown, targets
 

@@ -30,7 +30,7 @@ from vsm_fast.runtimes.torch_runtime import TorchRuntime
 
 SAMPLE = 24  # pairs of the recipe in each round
 LEAST = {"float32": 3.3, "bfloat16": 3.3}  # times the recipe's pairs per second
-LEAST_HALF_WIDTH = 1.8
+LEAST_HALF_WIDTH = 1.5
 FLAT = 0.05  # of the peak memory, from 200 to 5,000 generations
 
 

@@ -66,6 +66,9 @@ EXTRAS = {
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
+        "onnx>=1.18",
+        "onnxscript>=0.4",
+        "onnxruntime>=1.22",
         TRITON,  # without a GPU the kernels are interpreted, and compiled ahead of time
         "pytest-benchmark>=5.1",
         "hypothesis>=6.100",

@@ -20,6 +20,7 @@ LEVERS = (
     ("torch", "float16"),
     ("torch-compile", "float32"),
     ("torch-compile", "bfloat16"),
+    ("onnxruntime", "float32"),
 )
 
 

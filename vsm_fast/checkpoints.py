@@ -268,14 +268,18 @@ def save_trained(
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, mark: str = "config.json") -> Iterator[Path]:
     """A folder to write into, which then replaces ``folder`` in one step.
 
+    Args:
+        folder: Is replaced if it has a file ``mark``.
+        mark: By which a folder of this kind is known.
+
     Raises:
-        ModelError: ``folder`` exists and is not a model folder.
+        ModelError: ``folder`` exists and is something else.
     """
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} exists and is not a model folder; it is left as it is.")
+    if folder.exists() and not (folder / mark).is_file():
+        raise ModelError(f"{folder} exists and has no {mark}; it is left as it is.")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -7,7 +7,7 @@ import re
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from vsm_fast.backbones.presets import PRESETS, converted_folder
+from vsm_fast.backbones.presets import PRESETS, converted_folder, home
 from vsm_fast.errors import ModelError
 
 EMBEDDED = ("tiny",)
@@ -78,3 +78,8 @@ def _converted(name: str, revision: str | None) -> Path:
             + (" --tiny-vae" if name.endswith("-tiny-vae") else "")
         )
     return folder
+
+
+def exports_home() -> Path:
+    """Folder of the exports that runtimes made for themselves."""
+    return home() / "exports"

@@ -106,8 +106,8 @@ class VSMScorer:
             revision: Commit, tag or branch of a Hub repository.
             device: ``"auto"`` (CUDA when there is one), or a torch device.
             dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
-            runtime: What runs the network: ``"auto"``, ``"torch"``, or ``"torch-compile"``
-                (minutes of compiling, for long runs).
+            runtime: What runs the network: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra
+                ``onnx``), or ``"torch-compile"`` (minutes of compiling, for long runs).
             local_files_only: Never ask the network, even for a Hub repository.
             cache: Folder for descriptors, so that no image is described twice, in this process
                 or a later one; or a ``DescriptorCache``.

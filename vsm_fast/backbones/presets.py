@@ -121,15 +121,15 @@ def with_revisions(preset: Preset, revisions: Mapping[str, str]) -> Preset:
     return replace(preset, **changed)
 
 
-def models_home() -> Path:
-    """Folder of converted models: ``$VSM_FAST_HOME/models``, by default under ``~/.cache``."""
-    home = os.environ.get("VSM_FAST_HOME")
-    return (Path(home).expanduser() if home else Path.home() / ".cache" / "vsm_fast") / "models"
+def home() -> Path:
+    """Folder of what this library keeps: ``$VSM_FAST_HOME``, by default under ``~/.cache``."""
+    given = os.environ.get("VSM_FAST_HOME")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "vsm_fast"
 
 
 def converted_folder(name: str) -> Path:
     """Where ``vsm-fast convert`` puts a preset by default, and where it is looked for."""
-    return models_home() / name
+    return home() / "models" / name
 
 
 _CLIP = TextEncoder()

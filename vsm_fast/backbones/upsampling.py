@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsm_fast.errors import ModelError
@@ -52,6 +53,13 @@ class SubPixelUpsample(nn.Module):
                 f"{tuple(output_size)}. Images must have the model's resolution."
             )
         found = self.conv(hidden_states).unflatten(1, (4, -1))
+        if torch.compiler.is_exporting():  # ONNX writes into parts of a tensor by scattering
+            kinds = [
+                found[:, 2 * row + column, :, row : row + height, column : column + width]
+                for row in (0, 1)
+                for column in (0, 1)
+            ]
+            return F.pixel_shuffle(torch.stack(kinds, dim=2).flatten(1, 2), 2)
         channels = found.shape[2]
         doubled = torch.empty(
             (batch, channels, *wanted),

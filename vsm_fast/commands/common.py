@@ -66,7 +66,7 @@ def add_model(group: _Arguments) -> None:
     group.add_argument(
         "--runtime",
         default="auto",
-        choices=("auto", "torch", "torch-compile"),
+        choices=("auto", "torch", "torch-compile", "onnxruntime"),
         help="what runs the network (default: %(default)s)",
     )
 
@@ -91,7 +91,7 @@ def load_scorer(arguments: argparse.Namespace, cache: Path | None = None) -> VSM
             runtime=arguments.runtime,
             cache=cache,
         )
-    except ImportError as error:  # an extra that the dtype or the runtime needs
+    except (ImportError, ValueError) as error:  # an extra is missing, or options do not fit
         raise UsageError(str(error)) from error
 
 

@@ -49,6 +49,9 @@ class BatchRange:
         return self.least == self.most
 
 
+DEFAULT_BATCH = BatchRange(1, 8, 32)
+
+
 @dataclass(frozen=True)
 class ExportRecord:
     """What ``export.json`` says.

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from vsm_fast.checkpoints import load_model
-from vsm_fast.devices import choose_device, choose_dtype
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.checkpoints import load_model, read_config
+from vsm_fast.devices import choose_device, choose_dtype, precision_name
+from vsm_fast.errors import ModelError
+from vsm_fast.extras import required
+from vsm_fast.model_config import ModelConfig, weights_fingerprint
+from vsm_fast.model_location import exports_home, find_model
+from vsm_fast.runtimes.exported import is_exported, read_record
+from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.runtimes.quantized import QUANTIZED, quantize_linear
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
+from vsm_fast.version import __version__
 
-RUNTIMES = ("auto", "torch", "torch-compile")
+_log = logging.getLogger(__name__)
+
+RUNTIMES = ("auto", "torch", "torch-compile", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -47,24 +58,28 @@ def load_runtime(
     """Load a model into a runtime.
 
     Args:
-        name_or_path: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub
-            repository id.
+        name_or_path: ``"tiny"`` (embedded), a model folder, an exported folder, a converted
+            preset, or a Hub repository id.
         revision: Commit, tag or branch of a Hub repository.
         device: ``"auto"`` (CUDA when there is one) or a torch device.
         dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), ``"float32"``, ``"bfloat16"``,
             ``"float16"``, or ``"int8"`` or ``"float8"`` for the linear layers of a network in
             ``"auto"``.
-        runtime: One of ``RUNTIMES``.
+        runtime: One of ``RUNTIMES``. ``"auto"`` is ``"onnxruntime"`` for an exported folder, else
+            ``"torch"``. A model with weights is exported on the first use of ``"onnxruntime"``.
         local_files_only: Never ask the network, even for a Hub repository.
 
     Raises:
         ModelError: Files are missing, altered or do not fit together.
         ValueError: An unknown dtype or runtime.
-        ImportError: An 8-bit dtype, and torchao is not installed.
+        ImportError: A package that the dtype or the runtime needs is not installed.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}.")
     where = choose_device(device)
+    folder = find_model(name_or_path, revision=revision, local_files_only=local_files_only)
+    if is_exported(folder):
+        return load_exported(folder, where, dtype, runtime)
     precision = choose_dtype("auto" if dtype in QUANTIZED else dtype, where)
     load = partial(
         _load_torch,
@@ -74,9 +89,65 @@ def load_runtime(
         local_files_only=local_files_only,
         compiled=runtime == "torch-compile",
     )
+    if runtime == "onnxruntime":
+        if dtype in QUANTIZED:
+            raise ValueError(f"runtime 'onnxruntime' has no dtype {dtype!r}; use 'auto'.")
+        exported = exported_folder(os.fspath(name_or_path), folder, precision_name(precision))
+        loaded = load_exported(exported, where, "auto", runtime)
+        if loaded.runtime.precision == "float32":
+            return loaded
+        return replace(loaded, in_float32=lambda: load(torch.float32)[1])
     config, chosen = load(precision, quantized=dtype if dtype in QUANTIZED else None)
     in_float32 = None if chosen.precision == "float32" else lambda: load(torch.float32)[1]
     return LoadedModel(config, chosen, in_float32)
+
+
+def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) -> LoadedModel:
+    """Load an exported folder.
+
+    Raises:
+        ModelError: Its files are missing, altered or damaged, or the runtime needs weights.
+        ValueError: It was exported in another precision.
+        ImportError: onnxruntime is not installed.
+    """
+    if runtime not in ("auto", "onnxruntime"):
+        raise ModelError(
+            f"{folder} is an exported network, which runtime {runtime!r} cannot run; use 'auto', "
+            "or give the model that it was exported from."
+        )
+    record = read_record(folder)
+    if dtype not in ("auto", record.precision):
+        raise ValueError(
+            f"{folder} was exported in {record.precision}, got dtype {dtype!r}; use 'auto', or "
+            "export it again."
+        )
+    return LoadedModel(record.model, OnnxRuntime(folder, record, device))
+
+
+def exported_folder(model: str, folder: Path, precision: str) -> Path:
+    """The export of a model with weights, made when it is missing.
+
+    Args:
+        model: Its name.
+        folder: Where it is.
+        precision: Of the export.
+
+    Raises:
+        ModelError: It cannot be exported.
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    required("onnxruntime", "onnx", "runtime 'onnxruntime'")
+    config = read_config(folder)
+    versions = f"{__version__} {torch.__version__} {config.to_json()}"
+    settings = hashlib.sha256(versions.encode()).hexdigest()[:8]
+    out = exports_home() / f"{weights_fingerprint(config)[:16]}-{settings}-{precision}"
+    if not is_exported(out):
+        from vsm_fast.export import onnx_graph
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _log.warning("exporting %s for ONNX Runtime into %s, which happens once", model, out)
+        onnx_graph.export_onnx(model, out, onnx_graph.ExportOptions(precision))
+    return out
 
 
 def _load_torch(

@@ -1,0 +1,100 @@
+"""Export a model to ONNX.
+
+python export/build_onnx.py --model tiny --out exported
+vsm-fast score --model exported --refs refs --gens gens
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vsm_fast.errors import VSMError
+from vsm_fast.runtimes.exported import DEFAULT_BATCH, BatchRange
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+FAILED, USAGE, MODEL = 1, 2, 4  # exit codes, as of vsm-fast
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, in which precision, for which batches."""
+    parser.add_argument(
+        "--dtype", default="fp32", choices=tuple(PRECISIONS), help="default: %(default)s"
+    )
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument("--static-batch", type=_static, metavar="N", dest="batch")
+    batch.add_argument(
+        "--dynamic",
+        type=_dynamic,
+        metavar="LEAST:BEST:MOST",
+        dest="batch",
+        help="batch sizes (default: 1:8:32)",
+    )
+    parser.add_argument(
+        "--local-files-only", action="store_true", help="never ask the network for the model"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="build_onnx.py", description="Export a model to ONNX, checked against torch."
+    )
+    parser.add_argument("--model", required=True, help="name (vsm-fast models) or folder")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the exported model")
+    add_model_options(parser)
+    parser.add_argument("--opset", type=int, default=0, help="ONNX operator set")
+    options = parser.parse_args(arguments)
+    # Slow to import, and not needed to refuse wrong options. Torch says at each export that
+    # torchvision, which nothing here uses, is not installed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+
+    try:
+        record = export_onnx(
+            options.model,
+            options.out,
+            ExportOptions(
+                PRECISIONS[options.dtype],
+                options.batch or DEFAULT_BATCH,
+                options.opset,
+            ),
+            local_files_only=options.local_files_only,
+            tell=print,
+        )
+    except ImportError as error:
+        return _refuse(error, USAGE)
+    except VSMError as error:
+        return _refuse(error, MODEL)
+    except OSError as error:
+        return _refuse(error, FAILED)
+    size = sum((options.out / name).stat().st_size for name in record.files) / 2**20
+    print(f"wrote {options.out}: {size:.1f} MiB, operator set {record.opset}")
+    print(f"Score with it: vsm-fast score --model {options.out} --refs ... --gens ...")
+    return 0
+
+
+def _refuse(error: Exception, code: int) -> int:
+    print(f"build_onnx.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _static(text: str) -> BatchRange:
+    return _dynamic(f"{text}:{text}:{text}")
+
+
+def _dynamic(text: str) -> BatchRange:
+    try:
+        least, best, most = map(int, text.split(":"))
+        return BatchRange(least, best, most)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"wanted batch sizes 1 <= LEAST <= BEST <= MOST; got {text!r}"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -69,7 +70,20 @@ def is_plain(module: Any) -> bool:
 
 def save_memory(network: nn.Module) -> None:
     """Replace every plain ``ResnetBlock2D`` inside a network, in place."""
+    replace_modules(network, is_plain, ResidualBlock)
+
+
+def replace_modules(
+    network: nn.Module, fits: Callable[[nn.Module], bool], made: Callable[[Any], nn.Module]
+) -> None:
+    """Replace modules inside a network, in place.
+
+    Args:
+        network: It is not replaced itself.
+        fits: Whether a module is to be replaced.
+        made: By what.
+    """
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if is_plain(child):
-                setattr(parent, name, ResidualBlock(child))
+            if fits(child):
+                setattr(parent, name, made(child))

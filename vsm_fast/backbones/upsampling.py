@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsm_fast.backbones.residual import replace_modules
 from vsm_fast.errors import ModelError
 
 
@@ -108,7 +109,4 @@ def is_plain(module: Any) -> bool:
 
 def fold_upsamplers(unet: nn.Module) -> None:
     """Replace every plain ``Upsample2D`` inside a frozen network, in place."""
-    for parent in list(unet.modules()):
-        for name, child in list(parent.named_children()):
-            if is_plain(child):
-                setattr(parent, name, SubPixelUpsample(child))
+    replace_modules(unet, is_plain, SubPixelUpsample)

@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="name (vsm-fast models) or folder")
     parser.add_argument("--out", required=True, type=Path, help="folder of the exported model")
     add_model_options(parser)
+    parser.add_argument(
+        "--fuse-matching",
+        action="store_true",
+        help="also write scores.onnx, which matches and scores descriptors",
+    )
     parser.add_argument("--opset", type=int, default=0, help="ONNX operator set")
     options = parser.parse_args(arguments)
     # Slow to import, and not needed to refuse wrong options. Torch says at each export that
@@ -61,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 PRECISIONS[options.dtype],
                 options.batch or DEFAULT_BATCH,
                 options.opset,
+                options.fuse_matching,
             ),
             local_files_only=options.local_files_only,
             tell=print,

@@ -17,6 +17,7 @@ from vsm_fast.checkpoints import load_model, new_folder
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_graph
+from vsm_fast.export.scores_graph import SCORES, export_scores
 from vsm_fast.extras import required
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import ModelConfig, weights_fingerprint
@@ -52,11 +53,13 @@ class ExportOptions:
         precision: ``"float32"``, ``"float16"`` or ``"bfloat16"``; input and outputs stay float32.
         batch: Batch sizes that it takes.
         opset: ONNX operator set; 0 = that of ``OPSETS``.
+        scores: Whether matching and scoring are exported too, as ``scores.onnx``.
     """
 
     precision: str = "float32"
     batch: BatchRange = DEFAULT_BATCH
     opset: int = 0
+    scores: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in OPSETS:
@@ -109,6 +112,9 @@ def export_onnx(
         del program
         tell("checking the graph")
         (check or check_graph)(folder / ONNX, network, options)
+        if options.scores:
+            tell("exporting and checking the graph of the scores")
+            export_scores(folder / SCORES, config.aggregation, options.batch, options.opset)
         record = ExportRecord(
             config,
             options.precision,

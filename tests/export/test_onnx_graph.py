@@ -9,7 +9,7 @@ import onnx
 import pytest
 import tiny_models
 import torch
-from tiny_models import aggregation_pair, condition_unet, config_of, context, pixel_unet, small_vae
+from tiny_models import aggregation_pair, condition_unet, config_of, context, small_vae
 
 from vsm_fast import ModelError
 from vsm_fast.checkpoints import load_model, save_model
@@ -30,14 +30,6 @@ def model(tmp_path_factory):
         folder, config, condition_unet(), *aggregation_pair((16, 8)), torch.float32,
         vae=small_vae(), conditioning={"encoder_hidden_states": context()},
     )  # fmt: skip
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A model whose export takes a second or two."""
-    folder = tmp_path_factory.mktemp("small") / "model"
-    save_model(folder, config_of(("us2",), 32), pixel_unet(), *aggregation_pair((24,)))
     return str(folder)
 
 
@@ -104,35 +96,37 @@ def test_a_graph_that_computes_something_else_is_not_built(exported, model, tmp_
         check_graph(exported[0] / ONNX, load_model(model)[1], options)
 
 
-def test_an_export_that_fails_or_is_interrupted_leaves_nothing(small, tmp_path):
+def test_an_export_that_fails_or_is_interrupted_leaves_nothing(small_model, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_onnx(small, tmp_path / "out", check=interrupted)
+        export_onnx(small_model, tmp_path / "out", check=interrupted)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("x")
     with pytest.raises(ModelError, match="left as it is"):
-        export_onnx(small, tmp_path / "mine")
+        export_onnx(small_model, tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").exists()
 
 
-def test_a_fixed_batch_and_float16(small, tmp_path):
+def test_a_fixed_batch_and_float16(small_model, tmp_path):
     options = ExportOptions("float16", BatchRange(2, 2, 2))
-    record = export_onnx(small, tmp_path / "out", options)
+    record = export_onnx(small_model, tmp_path / "out", options)
     graph = onnx.load(tmp_path / "out" / ONNX).graph
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert (record.precision, record.batch.static) == ("float16", True)
     assert any(v.data_type == onnx.TensorProto.FLOAT16 for v in graph.initializer)
-    other = export_onnx(small, tmp_path / "out", ExportOptions("bfloat16", BatchRange(2, 2, 2)))
+    other = export_onnx(
+        small_model, tmp_path / "out", ExportOptions("bfloat16", BatchRange(2, 2, 2))
+    )
     assert read_record(tmp_path / "out") == other
 
 
-def test_the_command(small, tmp_path, capsys):
+def test_the_command(small_model, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["--model", small, "--out", str(out), "--dynamic", "1:2:4"]) == 0
+    assert main(["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]) == 0
     said = capsys.readouterr().out
     assert f"wrote {out}" in said
     assert f"vsm-fast score --model {out}" in said
@@ -141,5 +135,5 @@ def test_the_command(small, tmp_path, capsys):
     assert "no model" in capsys.readouterr().err
     for batch in ("4:2:1", "1:2", "x"):
         with pytest.raises(SystemExit):
-            main(["--model", small, "--out", str(out), "--dynamic", batch])
+            main(["--model", small_model, "--out", str(out), "--dynamic", batch])
         assert "LEAST <= BEST <= MOST" in capsys.readouterr().err

@@ -43,6 +43,8 @@ class OnnxRuntime:
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = torch.get_num_threads()
+        # Waiting threads sleep: those that decode and match need the cores between two batches.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(
                 str(path), options, providers=_providers(device)

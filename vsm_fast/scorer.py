@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from vsm_fast.cache import DescriptorCache
-from vsm_fast.collector import ScoreCollector
+from vsm_fast.collector import MatchedSides, ScoreCollector
 from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
@@ -183,7 +183,7 @@ class VSMScorer:
             semantic_threshold: In [-1, 1]; None = the model's.
             visual_threshold: In [-1, 1]; None = the model's.
             batch_size: Images per forward pass; None chooses.
-            heatmaps: Keep what :meth:`VSMScores.heatmap` needs.
+            heatmaps: Keep what :meth:`VSMScores.heatmap` needs, and the matched points.
             on_error: ``"record"`` gives a bad image's rows a status and NaN; ``"raise"`` stops.
             progress: True for a bar, or a function of (images done, images in all).
 
@@ -229,7 +229,8 @@ class VSMScorer:
                     semantic,
                     visual_thresholds=[visual],
                 )
-                collector.add(rows, matches, described, ref_subjects, subjects, first)
+                sides = MatchedSides(described, references, batch_pairs)
+                collector.add(rows, matches, sides, ref_subjects, subjects, first)
                 advance(len(subjects))
         return collector.finish(
             ref_ids=image_names(ref_list, "ref"),

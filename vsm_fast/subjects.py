@@ -27,6 +27,7 @@ class Subject:
         pixels: float32 [3, R, R] in [-1, 1]; None unless ok.
         cell_mask: bool [h, w], the subject on the descriptor grid; None unless ok.
         box: (left, top, right, bottom) in pixels of the region that the network sees.
+        size: (H, W) of the image in pixels; zeros where it is not known.
         mask: bool [H, W], the subject on the image; None unless ok.
     """
 
@@ -37,6 +38,7 @@ class Subject:
     pixels: Tensor | None = None
     cell_mask: NDArray[np.bool_] | None = None
     box: Box = (0, 0, 0, 0)
+    size: tuple[int, int] = (0, 0)
     mask: NDArray[np.bool_] | None = None
 
     def without_pixels(self) -> Subject:
@@ -45,7 +47,7 @@ class Subject:
 
     def summary(self) -> Subject:
         """The same without pixels and masks: what is kept of a described reference."""
-        return Subject(self.status, self.reason, self.notes, self.mask_origin)
+        return replace(self, pixels=None, cell_mask=None, mask=None)
 
 
 def prepare_subject(
@@ -85,5 +87,6 @@ def prepare_subject(
         pixels=to_input(pixels, box, backbone.resolution, backbone.interpolation),
         cell_mask=reduce_mask(mask.pixels, box, config.aggregation.grid),
         box=box,
+        size=(mask.pixels.shape[0], mask.pixels.shape[1]),
         mask=mask.pixels,
     )

@@ -87,6 +87,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("outputs")
     group.add_argument("--out", type=Path, metavar="FILE", help="results: " + ", ".join(FORMATS))
+    group.add_argument(
+        "--points", action="store_true", help="with the matched points of each pair (.parquet)"
+    )
     group.add_argument("--heatmaps", type=Path, metavar="DIR", help="write one PNG a scored pair")
     group.add_argument(
         "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
@@ -110,7 +113,7 @@ def _score(arguments: argparse.Namespace) -> ExitCode:
 
     outputs = []
     if arguments.out is not None:
-        _write(scores, arguments.out)
+        _write(scores, arguments.out, arguments.points)
         outputs.append(f"results: {arguments.out}")
     if arguments.heatmaps is not None:
         count = _write_heatmaps(scores, pairing.rows, arguments.heatmaps, arguments.limit_heatmaps)
@@ -129,11 +132,15 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     if out is not None:
         if out.suffix.lower() not in FORMATS:
             raise UsageError(f"--out must end in {', '.join(FORMATS)}; got {out}.")
+        if arguments.points and out.suffix.lower() != ".parquet":
+            raise UsageError(f"--points needs an --out that ends in .parquet; got {out}.")
         if out.is_dir():
             raise UsageError(f"--out must be a file; {out} is a folder.")
         if arguments.manifest and out.resolve() == arguments.manifest.resolve():
             raise UsageError(f"--out would overwrite the manifest {out}.")
         make_folder(out.parent, "--out")
+    elif arguments.points:
+        raise UsageError("--points needs --out FILE.parquet.")
     if arguments.heatmaps is None:
         if arguments.limit_heatmaps is not None:
             raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
@@ -187,14 +194,16 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
         semantic_threshold=arguments.semantic_threshold,
         visual_threshold=arguments.visual_threshold,
         batch_size=arguments.batch_size,
-        heatmaps=arguments.heatmaps is not None,
+        heatmaps=arguments.heatmaps is not None or arguments.points,
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
 
 
-def _write(scores: VSMScores, out: Path) -> None:
-    writers = {".parquet": scores.to_parquet, ".csv": scores.to_csv, ".jsonl": scores.to_jsonl}
-    writers[out.suffix.lower()](out)
+def _write(scores: VSMScores, out: Path, points: bool) -> None:
+    if out.suffix.lower() == ".parquet":
+        scores.to_parquet(out, points=points)
+    else:
+        {".csv": scores.to_csv, ".jsonl": scores.to_jsonl}[out.suffix.lower()](out)
 
 
 def _write_heatmaps(

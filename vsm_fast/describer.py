@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Describer:
-    """Describes batches of subjects with one model.
+    """Describes batches of subjects with one model; several threads may call it at once.
 
     Args:
         model: The model and what runs it.
@@ -44,6 +45,7 @@ class Describer:
         self._device = model.runtime.device
         self._at_once = sys.maxsize  # images; less when they did not fit into memory
         self.recomputed = 0
+        self._lock = threading.Lock()  # of what changes: the three above and the float32 runtime
         if cache is not None:
             self._model_key = model_key(model.config, model.runtime)
 
@@ -108,17 +110,19 @@ class Describer:
     def _again_in_float32(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """A batch for which the runtime gave NaN or Inf."""
         name, precision = self._config.name, self._runtime.precision
-        if self._in_float32 is None and self._load_in_float32 is not None:
-            _log.warning(
-                "model %r gave NaN or Inf in %s; such batches are computed again in float32",
-                name,
-                precision,
-            )
-            self._in_float32 = self._load_in_float32()
+        with self._lock:
+            if self._in_float32 is None and self._load_in_float32 is not None:
+                _log.warning(
+                    "model %r gave NaN or Inf in %s; such batches are computed again in float32",
+                    name,
+                    precision,
+                )
+                self._in_float32 = self._load_in_float32()
         if self._in_float32 is not None:
             semantic, visual = self._run(self._in_float32, images)
             if _finite(semantic, visual):
-                self.recomputed += len(images)
+                with self._lock:
+                    self.recomputed += len(images)
                 return semantic, visual
             precision = f"{precision} and in float32"
         raise ModelError(
@@ -137,7 +141,8 @@ class Describer:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
-                self._at_once = len(part) // 2
+                with self._lock:
+                    self._at_once = min(self._at_once, len(part) // 2)
                 _log.warning(
                     "%d images at once do not fit into the memory of %s; going on with %d",
                     len(part),

@@ -21,7 +21,7 @@ from vsm_fast.collector import MatchedSides, ScoreCollector
 from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
-from vsm_fast.feeding import prepared_batches
+from vsm_fast.feeding import PreparedBatch, prepared_batches
 from vsm_fast.images import ImageSource
 from vsm_fast.inputs import Images, Masks, distinct, image_list, image_names, mask_list, pair_up
 from vsm_fast.masks import MaskSource
@@ -31,11 +31,12 @@ from vsm_fast.progress import Progress, reporting
 from vsm_fast.results import VSMScores
 from vsm_fast.runtimes.loading import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
+from vsm_fast.streams import STREAMS, in_streams
 from vsm_fast.subjects import Subject
 
 OnError = Literal["record", "raise"]
 
-_CPU_BATCH = 8  # larger batches gain nothing on a CPU and hold more memory
+_CPU_BATCH = 4  # in each stream; larger batches gain nothing on a CPU and hold more memory
 _CUDA_BATCH = 32
 
 
@@ -307,11 +308,16 @@ class VSMScorer:
             ahead=2 if cuda else 1,
             pinned=cuda,
         )
-        with closing(batches):
-            for batch in batches:
-                if on_error == "raise":
-                    _raise_first(batch.subjects)
-                yield batch.start, self._describer(batch), batch.subjects
+
+        def describe(batch: PreparedBatch) -> tuple[int, Descriptors, Sequence[Subject]]:
+            if on_error == "raise":
+                _raise_first(batch.subjects)
+            return batch.start, self._describer(batch), batch.subjects
+
+        several = self.runtime.concurrent and torch.get_num_threads() > 1 and len(chosen) > size
+        streams = STREAMS if several else 1
+        with closing(batches), closing(in_streams(describe, batches, streams)) as described:
+            yield from described
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation

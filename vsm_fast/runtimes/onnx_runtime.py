@@ -38,6 +38,7 @@ class OnnxRuntime:
         runtime = required("onnxruntime", "onnx", "runtime 'onnxruntime'")
         path = verify_graph(folder, record)
         self.device, self.precision = device, record.precision
+        self.concurrent = device.type == "cpu"
         self._batch = record.batch
         self._refuse(runtime, device, record.precision, folder)
         options = runtime.SessionOptions()

@@ -91,7 +91,11 @@ def load_runtime(
     )
     if runtime == "onnxruntime":
         if dtype in QUANTIZED:
-            raise ValueError(f"runtime 'onnxruntime' has no dtype {dtype!r}; use 'auto'.")
+            raise ValueError(
+                f"runtime 'onnxruntime' makes no graph in {dtype!r} by itself. For int8, which is "
+                "calibrated: python export/build_onnx.py --dtype int8 --calibration PHOTOGRAPHS, "
+                "and score with the folder that it writes as the model."
+            )
         exported = exported_folder(os.fspath(name_or_path), folder, precision_name(precision))
         loaded = load_exported(exported, where, "auto", runtime)
         if loaded.runtime.precision == "float32":

@@ -85,6 +85,10 @@ class OnnxRuntime:
                 f"{folder} is in bfloat16, which ONNX Runtime cannot compute on a CPU. Export it "
                 "with --dtype fp32."
             )
+        if device.type != "cpu" and precision == "int8":
+            raise ModelError(
+                f"{folder} is in int8 for CPUs; on {device} use a graph in fp16: --dtype fp16."
+            )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""

@@ -92,7 +92,7 @@ def test_what_does_not_fit_together_is_refused(arguments, message):
 
 def test_what_is_missing_is_known_before_the_work(tmp_path):
     AutoMask().load()
-    with pytest.raises(ModelError, match="Segment Anything|Grounding DINO"):
+    with pytest.raises(ModelError, match="safetensors weights"):
         AutoMask("robot", sam=str(tmp_path), detector=str(tmp_path)).load()
 
 

@@ -259,6 +259,10 @@ def test_good_rows_are_as_if_the_bad_ones_were_not_there(scorer, rows, meddling,
     assert [found.status[place] for place in bad] == [row[2].value for row in rows], found.reason
     assert np.isnan(found.score[bad]).all()
     assert all(found.reason[place] for place in bad)
+    reasons = {str(together[place][0]): found.reason[place] for place in bad}
+    texts = [reason for name, reason in reasons.items() if "text" in Path(name).name]
+    assert len(texts) == 2
+    assert all("TEXT" in reason for reason in texts)
     assert set(found.status[good]) == {"ok"}
     assert found.gen_id.tolist() == [
         str(image) if isinstance(image, Path) else f"gen[{place}]"
@@ -274,16 +278,13 @@ def test_good_rows_are_as_if_the_bad_ones_were_not_there(scorer, rows, meddling,
 
 
 def test_bad_references_cost_their_own_rows_only(scorer, rows, meddling):
-    bad = [row for row in rows if row[2] is not Status.OK]
-    images, masks, statuses = zip(*bad, strict=True)
-    refs, ref_masks = [*images, REFERENCE], [*masks, REFERENCE_MASK]
-    count = len(refs)
+    images, masks, statuses = zip(*rows, strict=True)
+    generation = {"gen_masks": [MASK], "batch_size": 1}
     found = scorer.score(
-        refs, [PHOTOGRAPH] * count, ref_masks=ref_masks, gen_masks=[MASK] * count, batch_size=1
-    )
-    clean = scorer.score(
-        [REFERENCE], [PHOTOGRAPH], ref_masks=[REFERENCE_MASK], gen_masks=[MASK], batch_size=1
-    )
+        [*images, REFERENCE], [PHOTOGRAPH], ref_masks=[*masks, REFERENCE_MASK],
+        pairs=[[number, 0] for number in range(len(rows) + 1)], **generation,
+    )  # fmt: skip
+    clean = scorer.score([REFERENCE], [PHOTOGRAPH], ref_masks=[REFERENCE_MASK], **generation)
     assert found.status.tolist() == [*(status.value for status in statuses), "ok"]
     assert all(reason.startswith("reference: ") for reason in found.reason[:-1])
     assert found.score[-1] == clean.score[0]
@@ -356,7 +357,7 @@ def test_odd_images_have_a_row_each(scorer, tmp_path):
     assert np.array_equal(np.isnan(found.score), found.status != "ok")
 
 
-def test_the_same_image_often_gives_the_same_row_often(scorer, rows):
+def test_the_same_image_often_gives_the_same_row_often(scorer):
     found = scorer.score([REFERENCE], [PHOTOGRAPH, "nowhere.png"] * 3, batch_size=1)
     assert found.status.tolist() == ["ok", "missing_file"] * 3
     assert len(set(found.score[::2].tolist())) == 1

@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vsm_fast.errors import InputError, Status
 
@@ -157,8 +157,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         start = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head", b"{", b"[")):
             reason = "it holds text (HTML, XML or JSON), perhaps the error page of a download"
-        else:
+        elif isinstance(error, UnidentifiedImageError):
             reason = f"it is none of {', '.join(_formats())}, or its header is damaged"
+        else:
+            reason = f"its header is damaged ({error})"
         raise InputError(
             Status.UNREADABLE, f"{name} is not an image that can be read: {reason}."
         ) from error

@@ -18,10 +18,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, features
@@ -29,6 +31,7 @@ from PIL import ExifTags, Image, ImageCms, features
 ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 2.0  # for an image; a photograph of this size takes some milliseconds
 WALL_SECONDS = 60.0  # until a reader that hangs is killed
+START_SECONDS = 600.0  # the same before its first file: it imports torch
 MEMORY = 2 * 2**30  # bytes beyond what the reader has before its first image
 _SIDE = 96  # pixels
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -212,7 +215,7 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def _reader_lines(seed: int, start: int, count: int):
+def _reader_lines(seed: int, start: int, count: int) -> Iterator[dict[str, Any]]:
     """What a reader says of each file, until it has read all or dies."""
     command = [sys.executable, __file__, "--reader", "--seed", str(seed), "--start", str(start),
                "--count", str(count)]  # fmt: skip
@@ -225,13 +228,15 @@ def _reader_lines(seed: int, start: int, count: int):
         env={**os.environ, "PYTHONPATH": path},
     )
     assert reader.stdout is not None
+    patience = START_SECONDS
     while True:
-        timer = Timer(WALL_SECONDS, reader.kill)
+        timer = Timer(patience, reader.kill)
         timer.start()
         line = reader.stdout.readline()
         timer.cancel()
         if not line.endswith("\n"):
             break
+        patience = WALL_SECONDS
         yield json.loads(line)
     reader.wait()
 

@@ -15,6 +15,7 @@ from pretrained_models import save_grounding_dino, save_sam
 
 from vsm_fast.automatic_masks import METHODS
 from vsm_fast.cli import ExitCode, main
+from vsm_fast.commands.common import add_device
 from vsm_fast.commands.mask_options import MaskOptions, add_masks
 
 one_thread = tiny_models.one_thread
@@ -45,6 +46,7 @@ def scored(*arguments):
 def options(*arguments):
     parser = argparse.ArgumentParser()
     add_masks(parser)
+    add_device(parser)
     return MaskOptions(parser.parse_args(arguments))
 
 
@@ -81,10 +83,10 @@ def test_the_subject_of_grounded_sam_is_its_folder_or_the_prompt(photographs, tm
               "--sam-model", str(save_sam(tmp_path / "sam")))  # fmt: skip
     _, rows = scored(*FOLDERS, "--masks", "auto", *models)
     assert {row["gen_mask_origin"] for row in rows} <= {"grounded-sam", ""}
-    found = options("--masks", "auto", "--mask-prompt", "toy robot", *models)
+    found = options("--masks", "auto", "--mask-prompt", "toy robot", "--device", "cpu", *models)
     row = argparse.Namespace(subject="robot_toy", ref_mask=None, gen_mask=Path("m.png"))
     ref, gen = found.of_pair(row)
-    assert (ref.subject, ref.method, gen) == ("toy robot", "auto", Path("m.png"))
+    assert (ref.subject, ref.device, gen) == ("toy robot", "cpu", Path("m.png"))
     assert options("--masks", "auto", *models).of_pair(row)[0].subject == "robot_toy"
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vsm_fast.commands.common import ArgumentGroup, UsageError
+from vsm_fast.commands.common import ArgumentGroup, UsageError, checked_device
 
 if TYPE_CHECKING:
     from vsm_fast.automatic_masks import AutoMask
@@ -40,7 +40,7 @@ def add_masks(group: ArgumentGroup) -> None:
 
 
 class MaskOptions:
-    """What :func:`add_masks`'s options ask for.
+    """What :func:`add_masks`'s options ask for; models run where ``--device`` says.
 
     Attributes:
         ref_masks, gen_masks: Where the masks of each side lie; None = beside the images.
@@ -59,6 +59,7 @@ class MaskOptions:
         self._auto = (ref == "auto", gen == "auto")
         self._method, self._prompt = arguments.mask_method, arguments.mask_prompt
         self._models = (arguments.detector_model, arguments.sam_model)
+        self._device = arguments.device
         options = {"--mask-method": self._method, "--mask-prompt": self._prompt,
                    "--detector-model": self._models[0], "--sam-model": self._models[1]}  # fmt: skip
         unused = [name for name, value in options.items() if value is not None]
@@ -85,7 +86,8 @@ class MaskOptions:
         prompt = row.subject if self._prompt is None else self._prompt
         detector, sam = self._models
         try:
-            mask = AutoMask(prompt, self._method or "auto", detector, sam)
+            device = checked_device(self._device)
+            mask = AutoMask(prompt, self._method or "auto", detector, sam, device)
             mask.load()
         except (ImportError, ValueError) as error:
             raise UsageError(f"masks auto: {error}") from error

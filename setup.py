@@ -40,6 +40,8 @@ EXTRAS = {
         "tensorboard>=2.17",
         "matplotlib>=3.9",
     ],
+    # Masks by GrabCut (OpenCV) for images that come without one.
+    "masks": ["opencv-python-headless>=4.10"],
     # Stages of dataset generation, and baselines, with pretrained models: Grounding DINO, SAM, CLIP
     # and DINO through transformers; diffusion pipelines, whose text encoders are transformers', and
     # which accelerate loads without a second copy in memory and moves to and from the GPU.

@@ -16,11 +16,13 @@ from vsm_fast.version import __version__
 
 if TYPE_CHECKING:
     from vsm_fast.api import score_batch
+    from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.descriptors import Descriptors
     from vsm_fast.results import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
 
 __all__ = [
+    "AutoMask",
     "Descriptors",
     "InputError",
     "ModelError",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoMask": "automatic_masks",
     "Descriptors": "descriptors",
     "VSMResult": "results",
     "VSMScorer": "scorer",

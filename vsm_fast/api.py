@@ -44,7 +44,9 @@ def score_batch(
             described once and scored against every generation.
         gens: Generated images, as ``refs``.
         ref_masks: Per reference its subject: path, PIL image, bool or uint8 array [H, W], or
-            None for the alpha channel if there is one and else the whole image.
+            None for the alpha channel if there is one and else the whole image. In the place of
+            the list, ``"auto"`` or ``AutoMask("bear plushie")`` finds the subjects of all images
+            that have no alpha channel; in it, an ``AutoMask`` does so for one.
         gen_masks: The same for ``gens``.
         model: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub repository id.
         semantic_threshold: In [-1, 1]; points match semantically above it. None = the model's.

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsm_fast.decoding import MAX_PIXELS, Decoded, check_size, decode, orient
+from vsm_fast.decoding import Decoded, check_size, decode, default_max_pixels, orient
 from vsm_fast.errors import InputError, Status
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LoadedImage:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedImage:
     """Load an image as upright sRGB pixels of 8 bits.
 
     EXIF orientation and an embedded ICC profile are applied. Of an animation the first frame
@@ -77,7 +77,8 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedIm
             - a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA);
             - a float array [H, W, 3] in [0, 1];
             - a tensor [3, H, W], float in [0, 1] or uint8, on any device.
-        max_pixels: Largest width x height. Checked from a file's header before it is decoded.
+        max_pixels: Largest width x height, checked from a file's header before it is decoded;
+            None = 80 million, or what the environment's ``VSM_FAST_MAX_PIXELS`` says.
 
     Returns:
         The image and what was done to it.
@@ -86,12 +87,13 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedIm
         InputError: ``MISSING_FILE``, ``UNREADABLE`` (no image, damaged, wrong shape or type),
             ``TOO_LARGE`` or ``BAD_VALUES`` (NaN, Inf, or not in [0, 1]).
     """
+    limit = default_max_pixels() if max_pixels is None else max_pixels
     if isinstance(source, str | os.PathLike | Image.Image):
-        return _from_decoded(decode(source, max_pixels))
+        return _from_decoded(decode(source, limit))
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
+        return _from_array(source, limit)
     if isinstance(source, torch.Tensor):
-        return _from_tensor(source, max_pixels)
+        return _from_tensor(source, limit)
     raise InputError(
         Status.UNREADABLE,
         f"an image must be a path, a PIL image, an array or a tensor; got {type(source).__name__}.",
@@ -216,6 +218,8 @@ def _from_decoded(decoded: Decoded) -> LoadedImage:
         rgb, alpha = _colours(decoded.image, notes)
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(Status.TOO_LARGE, "the image does not fit into the memory.") from error
     except (ValueError, OSError) as error:
         raise InputError(
             Status.UNREADABLE,

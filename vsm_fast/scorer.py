@@ -23,8 +23,16 @@ from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
 from vsm_fast.feeding import PreparedBatch, prepared_batches
 from vsm_fast.images import ImageSource
-from vsm_fast.inputs import Images, Masks, distinct, image_list, image_names, mask_list, pair_up
-from vsm_fast.masks import MaskSource
+from vsm_fast.inputs import (
+    Images,
+    Mask,
+    Masks,
+    distinct,
+    image_list,
+    image_names,
+    mask_list,
+    pair_up,
+)
 from vsm_fast.matching import match
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting
@@ -142,7 +150,8 @@ class VSMScorer:
 
         Args:
             images: Paths, PIL images, uint8 arrays [H, W, 3] or float tensors [3, H, W] in [0, 1].
-            masks: One per image or None: path, PIL image, bool or uint8 array [H, W].
+            masks: One per image or None: path, PIL image, bool or uint8 array [H, W]; ``"auto"``
+                or an ``AutoMask`` to find the subjects (docs/masks.md).
             batch_size: Images per forward pass; None chooses.
             on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty.
 
@@ -179,7 +188,8 @@ class VSMScorer:
             gens: Generated images.
             pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
                 reference against every generation, or lists of equal length pair up.
-            ref_masks: Subject masks; None = alpha channel if there is one, else whole image.
+            ref_masks: Subject masks as for :meth:`describe`; None = alpha channel if there is
+                one, else whole image.
             gen_masks: The same for ``gens``.
             semantic_threshold: In [-1, 1]; None = the model's.
             visual_threshold: In [-1, 1]; None = the model's.
@@ -270,7 +280,7 @@ class VSMScorer:
     def _describe(
         self,
         images: Sequence[ImageSource],
-        masks: Sequence[MaskSource | None],
+        masks: Sequence[Mask],
         batch_size: int | None,
         on_error: OnError,
         advance: Callable[[int], None],
@@ -288,7 +298,7 @@ class VSMScorer:
     def _described_batches(
         self,
         images: Sequence[ImageSource],
-        masks: Sequence[MaskSource | None],
+        masks: Sequence[Mask],
         batch_size: int | None,
         on_error: OnError,
         positions: Sequence[int] | None = None,

@@ -21,6 +21,8 @@ def _version() -> str:
 # torch asks for one version exactly.
 TRITON = "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
+DOCS = ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8"]
+
 EXTRAS = {
     # Scoring on NVIDIA GPUs.
     "gpu": [
@@ -65,6 +67,9 @@ EXTRAS = {
     "quantize": ["torchao>=0.17"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
+    # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
+    # MkDocs, which would do as well, ends in 2027.)
+    "docs": DOCS,
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
@@ -84,6 +89,7 @@ EXTRAS = {
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
+        *DOCS,
     ],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],

@@ -17,6 +17,7 @@ from vsm_fast.version import __version__
 if TYPE_CHECKING:
     from vsm_fast.api import score_batch
     from vsm_fast.descriptors import Descriptors
+    from vsm_fast.metric import VisualSemanticMatching as VisualSemanticMatching
     from vsm_fast.results import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
 
@@ -39,6 +40,8 @@ _HOMES = {
     "VSMResult": "results",
     "VSMScorer": "scorer",
     "VSMScores": "results",
+    # Not in __all__: it needs torchmetrics, which `from vsm_fast import *` must not.
+    "VisualSemanticMatching": "metric",
     "score_batch": "api",
 }
 
@@ -56,4 +59,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_HOMES})

@@ -68,7 +68,7 @@ def _prepare(
     frames = subject_frames(subject, backbone.framing)
     pixels = resize(levels, frames, backbone.resolution, backbone.interpolation)
     cells = reduce_masks(subject, frames, grid) & usable[:, None, None]
-    return pixels / 127.5 - 1, cells
+    return (pixels / 127.5 - 1).where(usable[:, None, None, None], 0), cells
 
 
 def subject_frames(masks: Tensor, framing: Framing) -> Tensor:
@@ -143,7 +143,10 @@ def reduce_masks(masks: Tensor, frames: Tensor, grid: tuple[int, int]) -> Tensor
 
 
 def _eight_bits(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images as float32 whole numbers in [0, 255], and which of them are finite, bool [B]."""
+    """Images as float32 whole numbers in [0, 255], and which of them are finite, bool [B].
+
+    One that is not finite keeps its NaN, which resizing spreads over that image only.
+    """
     floating = images.dtype.is_floating_point
     if images.ndim != 4 or images.shape[1] != 3 or not (floating or images.dtype == torch.uint8):
         raise InputError(
@@ -156,16 +159,17 @@ def _eight_bits(images: Tensor) -> tuple[Tensor, Tensor]:
     values = images.detach().float()
     if not floating:
         return values, torch.ones(len(images), dtype=torch.bool, device=images.device)
-    usable = values.isfinite().flatten(1).all(1)
-    values = values.where(usable[:, None, None, None], 0)
-    low, high = torch.stack(values.aminmax()).tolist() if len(values) else (0.0, 0.0)
+    lowest, highest = values.flatten(1).aminmax(dim=1)  # NaN if any value is
+    usable = lowest.isfinite() & highest.isfinite()
+    ends = [lowest.where(usable, 0).amin(), highest.where(usable, 0).amax()] if len(values) else []
+    low, high = torch.stack(ends).tolist() if ends else (0.0, 0.0)
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise InputError(
             Status.BAD_VALUES,
             f"images must lie in [0, 1]; their values run from {low:.4g} to {high:.4g}. For what a "
             "VAE decodes that is ((x + 1) / 2).clamp(0, 1).",
         )
-    return (values * 255).clamp(0, 255).round(), usable  # halves to even, as load_image rounds
+    return (values * 255).clamp_(0, 255).round_(), usable  # halves to even, as load_image rounds
 
 
 def _rounded(values: Tensor) -> Tensor:

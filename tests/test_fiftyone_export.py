@@ -75,7 +75,7 @@ def test_a_folder_has_a_sample_a_pair(scores: VSMScores, tmp_path: Path) -> None
     assert "vsm_heatmap" not in samples[2]
 
 
-def test_a_heat_map_is_transparent_off_the_subject_and_nowhere_else(
+def test_a_heat_map_is_zero_off_the_subject_and_nowhere_else(
     scores: VSMScores, tmp_path: Path
 ) -> None:
     to_fiftyone(scores, tmp_path)

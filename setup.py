@@ -65,6 +65,8 @@ EXTRAS = {
     # Linear layers in 8 bits: PyTorch's own library for it (BSD). Not among the tests' packages:
     # where it is installed, diffusers imports it too, which takes 2.6 s.
     "quantize": ["torchao>=0.17"],
+    # VSM as a metric in training loops (Apache-2.0; its figures need matplotlib).
+    "metric": ["torchmetrics>=1.4", "matplotlib>=3.9"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
     # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
@@ -88,6 +90,7 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
+        "torchmetrics>=1.4",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
         *DOCS,
     ],

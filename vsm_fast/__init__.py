@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vsm_fast.api import score_batch
     from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.descriptors import Descriptors
+    from vsm_fast.metric import VisualSemanticMatching as VisualSemanticMatching
     from vsm_fast.results import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
 
@@ -42,6 +43,8 @@ _HOMES = {
     "VSMResult": "results",
     "VSMScorer": "scorer",
     "VSMScores": "results",
+    # Not in __all__: it needs torchmetrics, which `from vsm_fast import *` must not.
+    "VisualSemanticMatching": "metric",
     "score_batch": "api",
 }
 
@@ -59,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_HOMES})

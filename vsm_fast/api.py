@@ -12,7 +12,9 @@ from vsm_fast.scorer import VSMScorer
 
 
 @lru_cache(maxsize=2)
-def _scorer(model: str, device: str, dtype: str, runtime: str, cache: str | None) -> VSMScorer:
+def cached_scorer(
+    model: str, device: str, dtype: str, runtime: str, cache: str | None
+) -> VSMScorer:
     """The scorer of the last calls, so that a loop over score_batch loads its model once."""
     return VSMScorer.from_pretrained(
         model, device=device, dtype=dtype, runtime=runtime, cache=cache
@@ -78,7 +80,7 @@ def score_batch(
         [1.0]
     """
     folder = None if cache is None else os.fspath(cache)
-    scorer = _scorer(os.fspath(model), str(device), dtype, runtime, folder)
+    scorer = cached_scorer(os.fspath(model), str(device), dtype, runtime, folder)
     return scorer.score(
         refs,
         gens,

@@ -60,8 +60,10 @@ class Describer:
         if batch.pixels is None:
             return self.nothing(len(batch.subjects))
         masks = [s.cell_mask for s in batch.subjects if s.cell_mask is not None]
-        compute = self._computed if self._cache is None else self._looked_up
-        described = compute(batch.pixels, masks)
+        if self._cache is None:
+            described = self.computed(batch.pixels, torch.from_numpy(np.stack(masks)))
+        else:
+            described = self._looked_up(batch.pixels, masks)
         counts = torch.zeros(len(batch.subjects) + 1, dtype=torch.int64)
         usable = [i + 1 for i, s in enumerate(batch.subjects) if s.cell_mask is not None]
         counts[usable] = described.offsets.diff()
@@ -80,7 +82,8 @@ class Describer:
         missing = {key: position for position, key in enumerate(keys) if found[key] is None}
         if missing:
             places = list(missing.values())
-            made = self._computed(images[places], [masks[i] for i in places])
+            chosen = np.stack([masks[i] for i in places])
+            made = self.computed(images[places], torch.from_numpy(chosen))
             rows = [made.rows(number) for number in range(len(places))]
             new = {
                 key: (made.semantic[part].cpu(), made.visual[part].cpu())
@@ -99,12 +102,21 @@ class Describer:
             self._config.aggregation.grid,
         )
 
-    def _computed(self, images: Tensor, masks: Sequence[NDArray[np.bool_]]) -> Descriptors:
-        """Descriptors of prepared images, by the runtime."""
+    @torch.inference_mode()
+    def computed(self, images: Tensor, masks: Tensor) -> Descriptors:
+        """Descriptors by the runtime, without a look into the cache.
+
+        Args:
+            images: float32 [B, 3, R, R] in [-1, 1], on any device; B ≥ 1.
+            masks: bool [B, h, w], the subjects on the grid, on any device.
+
+        Raises:
+            ModelError: NaN or Inf also in float32.
+        """
         semantic, visual = self._run(self._runtime, images)
         if not _finite(semantic, visual):
             semantic, visual = self._again_in_float32(images)
-        packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
+        packed = Descriptors.pack(semantic, visual, masks)
         return packed.to(self._device, self.dtype)
 
     def _again_in_float32(self, images: Tensor) -> tuple[Tensor, Tensor]:

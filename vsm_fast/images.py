@@ -25,7 +25,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 Box = tuple[int, int, int, int]
 
 _MARGIN = 0.1  # of the longer side, around a subject
-_TOLERANCE = 1e-3  # beyond [0, 1]: rounding of a network's output, not another range
+TOLERANCE = 1e-3  # beyond [0, 1]: rounding of a network's output, not another range
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -125,10 +125,15 @@ def subject_box(mask: NDArray[np.bool_], framing: Framing) -> Box:
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
     longer = max(bottom - top, right - left)
-    side = longer + 2 * round(_MARGIN * longer)
+    side = longer + 2 * frame_margin(longer)
     left, right = _span(left, right, side, width)
     top, bottom = _span(top, bottom, side, height)
     return left, top, right, bottom
+
+
+def frame_margin(longer: int) -> int:
+    """Pixels between a subject, ``longer`` along its longer side, and its frame."""
+    return round(_MARGIN * longer)
 
 
 def on_grey(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -399,7 +404,7 @@ def _unit_to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
             f"{name} holds {count} values of {values.size} that are NaN or Inf; finite ones in "
             "[0, 1] were wanted.",
         )
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
         hint = "(x + 1) / 2 maps [-1, 1] to it" if low < 0 else "x / 255 maps [0, 255] to it"
         raise InputError(
             Status.BAD_VALUES,

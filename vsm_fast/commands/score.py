@@ -89,6 +89,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
     )
+    group.add_argument(
+        "--fiftyone", type=Path, metavar="DIR", help="write a data set that FiftyOne imports"
+    )
     add_verbosity(group)
 
 
@@ -116,6 +119,11 @@ def _score(arguments: argparse.Namespace) -> ExitCode:
     if arguments.heatmaps is not None:
         count = _write_heatmaps(scores, pairing.rows, arguments.heatmaps, arguments.limit_heatmaps)
         outputs.append(f"heat maps: {arguments.heatmaps} ({count} PNG)")
+    if arguments.fiftyone is not None:
+        from vsm_fast.fiftyone_export import to_fiftyone
+
+        to_fiftyone(scores, arguments.fiftyone, [row.gen for row in pairing.rows])
+        outputs.append(f"FiftyOne data set: {arguments.fiftyone}")
     if not arguments.quiet:
         from vsm_fast.table import score_table
 
@@ -139,13 +147,21 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         make_folder(out.parent, "--out")
     elif arguments.points:
         raise UsageError("--points needs --out FILE.parquet.")
-    if arguments.heatmaps is None:
-        if arguments.limit_heatmaps is not None:
-            raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
-        return
-    if arguments.visual_threshold == 1:
+    if arguments.heatmaps is None and arguments.limit_heatmaps is not None:
+        raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
+    if _draws(arguments) and arguments.visual_threshold == 1:
         raise UsageError("heat maps need a --visual-threshold below 1.")
-    make_folder(arguments.heatmaps, "--heatmaps")
+    if arguments.heatmaps is not None:
+        make_folder(arguments.heatmaps, "--heatmaps")
+    if arguments.fiftyone is not None:
+        make_folder(arguments.fiftyone, "--fiftyone")
+        if any(arguments.fiftyone.iterdir()):
+            raise UsageError(f"--fiftyone: {arguments.fiftyone} is not empty; give a new folder.")
+
+
+def _draws(arguments: argparse.Namespace) -> bool:
+    """Whether an output holds heat maps."""
+    return arguments.heatmaps is not None or arguments.fiftyone is not None
 
 
 def _read_pairs(arguments: argparse.Namespace, masks: MaskOptions) -> Pairing:
@@ -191,7 +207,7 @@ def _score_rows(
         semantic_threshold=arguments.semantic_threshold,
         visual_threshold=arguments.visual_threshold,
         batch_size=arguments.batch_size,
-        heatmaps=arguments.heatmaps is not None or arguments.points,
+        heatmaps=_draws(arguments) or arguments.points,
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
 

@@ -61,8 +61,11 @@ EXTRAS = {
     # Linear layers in 8 bits: PyTorch's own library for it (BSD). Not among the tests' packages:
     # where it is installed, diffusers imports it too, which takes 2.6 s.
     "quantize": ["torchao>=0.17"],
-    # Tables as data frames.
-    "report": ["pandas>=2.2"],
+    # Tables as data frames, and a page to explore results in a browser (Jinja2: its template).
+    "report": ["pandas>=2.2", "jinja2>=3.1"],
+    # The same page from a local server that scores uploads: a web framework without pydantic,
+    # the server that its authors write, and the parser of forms that it asks for.
+    "serve": ["jinja2>=3.1", "starlette>=0.41", "uvicorn>=0.30", "python-multipart>=0.0.18"],
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
@@ -82,6 +85,11 @@ EXTRAS = {
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
+        "jinja2>=3.1",
+        "starlette>=0.41",
+        "uvicorn>=0.30",
+        "python-multipart>=0.0.18",
+        "websocket-client>=1.8",  # speaks to Chromium, in the tests of pages
     ],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
@@ -107,7 +115,8 @@ setup(
     package_data={
         "vsm_fast": ["py.typed", "models/*/*.json", "models/*/*.safetensors",
                      "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md",
-                     "training/masks/README.md", "training/masks/*/*.png"],
+                     "training/masks/README.md", "training/masks/*/*.png",
+                     "report/templates/*", "report/static/*"],
         "vsm_fast.kernels": ["tuned/*"],
     },
     install_requires=[

@@ -24,7 +24,7 @@ needs_chromium = pytest.mark.skipif(
     reason="no Chromium on the PATH (Debian: apt-get install chromium); .ci/run installs it",
 )
 _OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--remote-debugging-port=0", "--hide-scrollbars",
 )  # fmt: skip
@@ -60,7 +60,9 @@ class Tab:
         what = event["params"]
         if event["method"] == "Runtime.exceptionThrown":
             details = what["exceptionDetails"]
-            self.complaints.append(details.get("exception", details).get("description", str(details)))
+            self.complaints.append(
+                details.get("exception", details).get("description", str(details))
+            )
         elif event["method"] == "Log.entryAdded":
             self.complaints.append(f"{what['entry']['text']} {what['entry'].get('url', '')}")
         elif event["method"] == "Runtime.consoleAPICalled":

@@ -89,7 +89,7 @@ def illustrated_rows(score: NDArray[np.float32], limit: int) -> NDArray[np.int64
     ends = np.concatenate([order[:low], order[scored - high : scored]])
     others = np.concatenate([order[low : scored - high], order[scored:]])
     count = limit - len(ends)
-    spread = others[np.arange(count) * len(others) // count]
+    spread = others[(2 * np.arange(count) + 1) * len(others) // (2 * count)]
     return np.sort(np.concatenate([ends, spread]))
 
 

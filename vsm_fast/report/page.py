@@ -57,9 +57,7 @@ def write_report(
     return pictures
 
 
-def render_page(
-    results: Results, pictures: Thumbnails, title: str, *, served: bool = False
-) -> str:
+def render_page(results: Results, pictures: Thumbnails, title: str, *, served: bool = False) -> str:
     """The page as HTML.
 
     Args:

@@ -2,6 +2,7 @@
 
 const BINS = 25;
 const GROUPS_SHOWN = 8;
+const DOTS = 150; // of a group; of larger ones as many, spread evenly over their order of scores
 
 function quantile(sorted, share) {
   const place = (sorted.length - 1) * share;
@@ -59,12 +60,17 @@ function drawHistogram(svg, scores, rows) {
   return all;
 }
 
+function spread(rows, scores) {
+  if (rows.length <= DOTS) return rows;
+  const sorted = rows.sort((a, b) => scores[a] - scores[b]);
+  return Array.from({ length: DOTS }, (_, i) => sorted[Math.floor(((i + 0.5) / DOTS) * rows.length)]);
+}
+
 function drawGroup(scores, rows, summary) {
   const [width, height, middle] = [400, 30, 15];
   const x = (score) => (6 + score * (width - 12)).toFixed(1);
   let dots = "";
-  for (const row of rows) {
-    if (Number.isNaN(scores[row])) continue;
+  for (const row of spread(rows.filter((one) => !Number.isNaN(scores[one])), scores)) {
     const jitter = (((row * 2654435761) >>> 16) & 255) / 255 - 0.5; // the same on every drawing
     dots += `M${x(scores[row])} ${(middle + jitter * 18).toFixed(1)}h0`;
   }
@@ -78,8 +84,7 @@ function drawGroup(scores, rows, summary) {
   if (!summary) return svg;
   svg.append(
     make("svg:path", {
-      d: dots, class: "dots", "stroke-width": rows.length > 100 ? 3 : 4.5,
-      opacity: Math.min(0.7, Math.max(0.15, 8 / Math.sqrt(rows.length))),
+      d: dots, class: "dots", "stroke-width": rows.length > 100 ? 3.5 : 4.5, opacity: rows.length > 50 ? 0.45 : 0.7,
     }),
     make("svg:line", { x1: x(summary.low), x2: x(summary.high), y1: middle, y2: middle, class: "whisker" }),
     make("svg:rect", {

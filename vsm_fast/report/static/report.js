@@ -31,7 +31,9 @@ class Report {
     byId("nothing").hidden = dataset.count > 0;
     if (!dataset.count) return;
     this.pair.setDataset(dataset);
-    this.table = new PairTable(byId("table"), dataset, {
+    const empty = byId("table").cloneNode(false); // without the listeners of the table before
+    byId("table").replaceWith(empty);
+    this.table = new PairTable(empty, dataset, {
       select: (row) => this.select(row), sortBy: (key) => this.sortBy(key),
     });
     this.groups = {};

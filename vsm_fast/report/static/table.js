@@ -58,6 +58,7 @@ class PairTable {
     element.style.setProperty("--least", `${this.columns.reduce((sum, { least }) => sum + least, 0)}rem`);
     element.addEventListener("scroll", () => this.paintSoon(), { passive: true });
     new ResizeObserver(() => this.paintSoon()).observe(element);
+    element.addEventListener("keydown", (event) => this.key(event));
     this.body.addEventListener("click", (event) => {
       const line = event.target.closest("[role=row]");
       if (line) this.select(Number(line.dataset.row));

@@ -24,9 +24,10 @@ needs_chromium = pytest.mark.skipif(
     reason="no Chromium on the PATH (Debian: apt-get install chromium); .ci/run installs it",
 )
 _OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--remote-debugging-port=0", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-software-rasterizer",
+    "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    "--remote-debugging-port=0", "--hide-scrollbars",
 )  # fmt: skip
 _PATIENCE = 60  # seconds, on a busy machine
 _KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("", 9), "End": ("", 35), "Home": ("", 36),
@@ -59,10 +60,7 @@ class Tab:
     def _note(self, event: dict[str, Any]) -> None:
         what = event["params"]
         if event["method"] == "Runtime.exceptionThrown":
-            details = what["exceptionDetails"]
-            self.complaints.append(
-                details.get("exception", details).get("description", str(details))
-            )
+            self.complaints.append(str(what["exceptionDetails"]))
         elif event["method"] == "Log.entryAdded":
             self.complaints.append(f"{what['entry']['text']} {what['entry'].get('url', '')}")
         elif event["method"] == "Runtime.consoleAPICalled":
@@ -79,6 +77,11 @@ class Tab:
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def run_for_node(self, selector: str) -> str:
+        """The handle of an element, for commands of the protocol."""
+        code = f"document.querySelector({json.dumps(selector)})"
+        return str(self.send("Runtime.evaluate", expression=code)["result"]["objectId"])
 
     def wait(self, condition: str) -> None:
         """Until an expression is true."""
@@ -126,7 +129,8 @@ class Tab:
         x, y = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
+            "const b = e.getBoundingClientRect();"
+            "return [b.x + b.width / 2, b.y + b.height / 2] })()"
         )
         self.click(x, y)
 

@@ -15,6 +15,7 @@ from vsm_fast.commands import (
     models,
     report,
     score,
+    serve,
     train,
     visualize,
 )
@@ -27,6 +28,7 @@ __all__ = ["ExitCode", "main"]
 _COMMANDS = (
     score,
     report,
+    serve,
     make_pairs,
     train,
     evaluate,

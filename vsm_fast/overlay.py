@@ -51,10 +51,9 @@ def colour_map(values: ArrayLike) -> NDArray[np.uint8]:
     Returns:
         uint8 [..., 3], RGB.
     """
-    place = np.nan_to_num(np.asarray(values, np.float32), nan=0.5).clip(0, 1) * (
-        len(COLOUR_ANCHORS) - 1
-    )
-    first = np.minimum(place.astype(np.int64), len(COLOUR_ANCHORS) - 2)
+    steps = len(COLOUR_ANCHORS) - 1
+    place = np.nan_to_num(np.asarray(values, np.float32), nan=0.5).clip(0, 1) * steps
+    first = np.minimum(place.astype(np.int64), steps - 1)
     part = (place - first)[..., None]
     colours = COLOUR_ANCHORS[first] * (1 - part) + COLOUR_ANCHORS[first + 1] * part
     return np.asarray(np.rint(colours), np.uint8)

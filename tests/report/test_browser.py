@@ -67,7 +67,8 @@ def numbers(tab, code):
 def shown_rows(tab):
     return tab.run(
         "[...document.querySelectorAll('#table .rows [role=row]:not([hidden])')]"
-        ".sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map(line => line.innerText.split('\\n')[0])"
+        ".sort((a, b) => a.ariaRowIndex - b.ariaRowIndex)"
+        ".map(line => line.innerText.split('\\n')[0])"
     )
 
 

@@ -176,7 +176,7 @@ def _numbers(table: pyarrow.Table, column: str, name: str) -> NDArray[np.float64
     import pyarrow as pa
 
     try:
-        values = table[column].cast(pa.float64()).to_numpy().astype(np.float64)
+        values = np.asarray(table[column].cast(pa.float64()).to_numpy(), np.float64)
     except pa.ArrowException as error:
         raise ResultsError(f"{name}: column {column} does not hold numbers: {error}.") from None
     if column != "score" and not (np.isfinite(values) & (values >= 0)).all():

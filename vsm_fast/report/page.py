@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,25 +58,28 @@ def write_report(
     return pictures
 
 
-def render_page(results: Results, pictures: Thumbnails, title: str, *, served: bool = False) -> str:
+def render_page(
+    results: Results, pictures: Thumbnails, title: str, *, limits: Mapping[str, float] | None = None
+) -> str:
     """The page as HTML.
 
     Args:
         results: What to show.
         pictures: The images in it.
         title: Of the page.
-        served: With the part that sends images to ``vsm-fast serve``.
+        limits: Of uploads, with which the page has the part that sends images to ``vsm-fast
+            serve``; None = a page without a server.
     """
     markup = required("markupsafe", "report", "a report").Markup
     header, stream = pack(results, pictures)
+    served = limits is not None
     script, style = _script(served), (_FOLDER / "static/report.css").read_text(encoding="utf-8")
     page = _template().render(
         title=title,
         policy=policy(script, style, served),
-        settings=_shown_settings(results),
-        counts=_counts(results, pictures),
+        head=_head(results, pictures),
         empty=not len(results),
-        served=served,
+        limits=limits,
         script=markup(script),
         style=markup(style),
         header=markup(json_in_html(header)),
@@ -92,6 +96,7 @@ def payload(results: Results, pictures: Thumbnails) -> dict[str, Any]:
         "header": header,
         "stream": base64.b64encode(stream).decode("ascii"),
         "images": [base64.b64encode(file).decode("ascii") for file in pictures.files],
+        "head": _head(results, pictures),
     }
 
 
@@ -138,6 +143,11 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
+
+
+def _head(results: Results, pictures: Thumbnails) -> list[tuple[str, str]]:
+    """What stands under the title."""
+    return [*_counts(results, pictures), *_shown_settings(results)]
 
 
 def _shown_settings(results: Results) -> list[tuple[str, str]]:

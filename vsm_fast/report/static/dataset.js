@@ -153,6 +153,10 @@ class Dataset {
     return picture.bitmap;
   }
 
+  close() {
+    for (const { url } of this.pictures.values()) URL.revokeObjectURL(url);
+  }
+
   whyNoPicture(side, row) {
     return this[side][row] === UNREADABLE
       ? "The image file could not be read when this report was made."

@@ -19,10 +19,11 @@ import pytest
 import uvicorn
 from browser import chromium, needs_chromium
 
-from vsm_fast import score_batch
+from vsm_fast import VSMScorer, score_batch
 from vsm_fast.cli import main
 from vsm_fast.serve.app import PLACES, allowed_host, make_app
-from vsm_fast.serve.uploads import Limits, shown_name
+from vsm_fast.serve.scoring import Stopped, score_images
+from vsm_fast.serve.uploads import SIDES, Limits, UploadedImage, shown_name
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
@@ -219,6 +220,20 @@ def test_one_at_a_time_and_few_waiting():
             thread.join(30)
     assert [status for status, _, _ in answers[2:]] == [200] * PLACES
     assert max(most) == 1
+
+
+def test_scoring_ends_with_the_server(tmp_path):
+    def score(_):
+        raise Stopped
+
+    body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
+    with served(score) as number:
+        assert ask(number, body=body)[0] == 503
+    stop = threading.Event()
+    stop.set()
+    images = {side: [UploadedImage("a", tmp_path / "a", None)] for side in SIDES}
+    with pytest.raises(Stopped):
+        score_images(VSMScorer.from_pretrained("tiny"), stop, images)
 
 
 @contextmanager

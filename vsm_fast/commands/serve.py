@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from vsm_fast.commands.common import (
@@ -70,7 +72,8 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
     page = _page(arguments.results, arguments.root)
     with _listening(arguments.host, arguments.port) as listener:
         scorer = load_scorer(arguments)
-        app = make_app(page, partial(score_images, scorer), arguments.host)
+        stop = Event()
+        app = make_app(page, partial(score_images, scorer, stop), arguments.host)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -92,8 +95,16 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             port = listener.getsockname()[1]
             name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
             print_text(f"http://{name}:{port}/  (Ctrl-C ends it)")
-        uvicorn.Server(config).run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
+        server = uvicorn.Server(config)
+        server.handle_exit = partial(_end, server.handle_exit, stop)
+        server.run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
     return ExitCode.OK
+
+
+def _end(handle_exit: Callable[..., None], stop: Event, *signal: Any) -> None:
+    """On Ctrl-C: what is being scored ends too, so that the server need not wait for it."""
+    stop.set()
+    handle_exit(*signal)
 
 
 def _page(results: Path | None, root: Path | None) -> str:

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from vsm_fast.serve.scoring import Stopped
 from vsm_fast.serve.uploads import Limits, UploadedImage, receive_images
 
 PLACES = 4  # requests that are scored or wait for it; further ones are sent away
@@ -56,6 +57,8 @@ class Desk:
             with tempfile.TemporaryDirectory(prefix="vsm-fast-") as folder:
                 images = await receive_images(request, Path(folder), self._limits)
                 return JSONResponse(await self._scored(dict(images)))
+        except (Stopped, anyio.get_cancelled_exc_class()):  # by Ctrl-C, which is no error
+            raise HTTPException(503, "The server is ending.") from None
         finally:
             self._taken -= 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 from vsm_fast.report.data import results_of
@@ -13,15 +14,32 @@ from vsm_fast.scorer import VSMScorer
 from vsm_fast.serve.uploads import SIDES, UploadedImage
 
 
+class Stopped(Exception):
+    """The server ends; what was being scored is given up."""
+
+
 def score_images(
-    scorer: VSMScorer, images: Mapping[str, Sequence[UploadedImage]]
+    scorer: VSMScorer, stop: Event, images: Mapping[str, Sequence[UploadedImage]]
 ) -> dict[str, Any]:
     """Score every generation against every reference.
+
+    Args:
+        scorer: What scores them.
+        stop: Looked at between batches; once it is set, the rest is given up.
+        images: Of each of ``SIDES``.
 
     Returns:
         What :func:`vsm_fast.report.page.payload` gives; an image that cannot be used has rows
         with its status.
+
+    Raises:
+        Stopped: ``stop`` was set.
     """
+
+    def watch(_done: int, _all: int) -> None:
+        if stop.is_set():
+            raise Stopped
+
     references, generations = (images[side] for side in SIDES)
     pairs = [(r, g) for g in range(len(generations)) for r in range(len(references))]
     scores = scorer.score(
@@ -31,6 +49,7 @@ def score_images(
         ref_masks=[image.mask for image in references],
         gen_masks=[image.mask for image in generations],
         heatmaps=True,
+        progress=watch,
     )
     results = results_of(scores.to_arrow(points=True))
     pictures = thumbnails(results, len(results))

@@ -1,6 +1,6 @@
 // One pair: reference, generation and heat map side by side, its points, and what is known of it.
 
-const HEAT_PIXELS = 480;
+const HEAT_PIXELS = 384;
 const CARD_PIXELS = 96;
 const FACTS = [
   ["subject", "Subject"], ["generator", "Generator"], ["ref_id", "Reference"], ["gen_id", "Generation"],

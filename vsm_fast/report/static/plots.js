@@ -33,7 +33,7 @@ function drawHistogram(svg, scores, rows) {
   const step = (width - 44) / BINS;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const parts = [];
-  for (const count of new Set([Math.floor(tallest / 2), tallest])) {
+  for (const count of new Set([Math.ceil(tallest / 2), tallest])) {
     const y = base - (count / tallest) * (base - 14);
     parts.push(make("svg:line", { x1: 34, x2: width - 10, y1: y, y2: y, class: "rule" }),
       make("svg:text", { x: 28, y: y + 4, class: "tick", "text-anchor": "end" }, String(count)));
@@ -102,6 +102,8 @@ class GroupPlot {
     Object.assign(this, { element, dataset, column, choose, all: false });
     this.rowsOf = dataset.texts[column].map(() => []);
     dataset.codes[column].forEach((code, row) => this.rowsOf[code].push(row));
+    const some = this.rowsOf.some((rows) => rows.length > DOTS);
+    byId(`dots-${column}`).textContent = some ? `a pair (${DOTS} of a larger group)` : "a pair";
   }
 
   draw(scores, chosen) {

@@ -1,7 +1,7 @@
 // The page: one threshold, one set of filters and one chosen pair, and the parts that show them.
 
 const CARDS = 8;
-const GALLERY_DELAY = 120; // milliseconds after the last move of the slider
+const DELAY = 120; // milliseconds after the last move of the slider, for what takes longer
 const THEMES = ["auto", "light", "dark"];
 const GROUPINGS = ["subject", "generator"];
 
@@ -101,7 +101,7 @@ class Report {
     this.showThreshold();
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
-      this.arrange();
+      this.arrange({ moving: true });
       this.pair.setThreshold(this.threshold);
     });
   }
@@ -182,7 +182,7 @@ class Report {
     });
   }
 
-  arrange() {
+  arrange({ moving = false } = {}) {
     this.rows = this.sorted(this.filtered());
     this.table.show(this.rows, this.scores, this.sort);
     const all = drawHistogram(byId("histogram"), this.scores, this.rows);
@@ -192,11 +192,18 @@ class Report {
       ? counted(this.dataset.count, "pair")
       : `${this.rows.length.toLocaleString("en")} of ${counted(this.dataset.count, "pair")}`;
     byId("clear").hidden = this.rows.length === this.dataset.count;
+    if (!moving) this.drawGroups();
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      if (moving) this.drawGroups();
+      this.drawGallery();
+    }, DELAY);
+  }
+
+  drawGroups() {
     for (const [column, plot] of Object.entries(this.groups)) {
       plot.draw(this.scores, this.filters[column]);
     }
-    clearTimeout(this.galleryTimer);
-    this.galleryTimer = setTimeout(() => this.drawGallery(), GALLERY_DELAY);
   }
 
   drawGallery() {

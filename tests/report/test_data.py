@@ -65,7 +65,7 @@ def test_rows_whose_points_are_missing_cannot_be_counted_again():
     assert len(lists[0]) == 3
     results = results_of(changed(table, **columns))
     assert results.points is None
-    assert "1 rows" in results.without_points
+    assert "1 of 4 pairs" in results.without_points
 
 
 def test_an_empty_table():

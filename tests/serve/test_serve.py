@@ -138,7 +138,8 @@ def test_hosts_when_listening_beyond_this_machine():
 def test_another_site_cannot_send(port):
     body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
     assert ask(port, body=body, Origin="https://evil.example")[0] == 403
-    assert ask(port, body=body, Origin="null")[0] == 403
+    for origin in ("null", "http://[", f"https://127.0.0.1:{port}", f"http://localhost:{port}"):
+        assert ask(port, body=body, Origin=origin)[0] == 403
     assert ask(port, body=body, Origin=f"http://127.0.0.1:{port}")[0] == 200
 
 
@@ -251,6 +252,16 @@ def command(*arguments):
             process.kill()
 
 
+def drop(tab, field, name, size):
+    """Let a file fall on one of the fields, as a mouse would."""
+    tab.run(
+        "(() => { const dataTransfer = new DataTransfer();"
+        f"dataTransfer.items.add(new File([new Uint8Array({size})], {name!r}));"
+        f"document.querySelector('input[name={field}]').closest('.drop').dispatchEvent("
+        "new DragEvent('drop', { dataTransfer, cancelable: true })) })()"
+    )
+
+
 @needs_chromium
 def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
     broken = tmp_path / "broken.png"
@@ -259,6 +270,13 @@ def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
         tab.size(1300, 900)
         tab.open(address)
         assert "Nothing has been scored yet" in tab.run("document.body.innerText")
+        said = "document.getElementById('upload-said').textContent"
+        drop(tab, "generation", "huge.png", 33 * 2**20)
+        assert tab.run(said) == "huge.png is larger than 32 MiB."
+        drop(tab, "generation", "small.png", 10)
+        assert tab.run(said) == ""
+        assert "small.png" in tab.run("document.getElementById('upload').innerText")
+        assert tab.run("document.querySelector('#upload button').disabled")  # no reference yet
         for field, files in (
             ("reference", [REFERENCE, mask_of(REFERENCE)]),
             ("generation", [REPAINTED, mask_of(REPAINTED), broken]),

@@ -79,6 +79,7 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             lifespan="off",
             ws="none",
             limit_concurrency=64,

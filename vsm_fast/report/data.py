@@ -102,8 +102,8 @@ def read_results(path: str | os.PathLike[str]) -> Results:
             raise ResultsError(f"{file} does not exist.") from None
         except (pa.ArrowException, OSError) as error:
             raise ResultsError(
-                f"{file} is not a Parquet file: {error}. A report needs what vsm-fast score "
-                "--out RESULTS.parquet --points writes."
+                f"{file} is not a Parquet file: {str(error).rstrip('.')}. A report needs what "
+                "vsm-fast score --out RESULTS.parquet --points writes."
             ) from None
         _check_columns(tables[-1], str(file))
     grids = sorted({table.schema.metadata[_GRID] for table in tables if _has_grid(table)})
@@ -208,7 +208,10 @@ def _points(
     counts, cells = _lists(table, "point_cell", name)
     lacking = int((counts != matched).sum())
     if lacking:
-        return None, f"The matched points of {lacking} rows are missing: score all with --points."
+        return None, (
+            f"The matched points of {lacking:,} of {len(table):,} pairs are missing: score all of "
+            "them with --points."
+        )
     if not len(cells):
         return None, "No pair has a matched point."
     others = {}

@@ -106,7 +106,7 @@ class Guard:
         if not allowed_host(host, self._host):
             return PlainTextResponse("This server does not go by that name.", 421)
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin != f"http://{host}":
             return PlainTextResponse("Requests of other sites are not answered.", 403)
         return None
 

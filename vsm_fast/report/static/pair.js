@@ -58,6 +58,7 @@ class PairView {
     this.frames.generation.setAttribute("aria-label",
       `Generation ${dataset.text("gen_id", row)} with its matched points. Arrow keys go from point `
       + "to point, Enter to the next mismatched one, Escape to none.");
+    this.bitmap = undefined;
     this.bitmap = await dataset.bitmap("generation", row);
     if (this.row === row && this.dataset === dataset) this.setThreshold(this.threshold);
   }
@@ -82,7 +83,7 @@ class PairView {
 
   setThreshold(threshold) {
     this.threshold = threshold;
-    if (this.row < 0) return;
+    if (this.row < 0 || this.bitmap === undefined) return; // show() comes back to it
     this.fillScore();
     if (this.heat) {
       const drawn = this.heat.draw(this.canvas, this.bitmap, this.row, threshold, HEAT_PIXELS);

@@ -67,8 +67,11 @@ EXTRAS = {
     "quantize": ["torchao>=0.17"],
     # VSM as a metric in training loops (Apache-2.0; its figures need matplotlib).
     "metric": ["torchmetrics>=1.4", "matplotlib>=3.9"],
-    # Tables as data frames.
-    "report": ["pandas>=2.2"],
+    # Tables as data frames, and a page to explore results in a browser (Jinja2: its template).
+    "report": ["pandas>=2.2", "jinja2>=3.1"],
+    # The same page from a local server that scores uploads: a web framework without pydantic,
+    # the server that its authors write, and the parser of forms that it asks for.
+    "serve": ["jinja2>=3.1", "starlette>=0.41", "uvicorn>=0.30", "python-multipart>=0.0.18"],
     # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
     # MkDocs, which would do as well, ends in 2027.)
     "docs": DOCS,
@@ -93,6 +96,11 @@ EXTRAS = {
         "torchmetrics>=1.4",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
         *DOCS,
+        "jinja2>=3.1",
+        "starlette>=0.41",
+        "uvicorn>=0.30",
+        "python-multipart>=0.0.18",
+        "websocket-client>=1.8",  # speaks to Chromium, in the tests of pages
     ],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
@@ -118,7 +126,8 @@ setup(
     package_data={
         "vsm_fast": ["py.typed", "models/*/*.json", "models/*/*.safetensors",
                      "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md",
-                     "training/masks/README.md", "training/masks/*/*.png"],
+                     "training/masks/README.md", "training/masks/*/*.png",
+                     "report/templates/*", "report/static/*"],
         "vsm_fast.kernels": ["tuned/*"],
     },
     install_requires=[

@@ -38,6 +38,10 @@ class PairingError(VSMError, ValueError):
     """References and generations cannot be paired without guessing."""
 
 
+class ResultsError(VSMError, ValueError):
+    """A table of results cannot be read, lacks columns, or contradicts itself."""
+
+
 class ModelError(VSMError, RuntimeError):
     """A model folder or its weights are missing, incomplete or altered."""
 

@@ -9,6 +9,7 @@ others are in ``tensorrt_api.json`` as the bindings of TensorRT 10.13.3.9 and 11
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import sys
 import types
@@ -20,6 +21,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+
+from vsm_fast.model_config import weights_fingerprint
+from vsm_fast.runtimes import tensorrt_library
+from vsm_fast.runtimes.exported import ONNX, read_record
+from vsm_fast.runtimes.plans import PlanRecord, graph_files, write_plan
 
 MAGIC = b"fake plan "
 VERSION, GPU = "11.4.0.106", "NVIDIA H100 80GB HBM3"
@@ -337,3 +343,22 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("ours"))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("torch's"))
     return made
+
+
+def place_plan(folder: Path, trt: types.ModuleType, content: bytes | None = None) -> None:
+    """Put a plan with its sidecar into an exported folder; by default one of its graph."""
+    record = read_record(folder)
+    if content is None:
+        side, batch = record.model.backbone.resolution, record.batch
+        shapes = [[count, 3, side, side] for count in (batch.least, batch.best, batch.most)]
+        content = MAGIC + json.dumps([str(folder / ONNX), shapes]).encode()
+    plan = PlanRecord(
+        hashlib.sha256(content).hexdigest(),
+        len(content),
+        tensorrt_library.machine(trt, torch.device("cpu")),
+        record.precision,
+        record.batch,
+        weights_fingerprint(record.model),
+        graph_files(record),
+    )
+    write_plan(folder, content, plan)

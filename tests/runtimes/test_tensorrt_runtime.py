@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import shutil
@@ -18,16 +17,16 @@ import fake_tensorrt
 import pytest
 import tiny_models
 import torch
+from fake_tensorrt import place_plan
 from tiny_models import images
 
 from vsm_fast import ModelError, VSMScorer
 from vsm_fast.cli import ExitCode, main
-from vsm_fast.model_config import weights_fingerprint
 from vsm_fast.runtimes import tensorrt_library
-from vsm_fast.runtimes.exported import ExportRecord, read_record
+from vsm_fast.runtimes.exported import read_record
 from vsm_fast.runtimes.loading import load_runtime
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
-from vsm_fast.runtimes.plans import PlanRecord, graph_files, plans_in, write_plan
+from vsm_fast.runtimes.plans import plans_in
 from vsm_fast.runtimes.tensorrt_runtime import TensorRTRuntime, load_tensorrt
 
 one_thread, tensorrt = tiny_models.one_thread, fake_tensorrt.tensorrt
@@ -38,18 +37,8 @@ CPU = torch.device("cpu")
 def folder(tensorrt: ModuleType, small_export: Path, tmp_path: Path) -> Path:
     """An exported folder with a plan for the machine of the fixture."""
     made = shutil.copytree(small_export, tmp_path / "exported")
-    record = read_record(made)
-    shapes = [[count, 3, 32, 32] for count in (2, 3, 4)]
-    content = fake_tensorrt.MAGIC + json.dumps([str(made / "model.onnx"), shapes]).encode()
-    write_plan(made, content, record_of(content, record, tensorrt))
+    place_plan(made, tensorrt)
     return made
-
-
-def record_of(content: bytes, record: ExportRecord, trt: ModuleType) -> PlanRecord:
-    return PlanRecord(
-        hashlib.sha256(content).hexdigest(), len(content), tensorrt_library.machine(trt, CPU),
-        record.precision, record.batch, weights_fingerprint(record.model), graph_files(record),
-    )  # fmt: skip
 
 
 def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -243,10 +232,10 @@ def test_an_engine_of_another_network_is_refused(
         "could not load the plan: Serialization": b"something else",
     }
     for said, other in others.items():
-        write_plan(folder, other, record_of(other, record, tensorrt))
+        place_plan(folder, tensorrt, other)
         with pytest.raises(ModelError, match=said):
             load_tensorrt(folder, record, CPU)
-    write_plan(folder, content, record_of(content, record, tensorrt))
+    place_plan(folder, tensorrt, content)
     monkeypatch.setattr(fake_tensorrt.Engine, "get_tensor_dtype", lambda *of: "float16")
     with pytest.raises(ModelError, match="another type than float32"):
         load_tensorrt(folder, record, CPU)

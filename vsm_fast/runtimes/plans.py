@@ -18,15 +18,11 @@ from typing import Any
 from vsm_fast.atomic import replacing, write_json
 from vsm_fast.errors import ModelError
 from vsm_fast.model_config import weights_fingerprint
-from vsm_fast.runtimes.exported import ONNX, BatchRange, ExportRecord
+from vsm_fast.runtimes.exported import ONNX, WRONG_JSON, BatchRange, ExportRecord
 from vsm_fast.runtimes.tensorrt_library import Machine
 
 FORMAT = "vsm_fast-plan/1"
 SUFFIX = ".plan"
-# What reading JSON of any content into records can raise.
-_WRONG = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-)  # fmt: skip
 
 
 class NoPlan(ModelError):
@@ -108,7 +104,7 @@ def read_sidecar(plan: Path) -> PlanRecord:
     path = plan.with_suffix(".json")
     try:
         return _record(json.loads(path.read_text(encoding="utf-8")))
-    except _WRONG as error:
+    except WRONG_JSON as error:
         raise ModelError(
             f"{path} does not describe {plan.name} ({type(error).__name__}: {error}); a plan is "
             f"native code and is not loaded without. Build it again: {rebuild_command(plan.parent)}"

@@ -13,8 +13,10 @@ import hashlib
 import json
 import sys
 import types
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -264,6 +266,12 @@ class Context:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle
+        if Graph.capturing is not None:
+            Graph.capturing.launches.append(self._run)
+            return True
+        return self._run()
+
+    def _run(self) -> bool:
         ORDER.append("runs")
         assert self._memory >= self.update_device_memory_size_for_shapes()
         if self._engine.fake_error:
@@ -310,10 +318,31 @@ REAL_NAMES = {
 }  # fmt: skip
 
 
+class Graph:
+    """A CUDA graph: launches that are captured instead of run, and run when it is replayed."""
+
+    capturing: ClassVar[Graph | None] = None
+
+    def __init__(self) -> None:
+        self.launches: list[Callable[[], bool]] = []
+
+    def replay(self) -> None:
+        for launch in self.launches:
+            assert launch()
+
+
+@contextmanager
+def capture(graph: Graph, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+    assert capture_error_mode == "thread_local"
+    Graph.capturing = graph
+    yield
+    Graph.capturing = None
+
+
 class Stream:
     """A stream of torch that says in what order things happen."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, device: torch.device, name: str = "ours") -> None:
         self.name, self.cuda_stream = name, 1
 
     def wait_stream(self, other: Stream) -> None:
@@ -327,6 +356,7 @@ ORDER: list[str] = []
 def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
     """The stand-in as ``tensorrt``, a CPU in the place of the GPU, and a home of its own."""
     made = types.ModuleType("tensorrt")
+    made.__spec__ = ModuleSpec("tensorrt", None)  # torch's compiler asks for it
     made.__version__ = VERSION
     made.float32 = "float32"
     for name in _NAMES:
@@ -340,8 +370,10 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("ours"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("torch's"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(device, "torch's"))
     return made
 
 

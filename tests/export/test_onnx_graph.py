@@ -126,8 +126,11 @@ def test_a_fixed_batch_and_float16(small_model, tmp_path):
 
 def test_the_command(small_model, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]) == 0
+    command = ["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]
+    assert main([*command, "--triton-repository", str(tmp_path / "served")]) == 0
     said = capsys.readouterr().out
+    served = tmp_path / "served/small/1/model.onnx"
+    assert served.read_bytes() == (out / ONNX).read_bytes()
     assert f"wrote {out}" in said
     assert f"vsm-fast score --model {out}" in said
     assert read_record(out).batch == BatchRange(1, 2, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -23,7 +24,7 @@ from tiny_models import images
 from vsm_fast import ModelError, VSMScorer
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.runtimes import tensorrt_library
-from vsm_fast.runtimes.exported import read_record
+from vsm_fast.runtimes.exported import BatchRange, read_record
 from vsm_fast.runtimes.loading import load_runtime
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.runtimes.plans import plans_in
@@ -75,6 +76,25 @@ def test_images_need_not_lie_in_order(runtime: TensorRTRuntime) -> None:
 def test_torchs_stream_waits_for_ours_and_ours_for_torchs(runtime: TensorRTRuntime) -> None:
     runtime(images(2))
     assert fake_tensorrt.ORDER == ["ours waits for torch's", "runs", "torch's waits for ours"]
+
+
+def test_a_fixed_batch_is_captured_once_and_replayed(
+    folder: Path, tensorrt: ModuleType, runtime: TensorRTRuntime
+) -> None:
+    record = dataclasses.replace(read_record(folder), batch=BatchRange(4, 4, 4))
+    engine = runtime._engine
+    engine._shapes = [[4, 3, 32, 32]] * 3
+    engine._tensors = {name: (4, *shape[1:]) for name, shape in engine._tensors.items()}
+    graphed = TensorRTRuntime(tensorrt, engine, record, CPU, cuda_graph=True)
+    batches = [images(4, seed=1), images(4, seed=2), images(3, seed=3), images(9, seed=4)]
+    found = [graphed(batch) for batch in batches]
+    assert fake_tensorrt.ORDER.count("runs") == 1 + 1 + 1 + 1 + 3
+    (lane,) = graphed._idle
+    assert len(lane._graph.launches) == 1
+    right = OnnxRuntime(folder, read_record(folder), CPU)
+    for batch, pair in zip(batches, found, strict=True):
+        for ours, wanted in zip(pair, right(batch), strict=True):  # no batch wrote over another
+            torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=0)
 
 
 def test_the_workspace_grows_and_is_kept(runtime: TensorRTRuntime) -> None:

@@ -30,9 +30,10 @@ class GraphFacts:
         types: Bytes of initialisers by their type, like ``{"FLOAT16": 13893120}``.
         operations: Floating-point operations for one image (a product and a sum are 2) of
             convolutions, matrix products and attention; None if shapes could not be inferred.
-        activation_bytes: Of the tensors alive at the same time for one image, at most, when the
-            operators run one after the other as they stand; engines need less or more, as they
-            fuse operators and give kernels room to work. None as ``operations``.
+        activation_bytes: Of the tensors alive at the same time, at most, when the operators run
+            one after the other as they stand, for one image (of a fixed batch: its share); engines
+            need less or more, as they fuse operators and give kernels room to work. None as
+            ``operations``.
     """
 
     inputs: tuple[str, ...]
@@ -64,7 +65,8 @@ def graph_facts(path: Path) -> GraphFacts:
         told = [
             tuple(_shown(onnx, value) for value in values) for values in (graph.input, graph.output)
         ]
-        shapes, kinds = _one_image(onnx, model)
+        count = _fixed_batch(graph)
+        shapes, kinds = _shapes(onnx, model, count or 1)
     except (
         Exception
     ) as error:  # protobuf, the checker and shape inference have classes of their own
@@ -72,6 +74,8 @@ def graph_facts(path: Path) -> GraphFacts:
             f"{path} is not a valid ONNX graph ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}). Export the model again."
         ) from error
+    operations, alive = _operations(graph.node, shapes), _alive(graph, shapes, kinds)
+    images = count or 1
     return GraphFacts(
         told[0],
         told[1],
@@ -79,8 +83,8 @@ def graph_facts(path: Path) -> GraphFacts:
         Counter(node.op_type for node in graph.node),
         sum(types.values()),
         types,
-        _operations(graph.node, shapes),
-        _alive(graph, shapes, kinds),
+        None if operations is None else operations / images,
+        None if alive is None else alive // images,
     )
 
 
@@ -91,16 +95,19 @@ def _shown(onnx: Any, value: Any) -> str:
     return f"{value.name} {kind} [{', '.join(sizes)}]"
 
 
-def _one_image(onnx: Any, model: Any) -> tuple[dict[str, Shape], dict[str, str]]:
-    """Shapes and types of the tensors for one image, as far as they can be inferred."""
+def _fixed_batch(graph: Any) -> int:
+    """The one batch size that a graph takes; 0 if it takes several."""
+    (images,) = (value for value in graph.input if value.name == IMAGES)
+    return int(images.type.tensor_type.shape.dim[0].dim_value)
+
+
+def _shapes(onnx: Any, model: Any, batch: int) -> tuple[dict[str, Shape], dict[str, str]]:
+    """Shapes and types of the tensors of a batch, as far as they can be inferred."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]  # in which the batch has a name
-    for value in fixed.graph.input:
-        if value.name == IMAGES:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-    for value in fixed.graph.output:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
     for node in fixed.graph.node:
         if node.op_type == "GroupNormalization":  # onnx 1.23 infers none of it in bfloat16
             node.op_type = "Identity"

@@ -47,6 +47,7 @@ class TensorRTRuntime:
         cuda_graph: bool = False,
     ) -> None:
         self.device, self.precision = device, record.precision
+        self.concurrent = False  # one batch fills a GPU
         self._trt, self._engine, self._batch = trt, engine, record.batch
         self._side = record.model.backbone.resolution
         aggregation = record.model.aggregation

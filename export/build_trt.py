@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.onnx is not None and (options.out or options.batch or options.dtype != "fp32"):
         parser.error("--out, --dtype and batch sizes are those of the export that --onnx names")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in build_onnx.py
-    logging.getLogger("vsm_fast.export").setLevel(logging.WARNING)
     import torch  # slow, and not needed to refuse wrong options
 
     try:

@@ -18,7 +18,7 @@ from vsm_fast.runtimes.exported import ExportRecord, verify_graph
 from vsm_fast.runtimes.plans import plan_name
 from vsm_fast.runtimes.tensorrt_library import created, library, machine, unusable
 
-# TensorRT starts nothing without a driver. TensorRT for RTX has the same parser and does.
+# TensorRT may not start without a driver. TensorRT for RTX has the same interface and does.
 _PARSERS = ("tensorrt", "tensorrt_rtx")
 
 
@@ -82,5 +82,5 @@ def _parse(path: Path) -> str:
         return f"by {name} {trt.__version__}: {network.num_layers} layers, {sizes}"
     return (
         f"by onnx alone ({'; '.join(reasons)}). To have it parsed without a GPU: "
-        "pip install tensorrt-rtx"
+        "pip install tensorrt-rtx-cu12"
     )

@@ -18,7 +18,13 @@ from vsm_fast.checkpoints import load_model
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export import runtime_check, trt_engine
-from vsm_fast.export.runtime_check import Difference, Speed, difference, require_small
+from vsm_fast.export.runtime_check import (
+    Difference,
+    difference,
+    require_small,
+    speed_table,
+    speeds,
+)
 from vsm_fast.export.trt_engine import BuildOptions, EngineSummary
 from vsm_fast.model_config import weights_fingerprint
 from vsm_fast.runtimes.exported import ExportRecord, verify_graph
@@ -78,23 +84,17 @@ def torch_references(
 
 @dataclass(frozen=True)
 class MadePlan:
-    """A plan that was written, and what was found out about it.
+    """A plan that was written.
 
     Attributes:
         path: The file.
         record: What its sidecar says.
         engine: What it consists of.
-        found: How far it is from the reference.
-        torchs: How far torch in the same precision is; None without one.
-        speeds: Of the references and of the plan; empty if not asked for.
     """
 
     path: Path
     record: PlanRecord
     engine: EngineSummary
-    found: Difference
-    torchs: Difference | None
-    speeds: list[Speed]
 
 
 def make_plan(
@@ -106,7 +106,7 @@ def make_plan(
     *,
     time_it: bool = False,
     progress: bool = False,
-    photographs: Path = runtime_check.EXAMPLES,
+    photographs: Path | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> MadePlan:
     """Build a plan of an exported folder for this machine; it appears checked or not at all.
@@ -119,7 +119,8 @@ def make_plan(
         references: What it must agree with.
         time_it: Whether to time it against the references.
         progress: Whether to show a bar on standard error.
-        photographs: For the comparison of scores; see ``runtime_check.difference``.
+        photographs: For the comparison of scores; see ``runtime_check.difference``. None = the
+            examples of the repository.
         tell: Gets a sentence about each step.
 
     Raises:
@@ -139,25 +140,15 @@ def make_plan(
     content = trt_engine.build(trt, graph, record, options, here, device, progress=progress)
     seconds = time.monotonic() - begin
     engine = deserialized(trt, content, device)
-    engine_summary = trt_engine.summary(trt, engine)
-    tell(f"built in {seconds / 60:.1f} minutes, {len(content) / 2**20:.1f} MiB: {engine_summary}")
+    summary = trt_engine.summary(trt, engine)
+    tell(f"built in {seconds / 60:.1f} minutes, {len(content) / 2**20:.1f} MiB: {summary}")
 
     runtime = TensorRTRuntime(trt, engine, record, device, cuda_graph=options.cuda_graph)
-    compare = (record.model, references.right)
-    torchs = None
-    if references.torch is not None:
-        torchs = difference(*compare, references.torch, record.batch, photographs)
-        tell(f"torch in {record.precision} against {references.right.name}: {torchs}")
-    found = difference(*compare, runtime, record.batch, photographs)
-    tell(f"the plan against {references.right.name} in {references.right.precision}: {found}")
-    require_small(found, torchs, "the plan")
-    speeds: list[Speed] = []
+    found = _checked(runtime, record, references, photographs, tell)
     if time_it:
         sizes = sorted(set(dataclasses.astuple(record.batch)))
-        speeds = runtime_check.speeds(
-            [references.torch or references.right, runtime], sizes, record.model.backbone.resolution
-        )
-        tell(runtime_check.speed_table(speeds))
+        contestants = [references.torch or references.right, runtime]
+        tell(speed_table(speeds(contestants, sizes, record.model.backbone.resolution)))
     plan = PlanRecord(
         hashlib.sha256(content).hexdigest(),
         len(content),
@@ -171,12 +162,35 @@ def make_plan(
             "seconds": round(seconds, 1),
             "workspace_gib": options.workspace,
             "optimization_level": options.optimization_level,
-            **dataclasses.asdict(engine_summary),
+            **dataclasses.asdict(summary),
         },
         {"against": references.right.name, **dataclasses.asdict(found)},
     )
-    path = write_plan(folder, content, plan)
-    return MadePlan(path, plan, engine_summary, found, torchs, speeds)
+    return MadePlan(write_plan(folder, content, plan), plan, summary)
+
+
+def _checked(
+    runtime: TensorRTRuntime,
+    record: ExportRecord,
+    references: References,
+    photographs: Path | None,
+    tell: Callable[[str], None],
+) -> Difference:
+    """How far a plan is from its reference; too far is an error."""
+    right = references.right
+
+    def off(other: Runtime) -> Difference:
+        pictures = runtime_check.EXAMPLES if photographs is None else photographs
+        return difference(record.model, right, other, record.batch, pictures)
+
+    torchs = None
+    if references.torch is not None:
+        torchs = off(references.torch)
+        tell(f"torch in {record.precision} against {right.name} in {right.precision}: {torchs}")
+    found = off(runtime)
+    tell(f"the plan against {right.name} in {right.precision}: {found}")
+    require_small(found, torchs, "the plan")
+    return found
 
 
 def ensure_plan(

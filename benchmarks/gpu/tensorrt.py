@@ -42,7 +42,7 @@ def _built(
             device,
             BuildOptions(cuda_graph=cuda_graph),
             contest.references,
-            photographs=of.folder,  # none: scores of random weights mean nothing
+            photographs=of.model,  # none there: scores of random weights mean nothing
         )
         runtime = load_tensorrt(of.folder, of.record, device)
     except Exception as error:  # not installed, not built, not the same: torch's rows go on

@@ -15,7 +15,7 @@ import torch
 from fake_tensorrt import Builder, BuilderFlag, Engine, MemoryPoolType
 
 from vsm_fast import ModelError
-from vsm_fast.export import runtime_check, trt_plans
+from vsm_fast.export import runtime_check
 from vsm_fast.export.build_trt import main
 from vsm_fast.export.trt_engine import _type_name
 from vsm_fast.runtimes import tensorrt_library
@@ -37,8 +37,7 @@ def folder(small_export: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _few_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "examples/refs", tmp_path / "photographs")
-    defaults = {**trt_plans.make_plan.__kwdefaults__, "photographs": tmp_path / "photographs"}
-    monkeypatch.setattr(trt_plans.make_plan, "__kwdefaults__", defaults)
+    monkeypatch.setattr(runtime_check, "EXAMPLES", tmp_path / "photographs")
     monkeypatch.setattr(runtime_check, "_milliseconds", lambda *of: 2.0)
 
 

@@ -98,12 +98,11 @@ def load_runtime(
     if runtime in _EXPORTED:
         if dtype in QUANTIZED:
             raise ValueError(f"runtime {runtime!r} has no dtype {dtype!r}; use 'auto'.")
-        name = os.fspath(name_or_path)
         if runtime == "tensorrt":
             library(where)  # refused before minutes of exporting
-        exported = exported_folder(name, folder, precision_name(precision))
+        exported = exported_folder(os.fspath(name_or_path), folder, precision_name(precision))
         if runtime == "tensorrt":
-            _ensure_plan(exported, name, where)
+            _ensure_plan(exported, folder, where)
         loaded = load_exported(exported, where, "auto", runtime)
         if loaded.runtime.precision == "float32":
             return loaded
@@ -153,13 +152,13 @@ def _plan_fits(folder: Path, record: ExportRecord, device: torch.device) -> bool
     return False
 
 
-def _ensure_plan(exported: Path, model: str, device: torch.device) -> None:
+def _ensure_plan(exported: Path, folder: Path, device: torch.device) -> None:
     """Build a plan for this GPU into our own export of a model, unless it is there."""
-    from vsm_fast.export import trt_plans
+    from vsm_fast.export.trt_plans import ensure_plan, torch_references
 
     record = read_record(exported)
-    trt_plans.ensure_plan(
-        exported, record, device, lambda: trt_plans.torch_references(model, record, device)
+    ensure_plan(
+        exported, record, device, lambda: torch_references(os.fspath(folder), record, device)
     )
 
 

@@ -17,9 +17,10 @@ from fake_tensorrt import Builder, BuilderFlag, Engine, MemoryPoolType
 from vsm_fast import ModelError
 from vsm_fast.export import runtime_check
 from vsm_fast.export.build_trt import main
+from vsm_fast.export.onnx_graph import ExportOptions
 from vsm_fast.export.trt_engine import _type_name
 from vsm_fast.runtimes import tensorrt_library
-from vsm_fast.runtimes.exported import read_record
+from vsm_fast.runtimes.exported import DEFAULT_BATCH, read_record
 from vsm_fast.runtimes.loading import load_runtime
 from vsm_fast.runtimes.plans import plans_in, read_sidecar
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
@@ -173,6 +174,24 @@ def test_a_file_in_the_folder_names_it_too_and_torch_can_be_the_reference(
     assert "the plan against torch in float32: least cosine" in capsys.readouterr().out
     assert build(folder, "--reference", "tiny") == 4
     assert "the export is not of 'tiny'" in capsys.readouterr().err
+
+
+def test_a_model_is_exported_unless_that_export_is_there(
+    tensorrt: ModuleType, folder: Path, model: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    exported: list[object] = []
+    monkeypatch.setattr(
+        "vsm_fast.export.onnx_graph.export_onnx",
+        lambda *of, **how: exported.append(of[2]) or read_record(folder),
+    )
+    command = ["--model", model, "--out", str(folder), "--device", "cpu"]
+    assert main([*command, "--dynamic", "2:3:4"]) == 0
+    assert "is that export already" in (said := capsys.readouterr().out)
+    assert "the plan against torch in float32" in said
+    assert not exported
+    assert main(command) == 0
+    assert exported == [ExportOptions("float32", DEFAULT_BATCH)]
 
 
 def test_wrong_usage(

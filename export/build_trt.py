@@ -31,7 +31,7 @@ exit codes:
   {FAILED}    a file could not be written, or the GPU has too little memory
   {USAGE}    wrong usage, or no TensorRT or no NVIDIA GPU here: score with --runtime onnxruntime
   {MODEL}    the model is missing or altered, cannot be built, or its plan computes something else
-  {INTERRUPTED}  interrupted; nothing was written
+  {INTERRUPTED}  interrupted; no plan was written
 """
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except KeyboardInterrupt:
-        print("build_trt.py: interrupted; nothing was written", file=sys.stderr)
+        print("build_trt.py: interrupted; no plan was written", file=sys.stderr)
         return INTERRUPTED
     except (ImportError, ValueError) as error:
         # Some of the library's own errors are values too.
@@ -109,7 +109,10 @@ def _run(options: argparse.Namespace) -> None:
     from vsm_fast.export.trt_dry_run import describe
     from vsm_fast.runtimes.tensorrt_library import library
 
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
     if not options.dry_run:
         library(device)  # refused before minutes of exporting
     temporary = options.model is not None and options.out is None

@@ -12,7 +12,7 @@ import torch
 
 from vsm_fast.errors import ModelError
 from vsm_fast.export.graph_facts import GraphFacts, graph_facts
-from vsm_fast.export.trt_engine import parsed
+from vsm_fast.export.trt_engine import parsed, require_precision
 from vsm_fast.model_config import weights_fingerprint
 from vsm_fast.runtimes.exported import ExportRecord, verify_graph
 from vsm_fast.runtimes.plans import plan_name
@@ -29,6 +29,7 @@ def describe(folder: Path, record: ExportRecord, device: torch.device) -> Iterat
         ModelError: The graph was altered, is not valid, or TensorRT cannot read it.
         ImportError: onnx is not installed.
     """
+    require_precision(folder, record)
     path = verify_graph(folder, record)
     facts = graph_facts(path)
     for title, text in _rows(facts, record, path, device):

@@ -41,6 +41,22 @@ class BuildOptions:
     cuda_graph: bool = False
 
 
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+
+def require_precision(folder: Path, record: ExportRecord) -> None:
+    """Refuse an export that no plan is made from.
+
+    Raises:
+        ModelError: It is in another precision than ``PRECISIONS``.
+    """
+    if record.precision not in PRECISIONS:
+        raise ModelError(
+            f"{folder} is in {record.precision}; plans are built from {', '.join(PRECISIONS)}. "
+            "Export the model again: --dtype fp16."
+        )
+
+
 def parsed(trt: Any, builder: Any, graph: Path) -> Any:
     """The network of an ONNX file.
 

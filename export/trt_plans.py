@@ -132,6 +132,7 @@ def make_plan(
     """
     if options.cuda_graph and not record.batch.static:
         raise ValueError("a CUDA graph is for one batch size; export with --static-batch N.")
+    trt_engine.require_precision(folder, record)
     trt = library(device)
     here = machine(trt, device)
     graph = verify_graph(folder, record)

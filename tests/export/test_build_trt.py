@@ -206,12 +206,19 @@ def test_wrong_usage(
         with pytest.raises(SystemExit) as ended:
             main(wrong)
         assert ended.value.code == 2
+    assert build(folder, "--device", "nothing") == 2
+    assert "--device nothing" in capsys.readouterr().err
     assert build(folder, "--cuda-graph") == 2
     assert "--static-batch" in capsys.readouterr().err
     assert build(tmp_path / "absent") == 4
     assert "does not describe an exported model" in capsys.readouterr().err
     assert build(folder, "--triton-repository", str(tmp_path / "models")) == 4
     assert "requests of one image" in capsys.readouterr().err
+    record = folder / "export.json"
+    record.write_text(record.read_text().replace('"float32"', '"int8"'))
+    for more in ((), ("--dry-run",)):
+        assert build(folder, *more) == 4
+        assert "is in int8; plans are built from float32" in capsys.readouterr().err
     assert not Builder.fake_configs
 
 

@@ -21,6 +21,8 @@ def _version() -> str:
 # torch asks for one version exactly.
 TRITON = "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
+DOCS = ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8"]
+
 EXTRAS = {
     # Scoring on NVIDIA GPUs, and export to ONNX, which TensorRT builds from. ONNX Runtime for GPUs
     # has the same files as that of the extra "onnx": not both.
@@ -43,6 +45,8 @@ EXTRAS = {
         "tensorboard>=2.17",
         "matplotlib>=3.9",
     ],
+    # Masks by GrabCut (OpenCV) for images that come without one.
+    "masks": ["opencv-python-headless>=4.10"],
     # Stages of dataset generation, and baselines, with pretrained models: Grounding DINO, SAM, CLIP
     # and DINO through transformers; diffusion pipelines, whose text encoders are transformers', and
     # which accelerate loads without a second copy in memory and moves to and from the GPU.
@@ -64,8 +68,13 @@ EXTRAS = {
     # Linear layers in 8 bits: PyTorch's own library for it (BSD). Not among the tests' packages:
     # where it is installed, diffusers imports it too, which takes 2.6 s.
     "quantize": ["torchao>=0.17"],
+    # VSM as a metric in training loops (Apache-2.0; its figures need matplotlib).
+    "metric": ["torchmetrics>=1.4", "matplotlib>=3.9"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
+    # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
+    # MkDocs, which would do as well, ends in 2027.)
+    "docs": DOCS,
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
@@ -84,7 +93,9 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
+        "torchmetrics>=1.4",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
+        *DOCS,
     ],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],

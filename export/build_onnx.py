@@ -16,14 +16,14 @@ from vsm_fast.errors import VSMError
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+INT8 = "int8"  # of ONNX Runtime on CPUs only
 FAILED, USAGE, MODEL = 1, 2, 4  # exit codes, as of vsm-fast
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *more_precisions: str) -> None:
     """Which model, in which precision, for which batches."""
-    parser.add_argument(
-        "--dtype", default="fp32", choices=tuple(PRECISIONS), help="default: %(default)s"
-    )
+    precisions = (*PRECISIONS, *more_precisions)
+    parser.add_argument("--dtype", default="fp32", choices=precisions, help="default: %(default)s")
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument("--static-batch", type=_static, metavar="N", dest="batch")
     batch.add_argument(
@@ -45,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", required=True, help="name (vsm-fast models) or folder")
     parser.add_argument("--out", required=True, type=Path, help="folder of the exported model")
-    add_model_options(parser)
+    add_model_options(parser, INT8)
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="photographs for --dtype int8: one sub-folder per subject, masks beside them",
+    )
     parser.add_argument(
         "--fuse-matching",
         action="store_true",
@@ -59,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--opset", type=int, default=0, help="ONNX operator set")
     options = parser.parse_args(arguments)
+    if (options.dtype == INT8) != (options.calibration is not None):
+        parser.error("--dtype int8 needs --calibration DIR, and nothing else takes it")
     # Slow to import, and not needed to refuse wrong options. Torch says at each export that
     # torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -70,10 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.model,
             options.out,
             ExportOptions(
-                PRECISIONS[options.dtype],
+                PRECISIONS.get(options.dtype, options.dtype),
                 options.batch or DEFAULT_BATCH,
                 options.opset,
                 options.fuse_matching,
+                options.calibration,
             ),
             local_files_only=options.local_files_only,
             tell=print,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Cosine of a descriptor with torch's, at least. float16: both round, in different places.
 LEAST_COSINE = {"float32": 1 - 1e-5, "float16": 1 - 2e-3}
+LEAST_COSINE["int8"] = LEAST_COSINE["float32"]  # checked before it is quantised
 
 
 def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) -> None:

@@ -12,11 +12,34 @@ from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import Status
 from vsm_fast.heatmap import HeatmapEvidence
 from vsm_fast.matches import Matches
+from vsm_fast.points import GridFrame, MatchedPoints
 from vsm_fast.results import VSMScores
 from vsm_fast.scoring import score
 from vsm_fast.subjects import Subject
 
 _NONE = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True)
+class MatchedSides:
+    """What was matched in one batch.
+
+    Attributes:
+        generations: Descriptors of the batch's generations.
+        references: Descriptors of the references.
+        pairs: int64 [p, 2], (image of ``generations``, image of ``references``) of each pair.
+    """
+
+    generations: Descriptors
+    references: Descriptors
+    pairs: NDArray[np.int64]
+
+    def cells(self, pair: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Grid cells of all points of a pair's generation, and of its reference."""
+        generation, reference = self.pairs[pair].tolist()
+        sides = (self.generations, generation), (self.references, reference)
+        mine, theirs = (side.cells[side.rows(image)].numpy() for side, image in sides)
+        return mine, theirs
 
 
 @dataclass
@@ -26,7 +49,7 @@ class ScoreCollector:
     Args:
         pairs: int64 [P, 2], (reference, generation) of each row.
         visual_threshold: Of the score column.
-        heatmaps: Keep the evidence of heat maps.
+        heatmaps: Keep the evidence of heat maps, and the matched points.
     """
 
     pairs: NDArray[np.int64]
@@ -39,6 +62,7 @@ class ScoreCollector:
         self._n_source = np.zeros(rows, np.int64)
         self._similarity: list[NDArray[np.float32]] = [_NONE] * rows
         self._evidence: list[HeatmapEvidence | None] = [None] * rows
+        self._points: list[MatchedPoints | None] = [None] * rows
         names = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
         self._columns: dict[str, list[str]] = {name: [""] * rows for name in names}
 
@@ -46,7 +70,7 @@ class ScoreCollector:
         self,
         rows: NDArray[np.int64],
         matches: Matches,
-        descriptors: Descriptors,
+        described: MatchedSides,
         references: Sequence[Subject],
         generations: Sequence[Subject],
         first: int,
@@ -56,13 +80,16 @@ class ScoreCollector:
         Args:
             rows: int64 [p], the row of each pair of ``matches``.
             matches: Of the batch's pairs.
-            descriptors: Of the batch's generations.
+            described: What was matched.
             references: All references.
             generations: The batch's generations.
             first: Position of the batch's first generation among all.
         """
         kept_all = matches.kept.cpu().numpy()
         visual_all = matches.visual_similarity.float().cpu().numpy()
+        if self.heatmaps:
+            semantic_all = matches.semantic_similarity.float().cpu().numpy()
+            targets_all = matches.target_index.cpu().numpy()
         offsets = matches.offsets.tolist()
         self._score[rows] = score(matches, [self.visual_threshold]).score[:, 0].numpy()
         for position, row in enumerate(rows.tolist()):
@@ -75,10 +102,14 @@ class ScoreCollector:
             self._set_text(row, references[reference], subject, bool(kept.any()))
             if self.heatmaps and kept.any():
                 assert subject.mask is not None  # a subject with points was prepared
-                cells = descriptors.cells[descriptors.rows(generation - first)].numpy()
-                self._evidence[row] = HeatmapEvidence.pack(
-                    cells, kept, visual, descriptors.grid, subject.box, subject.mask
+                cells, reference_cells = described.cells(position)
+                evidence = HeatmapEvidence.pack(
+                    cells, kept, visual, described.generations.grid, subject.box, subject.mask
                 )
+                targets = reference_cells[targets_all[points][kept]].astype(np.int32)
+                semantic, frame = semantic_all[points][kept], _frame(references[reference])
+                self._evidence[row] = evidence
+                self._points[row] = MatchedPoints(evidence, targets, semantic, frame)
 
     def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
         if reference.status is not Status.OK:
@@ -123,5 +154,11 @@ class ScoreCollector:
             visual_threshold=self.visual_threshold,
             model=model,
             evidence=self._evidence if self.heatmaps else None,
+            points=self._points if self.heatmaps else None,
             **self._columns,  # type: ignore[arg-type]
         )
+
+
+def _frame(reference: Subject) -> GridFrame | None:
+    """Where the grid lies on a reference, unless it was described by somebody else."""
+    return GridFrame(reference.box, reference.size) if any(reference.size) else None

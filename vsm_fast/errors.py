@@ -11,6 +11,7 @@ class Status(str, Enum):
     OK = "ok"
     NO_MATCH = "no_semantic_match"
     EMPTY_MASK = "empty_mask"
+    NO_SUBJECT = "no_subject_found"
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable_image"
     TOO_LARGE = "image_too_large"

@@ -18,6 +18,7 @@ from vsm_fast.atomic import replacing
 from vsm_fast.errors import Status
 from vsm_fast.heatmap import HeatmapEvidence
 from vsm_fast.heatmap import heatmap as draw_heatmap
+from vsm_fast.points import MatchedPoints, point_columns
 from vsm_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -54,11 +55,13 @@ class VSMResult:
         status: ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
         reason: the same for people, ``""`` when ok.
         notes: conversions that were done to the images, ``""`` when none.
-        ref_mask_origin: ``"given"``, ``"alpha"`` or ``"whole image"``; ``""`` when not read.
+        ref_mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found
+            the mask; ``""`` when not read.
         gen_mask_origin: the same for the generated image.
         visual_threshold: the threshold that ``score`` is at.
         visual_similarity: float32 [n_matched] in [-1, 1], of the matched points.
         evidence: raw material of the heat map, None when none was kept.
+        points: the matched points, None when none were kept.
     """
 
     index: int
@@ -75,6 +78,7 @@ class VSMResult:
     visual_threshold: float
     visual_similarity: NDArray[np.float32] = field(repr=False)
     evidence: HeatmapEvidence | None = field(repr=False)
+    points: MatchedPoints | None = field(repr=False, default=None)
 
     @property
     def ok(self) -> bool:
@@ -116,10 +120,12 @@ class VSMScores:
         model: name of the model.
         reason: str [P], the status for people, ``""`` when ok.
         notes: str [P], conversions that were done to the images, ``""`` when none.
-        ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"`` or ``""``.
+        ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
+            ``"grounded-sam"`` or ``""``.
         gen_mask_origin: str [P], the same for the generated images.
         evidence: one entry a pair (None for a pair without a score), or None when heat maps
             were not asked for.
+        points: one entry a pair, like ``evidence``.
         extra: further columns [P], shown first in tables (see ``with_columns``).
     """
 
@@ -139,6 +145,7 @@ class VSMScores:
     ref_mask_origin: Sequence[str] | NDArray[np.object_] = ()
     gen_mask_origin: Sequence[str] | NDArray[np.object_] = ()
     evidence: Sequence[HeatmapEvidence | None] | None = None
+    points: Sequence[MatchedPoints | None] | None = None
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,8 +164,9 @@ class VSMScores:
         lengths = {name: len(getattr(self, name)) for name in ("n_matched", "n_source")}
         lengths |= {name: len(getattr(self, name)) for name in _TEXT_COLUMNS}
         lengths |= {name: len(column) for name, column in self.extra.items()}
-        if self.evidence is not None:
-            lengths["evidence"] = len(self.evidence)
+        for name, kept in (("evidence", self.evidence), ("points", self.points)):
+            if kept is not None:
+                lengths[name] = len(kept)
         wrong = {name: length for name, length in lengths.items() if length != pairs}
         if wrong:
             raise ValueError(f"every column needs {pairs} entries like score; got {wrong}.")
@@ -189,6 +197,7 @@ class VSMScores:
             visual_threshold=self.visual_threshold,
             visual_similarity=self.visual_similarity[self.offsets[pair] : self.offsets[pair + 1]],
             evidence=None if self.evidence is None else self.evidence[pair],
+            points=None if self.points is None else self.points[pair],
             **{name: getattr(self, name)[pair] for name in _TEXT_COLUMNS},
         )
 
@@ -279,10 +288,17 @@ class VSMScores:
             ) from error
         return pd.DataFrame(self.columns())
 
-    def to_arrow(self) -> pyarrow.Table:
+    def to_arrow(self, *, points: bool = False) -> pyarrow.Table:
         """An Arrow table with one row a pair; an undefined score is null.
 
         The schema's metadata repeats the settings, each under ``vsm_fast.<name>``.
+
+        Args:
+            points: with the columns of :func:`vsm_fast.points.point_columns`, and the descriptor
+                grid (``"32x32"``) as ``vsm_fast.grid`` in the metadata.
+
+        Raises:
+            ValueError: points were not kept.
         """
         import pyarrow as pa
 
@@ -293,11 +309,20 @@ class VSMScores:
             else:  # from_pandas=True: NaN becomes null, so that averages elsewhere skip it
                 table[name] = pa.array(column, from_pandas=True)
         metadata = {f"vsm_fast.{name}": str(value) for name, value in self.settings().items()}
+        if points:
+            if self.points is None:
+                raise ValueError(
+                    "matched points were not kept for these scores. Score again with heatmaps=True."
+                )
+            table |= point_columns(self.points)
+            for one in filter(None, self.evidence or ()):
+                rows, columns = one.grid
+                metadata["vsm_fast.grid"] = f"{rows}x{columns}"  # of all pairs alike
         return pa.table(table).replace_schema_metadata(metadata)
 
-    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+    def to_parquet(self, path: str | os.PathLike[str], *, points: bool = False) -> None:
         """Write ``to_arrow()`` to a Parquet file, whole or not at all."""
-        table = self.to_arrow()
+        table = self.to_arrow(points=points)
         import pyarrow.parquet as pq
 
         with replacing(path) as temporary:

@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.full_export import write_model
 from benchmarks.gpu.timing import measure
-from benchmarks.sd_shape import FULL, LATENT_SCALE, LEVELS, TIMESTEP, TINY, parts
-from vsm_fast.checkpoints import save_model
 from vsm_fast.export.onnx_check import smooth_pictures
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
 from vsm_fast.export.trt_plans import torch_references
-from vsm_fast.model_config import BackboneConfig, ModelConfig
 from vsm_fast.runtimes.exported import BatchRange, ExportRecord
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime
@@ -48,16 +46,7 @@ def exported(home: Path, quick: bool) -> Exported:
     The graph is not checked on the CPU first, which would take minutes at this size: the rows have
     its cosines.
     """
-    made = parts(TINY if quick else FULL)
-    config = ModelConfig(
-        "SD 2.1 shape, random weights",
-        BackboneConfig(LEVELS, 64 if quick else 768, TIMESTEP, latent_scale=LATENT_SCALE),
-        made.semantic.config,
-    )
-    save_model(
-        home / "model", config, made.unet, made.semantic, made.visual, vae=made.vae,
-        conditioning=made.conditioning,
-    )  # fmt: skip
+    write_model(home / "model", quick)
     batch = 2 if quick else BATCH
     options = ExportOptions("float32" if quick else PRECISION, BatchRange(batch, batch, batch))
     begin = time.monotonic()

@@ -14,20 +14,20 @@ from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
     UsageError,
-    add_masks,
     add_model,
     add_thresholds,
     add_verbosity,
     load_scorer,
     make_folder,
-    masks_of,
     positive,
     print_text,
 )
+from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions, add_masks
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.pairing import Pairing, PairRow
     from vsm_fast.results import VSMScores
 
@@ -42,11 +42,6 @@ pairing:
   manifest                   one pair a row: ref, gen and, if wanted, id, subject, ref_mask,
                              gen_mask; paths are relative to the manifest
 
-masks (white = subject):
-  NAME_mask.png beside NAME.jpg is found by itself; --masks, --ref-masks and --gen-masks name
-  folders that are laid out like the images', with NAME.png or NAME_mask.png. Without a mask
-  the alpha channel counts, else the whole image.
-
 """
 
 
@@ -55,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "score",
         help="score generated images against references",
-        epilog=_PAIRING_HELP + EXIT_CODES,
+        epilog=_PAIRING_HELP + MASKS_HELP + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_inputs(parser)
@@ -87,18 +82,25 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("outputs")
     group.add_argument("--out", type=Path, metavar="FILE", help="results: " + ", ".join(FORMATS))
+    group.add_argument(
+        "--points", action="store_true", help="with the matched points of each pair (.parquet)"
+    )
     group.add_argument("--heatmaps", type=Path, metavar="DIR", help="write one PNG a scored pair")
     group.add_argument(
         "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
+    )
+    group.add_argument(
+        "--fiftyone", type=Path, metavar="DIR", help="write a data set that FiftyOne imports"
     )
     add_verbosity(group)
 
 
 def _score(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast score``."""
+    masks = MaskOptions(arguments)
     try:
         _check_outputs(arguments)
-        pairing = _read_pairs(arguments)
+        pairing = _read_pairs(arguments, masks)
     except OSError as error:  # a folder that cannot be read or made; later ones are not usage
         raise UsageError(str(error)) from error
     if not arguments.quiet:
@@ -106,15 +108,22 @@ def _score(arguments: argparse.Namespace) -> ExitCode:
             print(f"vsm-fast: note: {note}", file=sys.stderr)
     ids = [row.id for row in pairing.rows]
     subjects = [row.subject for row in pairing.rows]
-    scores = _score_rows(pairing.rows, arguments).with_columns({"id": ids, "subject": subjects})
+    scores = _score_rows(pairing.rows, masks, arguments).with_columns(
+        {"id": ids, "subject": subjects}
+    )
 
     outputs = []
     if arguments.out is not None:
-        _write(scores, arguments.out)
+        _write(scores, arguments.out, arguments.points)
         outputs.append(f"results: {arguments.out}")
     if arguments.heatmaps is not None:
         count = _write_heatmaps(scores, pairing.rows, arguments.heatmaps, arguments.limit_heatmaps)
         outputs.append(f"heat maps: {arguments.heatmaps} ({count} PNG)")
+    if arguments.fiftyone is not None:
+        from vsm_fast.fiftyone_export import to_fiftyone
+
+        to_fiftyone(scores, arguments.fiftyone, [row.gen for row in pairing.rows])
+        outputs.append(f"FiftyOne data set: {arguments.fiftyone}")
     if not arguments.quiet:
         from vsm_fast.table import score_table
 
@@ -129,54 +138,65 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     if out is not None:
         if out.suffix.lower() not in FORMATS:
             raise UsageError(f"--out must end in {', '.join(FORMATS)}; got {out}.")
+        if arguments.points and out.suffix.lower() != ".parquet":
+            raise UsageError(f"--points needs an --out that ends in .parquet; got {out}.")
         if out.is_dir():
             raise UsageError(f"--out must be a file; {out} is a folder.")
         if arguments.manifest and out.resolve() == arguments.manifest.resolve():
             raise UsageError(f"--out would overwrite the manifest {out}.")
         make_folder(out.parent, "--out")
-    if arguments.heatmaps is None:
-        if arguments.limit_heatmaps is not None:
-            raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
-        return
-    if arguments.visual_threshold == 1:
+    elif arguments.points:
+        raise UsageError("--points needs --out FILE.parquet.")
+    if arguments.heatmaps is None and arguments.limit_heatmaps is not None:
+        raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
+    if _draws(arguments) and arguments.visual_threshold == 1:
         raise UsageError("heat maps need a --visual-threshold below 1.")
-    make_folder(arguments.heatmaps, "--heatmaps")
+    if arguments.heatmaps is not None:
+        make_folder(arguments.heatmaps, "--heatmaps")
+    if arguments.fiftyone is not None:
+        make_folder(arguments.fiftyone, "--fiftyone")
+        if any(arguments.fiftyone.iterdir()):
+            raise UsageError(f"--fiftyone: {arguments.fiftyone} is not empty; give a new folder.")
 
 
-def _read_pairs(arguments: argparse.Namespace) -> Pairing:
+def _draws(arguments: argparse.Namespace) -> bool:
+    """Whether an output holds heat maps."""
+    return arguments.heatmaps is not None or arguments.fiftyone is not None
+
+
+def _read_pairs(arguments: argparse.Namespace, masks: MaskOptions) -> Pairing:
     from vsm_fast.manifest import read_manifest
     from vsm_fast.pairing import pair_paths
 
-    masks = {"--masks": arguments.masks, "--ref-masks": arguments.ref_masks,
-             "--gen-masks": arguments.gen_masks}  # fmt: skip
     if arguments.manifest is not None:
-        others = {"--refs": arguments.refs, "--gens": arguments.gens, **masks}
+        others = {"--refs": arguments.refs, "--gens": arguments.gens,
+                  "folders of masks": masks.ref_masks or masks.gen_masks}  # fmt: skip
         extra = [name for name, value in others.items() if value is not None]
         if extra:
             raise UsageError(f"--manifest lists the pairs itself; leave out {', '.join(extra)}.")
         return read_manifest(arguments.manifest)
     if arguments.refs is None or arguments.gens is None:
         raise UsageError("give --refs and --gens, or --manifest.")
-    ref_masks, gen_masks = masks_of(arguments)
-    return pair_paths(arguments.refs, arguments.gens, ref_masks=ref_masks, gen_masks=gen_masks)
+    return pair_paths(
+        arguments.refs, arguments.gens, ref_masks=masks.ref_masks, gen_masks=masks.gen_masks
+    )
 
 
-def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMScores:
+def _score_rows(
+    rows: Sequence[PairRow], masks: MaskOptions, arguments: argparse.Namespace
+) -> VSMScores:
     """Score the pairs; each image is passed once, however many pairs it is in."""
     import numpy as np
 
-    refs: dict[tuple[Path, Path | None], int] = {}
-    gens: dict[tuple[Path, Path | None], int] = {}
-    pairs = np.array(
-        [
-            (
-                refs.setdefault((row.ref, row.ref_mask), len(refs)),
-                gens.setdefault((row.gen, row.gen_mask), len(gens)),
-            )
-            for row in rows
-        ],
-        np.int64,
-    )
+    refs: dict[tuple[Path, Path | AutoMask | None], int] = {}
+    gens: dict[tuple[Path, Path | AutoMask | None], int] = {}
+    listed = []
+    for row in rows:
+        ref_mask, gen_mask = masks.of_pair(row)
+        ref = refs.setdefault((row.ref, ref_mask), len(refs))
+        gen = gens.setdefault((row.gen, gen_mask), len(gens))
+        listed.append((ref, gen))
+    pairs = np.array(listed, np.int64)
     scorer = load_scorer(arguments, arguments.cache)
     return scorer.score(
         [ref for ref, _ in refs],
@@ -187,14 +207,16 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
         semantic_threshold=arguments.semantic_threshold,
         visual_threshold=arguments.visual_threshold,
         batch_size=arguments.batch_size,
-        heatmaps=arguments.heatmaps is not None,
+        heatmaps=_draws(arguments) or arguments.points,
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
 
 
-def _write(scores: VSMScores, out: Path) -> None:
-    writers = {".parquet": scores.to_parquet, ".csv": scores.to_csv, ".jsonl": scores.to_jsonl}
-    writers[out.suffix.lower()](out)
+def _write(scores: VSMScores, out: Path, points: bool) -> None:
+    if out.suffix.lower() == ".parquet":
+        scores.to_parquet(out, points=points)
+    else:
+        {".csv": scores.to_csv, ".jsonl": scores.to_jsonl}[out.suffix.lower()](out)
 
 
 def _write_heatmaps(

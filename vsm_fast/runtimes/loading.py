@@ -97,7 +97,11 @@ def load_runtime(
     )
     if runtime in _EXPORTED:
         if dtype in QUANTIZED:
-            raise ValueError(f"runtime {runtime!r} has no dtype {dtype!r}; use 'auto'.")
+            raise ValueError(
+                f"runtime {runtime!r} makes no graph in {dtype!r} by itself; use 'auto'. For int8 "
+                "on a CPU, which is calibrated: python export/build_onnx.py --dtype int8 "
+                "--calibration PHOTOGRAPHS, and score with the folder that it writes as the model."
+            )
         if runtime == "tensorrt":
             library(where)  # refused before minutes of exporting
         exported = exported_folder(os.fspath(name_or_path), folder, precision_name(precision))

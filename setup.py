@@ -24,12 +24,15 @@ TRITON = "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x8
 DOCS = ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8"]
 
 EXTRAS = {
-    # Scoring on NVIDIA GPUs.
+    # Scoring on NVIDIA GPUs, and export to ONNX, which TensorRT builds from. ONNX Runtime for GPUs
+    # has the same files as that of the extra "onnx": not both.
     "gpu": [
         TRITON,
         "xformers>=0.0.30; platform_system == 'Linux'",
         "onnxruntime-gpu>=1.22; platform_system == 'Linux'",
         "tensorrt>=10.13; platform_system == 'Linux'",
+        "onnx>=1.18",
+        "onnxscript>=0.4",
     ],
     # Export, and scoring with ONNX Runtime on a CPU.
     "onnx": ["onnx>=1.18", "onnxscript>=0.4", "onnxruntime>=1.22"],

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vsm_fast.errors import VSMError
-from vsm_fast.runtimes.exported import DEFAULT_BATCH, BatchRange
+from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 INT8 = "int8"  # of ONNX Runtime on CPUs only
@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="also write scores.onnx, which matches and scores descriptors",
     )
+    parser.add_argument(
+        "--triton-repository",
+        type=Path,
+        metavar="DIR",
+        help="also write the graph for the Triton Inference Server",
+    )
     parser.add_argument("--opset", type=int, default=0, help="ONNX operator set")
     options = parser.parse_args(arguments)
     if (options.dtype == INT8) != (options.calibration is not None):
@@ -65,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+    from vsm_fast.export.triton_repository import write_repository
 
     try:
         record = export_onnx(
@@ -80,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             local_files_only=options.local_files_only,
             tell=print,
         )
+        if options.triton_repository:
+            served = write_repository(
+                options.triton_repository, options.out, record, options.out / ONNX
+            )
+            print(f"wrote {served} for the Triton Inference Server")
     except ImportError as error:
         return _refuse(error, USAGE)
     except VSMError as error:

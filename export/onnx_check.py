@@ -69,11 +69,15 @@ def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) 
 
 
 def _pictures(options: ExportOptions, side: int) -> Iterator[Tensor]:
-    """Batches of smooth random pictures: of the least size, and of another that it takes."""
+    """Batches of pictures: of the least size, and of another that it takes."""
     batch = options.batch
-    generator = torch.Generator().manual_seed(0)
     for count in sorted({batch.least, min(batch.most, batch.least + 2)}):
-        coarse = torch.rand(count, 3, 9, 9, generator=generator) * 2 - 1
-        yield torch.nn.functional.interpolate(
-            coarse, size=(side, side), mode="bicubic", align_corners=False
-        ).clamp(-1, 1)
+        yield smooth_pictures(count, side)
+
+
+def smooth_pictures(count: int, side: int) -> Tensor:
+    """Random smooth pictures, float32 [count, 3, side, side] in [-1, 1]."""
+    coarse = torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.nn.functional.interpolate(
+        coarse, size=(side, side), mode="bicubic", align_corners=False
+    ).clamp(-1, 1)

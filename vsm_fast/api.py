@@ -56,7 +56,8 @@ def score_batch(
         device: ``"auto"`` (CUDA when there is one) or a torch device.
         dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA) or a name like ``"float32"``.
         runtime: What runs the network: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra
-            ``onnx``), or ``"torch-compile"`` (minutes of compiling, for long runs).
+            ``onnx``), ``"tensorrt"`` (extra ``gpu``; the first use builds for minutes), or
+            ``"torch-compile"`` (minutes of compiling, for long runs).
         batch_size: Images per forward pass; None chooses.
         heatmaps: Keep what ``scores.heatmap(i)`` needs.
         cache: Folder for descriptors: an image that was described before, by this or another

@@ -118,7 +118,8 @@ class VSMScorer:
             device: ``"auto"`` (CUDA when there is one), or a torch device.
             dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
             runtime: What runs the network: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra
-                ``onnx``), or ``"torch-compile"`` (minutes of compiling, for long runs).
+                ``onnx``), ``"tensorrt"`` (extra ``gpu``; the first use builds for minutes), or
+                ``"torch-compile"`` (minutes of compiling, for long runs).
             local_files_only: Never ask the network, even for a Hub repository.
             cache: Folder for descriptors, so that no image is described twice, in this process
                 or a later one; or a ``DescriptorCache``.

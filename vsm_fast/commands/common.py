@@ -52,7 +52,7 @@ def add_model(group: ArgumentGroup) -> None:
     group.add_argument(
         "--runtime",
         default="auto",
-        choices=("auto", "torch", "torch-compile", "onnxruntime"),
+        choices=("auto", "torch", "torch-compile", "onnxruntime", "tensorrt"),
         help="what runs the network (default: %(default)s)",
     )
 

@@ -1,30 +1,24 @@
-"""Repositories for the Triton Inference Server, read by its own protobuf.
-
-``triton_model_config.binpb`` is the descriptor of ``model_config.proto`` in tritonclient 2.73.0
-(BSD-3-Clause: ``triton_model_config.LICENSE``), whose other requirements do not go with ours.
-"""
+"""Repositories for the Triton Inference Server, read by a protobuf with its fields."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.text_format import ParseError
+from server_model_config import parse as parsed
 
 from vsm_fast import ModelError
 from vsm_fast.export.triton_repository import config_text, write_repository
 from vsm_fast.runtimes.exported import BatchRange, ExportRecord, read_record
 
 
-def parsed(text: str) -> Any:
-    pool = descriptor_pool.DescriptorPool()
-    content = Path(__file__).with_name("triton_model_config.binpb").read_bytes()
-    pool.Add(descriptor_pb2.FileDescriptorProto.FromString(content))
-    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
-    return text_format.Parse(text, kind())  # an unknown field or value is an error
+def test_what_the_server_does_not_know_does_not_parse() -> None:
+    for wrong in ('nome: "a"', "input [ { data_type: TYPE_FP33 } ]", 'max_batch_size: "4"'):
+        with pytest.raises(ParseError):
+            parsed(wrong)
 
 
 @pytest.fixture

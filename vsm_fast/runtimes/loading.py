@@ -104,7 +104,7 @@ def load_runtime(
             )
         if runtime == "tensorrt":
             library(where)  # refused before minutes of exporting
-        exported = exported_folder(os.fspath(name_or_path), folder, precision_name(precision))
+        exported = exported_folder(folder, precision_name(precision))
         if runtime == "tensorrt":
             _ensure_plan(exported, folder, where)
         loaded = load_exported(exported, where, "auto", runtime)
@@ -166,12 +166,11 @@ def _ensure_plan(exported: Path, folder: Path, device: torch.device) -> None:
     )
 
 
-def exported_folder(model: str, folder: Path, precision: str) -> Path:
+def exported_folder(folder: Path, precision: str) -> Path:
     """The export of a model with weights, made when it is missing.
 
     Args:
-        model: Its name.
-        folder: Where it is.
+        folder: Where the model is.
         precision: Of the export.
 
     Raises:
@@ -187,8 +186,8 @@ def exported_folder(model: str, folder: Path, precision: str) -> Path:
         from vsm_fast.export import onnx_graph
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        _log.warning("exporting %s to ONNX into %s, which happens once", model, out)
-        onnx_graph.export_onnx(model, out, onnx_graph.ExportOptions(precision))
+        _log.warning("exporting %s to ONNX into %s, which happens once", config.name, out)
+        onnx_graph.export_onnx(os.fspath(folder), out, onnx_graph.ExportOptions(precision))
     return out
 
 

@@ -25,11 +25,13 @@ LEAST_COSINE["int8"] = LEAST_COSINE["float32"]  # checked before it is quantised
 def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) -> None:
     """Check that a graph is valid, says its shapes, and computes what torch computes.
 
-    ONNX Runtime has no bfloat16 arithmetic on a CPU, so that such a graph is not run.
+    ONNX Runtime has no bfloat16 arithmetic on a CPU, so that such a graph is not run. torch
+    computes in float32 with the weights as they were rounded: in float16 its convolutions take
+    minutes an image on a CPU, and would add errors of their own.
 
     Args:
         path: The ONNX file.
-        network: What was exported.
+        network: What was exported; it is left in float32.
         options: How.
 
     Raises:
@@ -49,6 +51,7 @@ def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) 
     settings.log_severity_level = 3  # errors; float16 constants that a CPU cannot fold are none
     session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     side = session.get_inputs()[0].shape[2]
+    network.float()
     for images in _pictures(options, int(side)):
         found = [torch.from_numpy(array) for array in session.run(None, {IMAGES: images.numpy()})]
         with torch.inference_mode():

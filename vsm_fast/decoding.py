@@ -10,6 +10,7 @@ import re
 import stat
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from vsm_fast.errors import InputError, Status
+from vsm_fast.stored_images import StoredImage
 
 # Formats whose decoders only read pixels. EPS and PDF, for example, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
@@ -43,11 +45,14 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-def decode(source: str | os.PathLike[str] | Image.Image, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode(
+    source: str | os.PathLike[str] | Image.Image | StoredImage, max_pixels: int = MAX_PIXELS
+) -> Decoded:
     """Decode a file, or load a PIL image, which stays open and unchanged.
 
     Args:
-        source: Path of a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file, or a PIL image.
+        source: A PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file, by its path or stored
+            elsewhere, or a PIL image.
         max_pixels: Largest width x height; checked before pixels are decoded.
 
     Raises:
@@ -55,6 +60,11 @@ def decode(source: str | os.PathLike[str] | Image.Image, max_pixels: int = MAX_P
     """
     if isinstance(source, Image.Image):
         return _load(source, "the PIL image", max_pixels)
+    if isinstance(source, StoredImage):
+        content = source.read()
+        if not content:
+            raise InputError(Status.UNREADABLE, f"{source.name} is empty (0 bytes).")
+        return _load(_open(BytesIO(content), source.name), source.name, max_pixels)
     name = os.fsdecode(source)
     _check_file(name)
     try:

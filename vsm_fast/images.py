@@ -15,11 +15,12 @@ from PIL import Image
 
 from vsm_fast.decoding import MAX_PIXELS, Decoded, check_size, decode, orient
 from vsm_fast.errors import InputError, Status
+from vsm_fast.stored_images import StoredImage
 
 if TYPE_CHECKING:
     from PIL import ImageCms
 
-ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor
+ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
 Framing = Literal["image", "subject"]
 Interpolation = Literal["bicubic", "bilinear"]
 Box = tuple[int, int, int, int]
@@ -73,7 +74,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedIm
         source: One of
 
             - the path of a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file;
-            - a PIL image of any mode;
+            - a PIL image of any mode, or a ``StoredImage``;
             - a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA);
             - a float array [H, W, 3] in [0, 1];
             - a tensor [3, H, W], float in [0, 1] or uint8, on any device.
@@ -86,7 +87,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedIm
         InputError: ``MISSING_FILE``, ``UNREADABLE`` (no image, damaged, wrong shape or type),
             ``TOO_LARGE`` or ``BAD_VALUES`` (NaN, Inf, or not in [0, 1]).
     """
-    if isinstance(source, str | os.PathLike | Image.Image):
+    if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
         return _from_decoded(decode(source, max_pixels))
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from vsm_fast.pairing import Pairing, PairRow
     from vsm_fast.results import VSMScores
+    from vsm_fast.stored_images import ImageLocation
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 
@@ -172,8 +173,8 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
     """Score the pairs; each image is passed once, however many pairs it is in."""
     import numpy as np
 
-    refs: dict[tuple[Path, Path | None], int] = {}
-    gens: dict[tuple[Path, Path | None], int] = {}
+    refs: dict[tuple[ImageLocation, ImageLocation | None], int] = {}
+    gens: dict[tuple[ImageLocation, ImageLocation | None], int] = {}
     pairs = np.array(
         [
             (
@@ -231,7 +232,7 @@ def _write_heatmaps(
     return len(scored)
 
 
-def _load(path: Path) -> Image.Image:
+def _load(path: ImageLocation) -> Image.Image:
     from PIL import Image
 
     from vsm_fast.images import load_image

@@ -148,9 +148,7 @@ def _records(file: str, wanted: set[str]) -> Iterator[tuple[str, Record]]:
         raise PairingError(f"manifest {file} cannot be read: {error}") from error
 
 
-def _row(
-    file: str, place: str, number: int, record: Record, names: Mapping[str, str]
-) -> PairRow:
+def _row(file: str, place: str, number: int, record: Record, names: Mapping[str, str]) -> PairRow:
     values: dict[str, str] = {}
     images: dict[str, ImageLocation] = {}
     for name in COLUMNS:

@@ -73,12 +73,10 @@ def table_records(file: str, wanted: Collection[str]) -> Iterator[tuple[str, Rec
         table = _opened(file)
         text = [f.name for f in table.schema if f.name in wanted and not _holds_images(f.type)]
         images = [f.name for f in table.schema if f.name in wanted and _holds_images(f.type)]
-        row = 0
-        for values in table.rows(text):
+        for row, values in enumerate(table.rows(text)):
             record: Record = dict.fromkeys(table.schema.names) | values
             record |= {name: ArrowImage(file, row, name) for name in images}
-            row += 1
-            yield f"row {row}", record
+            yield f"row {row + 1}", record
     except (pa.ArrowException, OSError) as error:
         kind = "a Parquet" if file.lower().endswith(".parquet") else "an Arrow"
         raise PairingError(f"manifest {file} is not {kind} file: {error}") from None

@@ -1,0 +1,180 @@
+"""``vsm-fast score --out DIR/``: a job of any size, see docs/large-jobs.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsm_fast.commands.common import ExitCode, UsageError, checked_device, positive, similarity
+from vsm_fast.commands.pairs import check_inputs, column_names, read_pairs
+
+if TYPE_CHECKING:
+    from vsm_fast.jobs.plan import PairSource
+    from vsm_fast.jobs.settings import JobSettings, RunOptions
+
+HELP = """\
+jobs:
+  --out DIR/ (or a name without a suffix) scores any number of pairs into Parquet shards in that
+  folder. The same command goes on after an interruption. docs/large-jobs.md has the rest.
+
+"""
+_OPTIONS = {
+    "thresholds": "--thresholds",
+    "shard_rows": "--shard-rows",
+    "retry_failed": "--retry-failed",
+    "max_failed": "--max-failed",
+    "json": "--json",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that only jobs have."""
+    group = parser.add_argument_group("jobs (--out DIR/)")
+    group.add_argument(
+        "--thresholds", nargs="+", type=similarity, metavar="T",
+        help="further visual thresholds, with a column score_at_T each",
+    )  # fmt: skip
+    group.add_argument(
+        "--shard-rows", type=positive, metavar="N", help="pairs a shard (default: 1024)"
+    )
+    group.add_argument(
+        "--retry-failed", action="store_true", help="score again what failed, and only that"
+    )
+    group.add_argument("--max-failed", metavar="N|P%", help="stop when more pairs failed than this")
+    group.add_argument(
+        "--json", action="store_true", help="events for programs on standard output, one a line"
+    )
+
+
+def is_job(out: str | None) -> bool:
+    """Whether ``--out`` asks for a job: a folder, or a name without a suffix."""
+    if out is None:
+        return False
+    place = Path(out)
+    return (
+        out.endswith(("/", os.sep))
+        or not place.suffix
+        or (place.is_dir() and place.suffix.lower() not in (".parquet", ".csv", ".jsonl"))
+    )
+
+
+def refuse_options(arguments: argparse.Namespace) -> None:
+    """Refuse options of jobs where there is none."""
+    given = [option for name, option in _OPTIONS.items() if getattr(arguments, name)]
+    if given:
+        raise UsageError(f"{', '.join(given)} needs a job: --out DIR/ (a folder).")
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """``vsm-fast score --out DIR/``."""
+    from vsm_fast.commands.job_reports import make_report, print_summary
+    from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
+    from vsm_fast.jobs.runner import run_job
+    from vsm_fast.jobs.stopping import stop_on_signals
+
+    check_inputs(arguments)
+    settings, options = _settings(arguments), _options(arguments)
+    source = _source(arguments)
+    out = Path(arguments.out)
+    try:
+        with make_report(arguments) as report, stop_on_signals(_stopping) as stop:
+            summary = run_job(source, out, settings, options, stop=stop, report=report)
+    except JobStopped as error:
+        print(f"vsm-fast: {error}", file=sys.stderr)
+        return ExitCode(128 + error.signal)
+    except TooManyFailures as error:
+        print(f"vsm-fast: error: {error}", file=sys.stderr)
+        return ExitCode.TOO_MANY_FAILED
+    except JobError as error:
+        print(f"vsm-fast: error: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+    except (ImportError, ValueError) as error:  # an extra is missing, or options do not fit
+        raise UsageError(str(error)) from error
+    if not arguments.quiet and not arguments.json:
+        print_summary(summary, out)
+    everything = summary["all"]
+    return ExitCode.OK if everything["scored"] == everything["rows"] else ExitCode.UNSCORED
+
+
+def _stopping(number: int) -> None:
+    print(
+        "vsm-fast: stopping after the running shard, if that is soon; the same signal again "
+        "stops at once",
+        file=sys.stderr,
+    )
+
+
+def _settings(arguments: argparse.Namespace) -> JobSettings:
+    from vsm_fast.jobs.settings import JobSettings
+
+    if arguments.limit_heatmaps is not None:
+        raise UsageError("--limit-heatmaps is for --out FILE; a job draws every scored pair.")
+    heatmaps = arguments.heatmaps
+    if heatmaps is not None and arguments.visual_threshold == 1:
+        raise UsageError("heat maps need a --visual-threshold below 1.")
+    settings = JobSettings(
+        model=arguments.model,
+        device=checked_device(arguments.device),
+        dtype=arguments.dtype,
+        runtime=arguments.runtime,
+        semantic_threshold=arguments.semantic_threshold,
+        visual_threshold=arguments.visual_threshold,
+        heatmaps=None if heatmaps is None else str(heatmaps.absolute()),
+        points=arguments.points,
+    )
+    try:
+        return replace(settings, **_given(arguments))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    if arguments.thresholds is not None:
+        given["thresholds"] = tuple(arguments.thresholds)
+    if arguments.shard_rows is not None:
+        given["shard_rows"] = arguments.shard_rows
+    return given
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    from vsm_fast.jobs.settings import FailureLimit, RunOptions
+
+    try:
+        limit = None if arguments.max_failed is None else FailureLimit.parse(arguments.max_failed)
+    except ValueError as error:
+        raise UsageError(f"--max-failed: {error}") from error
+    return RunOptions(
+        batch_size=arguments.batch_size,
+        cache=None if arguments.cache is None else str(arguments.cache),
+        retry_failed=arguments.retry_failed,
+        max_failed=limit,
+    )
+
+
+def _source(arguments: argparse.Namespace) -> PairSource:
+    from vsm_fast.jobs.plan import ListedPairs
+    from vsm_fast.manifest import Manifest
+    from vsm_fast.storage import absolute
+
+    if arguments.manifest is None:
+        arguments.refs = [path.absolute() for path in arguments.refs]
+        arguments.gens = [path.absolute() for path in arguments.gens]
+        return ListedPairs(read_pairs(arguments))
+    manifest = Manifest(absolute(arguments.manifest), column_names(arguments))
+    if not arguments.quiet:
+        unused: dict[str, None] = {}
+        for _ in islice(manifest.rows(unused), 1):
+            pass
+        if unused:
+            print(
+                f"vsm-fast: note: {arguments.manifest}: columns that are not used: "
+                f"{', '.join(map(str, unused))}",
+                file=sys.stderr,
+            )
+    return manifest

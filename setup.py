@@ -117,6 +117,7 @@ setup(
         "pillow>=10.3",
         "safetensors>=0.5",
         "huggingface-hub>=0.30",
+        "fsspec>=2024.2",  # manifests and images at addresses; huggingface-hub brings it anyway
         "pyyaml>=6.0",  # the configuration that published networks were trained with
         "tqdm>=4.66",
         "pyarrow>=16",

@@ -111,6 +111,7 @@ def _stopping(number: int) -> None:
 
 def _settings(arguments: argparse.Namespace) -> JobSettings:
     from vsm_fast.jobs.settings import JobSettings
+    from vsm_fast.storage import absolute
 
     if arguments.limit_heatmaps is not None:
         raise UsageError("--limit-heatmaps is for --out FILE; a job draws every scored pair.")
@@ -124,7 +125,7 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
         runtime=arguments.runtime,
         semantic_threshold=arguments.semantic_threshold,
         visual_threshold=arguments.visual_threshold,
-        heatmaps=None if heatmaps is None else str(heatmaps.absolute()),
+        heatmaps=None if heatmaps is None else absolute(heatmaps),
         points=arguments.points,
     )
     try:
@@ -163,8 +164,11 @@ def _source(arguments: argparse.Namespace) -> PairSource:
     from vsm_fast.storage import absolute
 
     if arguments.manifest is None:
-        arguments.refs = [path.absolute() for path in arguments.refs]
-        arguments.gens = [path.absolute() for path in arguments.gens]
+        for side in ("refs", "gens"):
+            setattr(arguments, side, [Path(absolute(path)) for path in getattr(arguments, side)])
+        for side in ("masks", "ref_masks", "gen_masks"):
+            if (folder := getattr(arguments, side)) is not None:
+                setattr(arguments, side, Path(absolute(folder)))
         return ListedPairs(read_pairs(arguments))
     manifest = Manifest(absolute(arguments.manifest), column_names(arguments))
     if not arguments.quiet:

@@ -103,10 +103,11 @@ def locked_folder(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / JOB).exists() and any(path.glob("*.parquet")):
             raise PairingError(f"{path} holds Parquet files but no {JOB}; choose another --out.")
-        with only_writer(path / _LOCK):
-            yield
-    except PermissionError as error:
-        raise PairingError(f"--out: the folder {path} cannot be written to: {error}") from error
+        (path / _LOCK).touch()
+    except OSError as error:
+        raise PairingError(f"--out: {path} is no folder that can be written to: {error}") from error
+    with only_writer(path / _LOCK):
+        yield
 
 
 def open_job(path: Path, plan: Plan, identity: Mapping[str, Any]) -> JobFolder:

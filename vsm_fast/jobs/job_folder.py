@@ -71,6 +71,11 @@ class JobFolder:
         """Finished rows without a result, because their images could not be used."""
         return sum(entry.failed for entry in self.finished.values())
 
+    @property
+    def failing(self) -> set[int]:
+        """Finished shards with rows whose images could not be used."""
+        return {entry.shard for entry in self.finished.values() if entry.failed}
+
     def write(self, shard: int, table: pa.Table, seconds: float) -> FinishedShard:
         """Write a shard and record it.
 

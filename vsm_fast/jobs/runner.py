@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from vsm_fast.atomic import write_json
 from vsm_fast.jobs.errors import JobStopped, TooManyFailures
 from vsm_fast.jobs.job_folder import SUMMARY, JobFolder, locked_folder, open_job
-from vsm_fast.jobs.plan import PairSource, Shard, make_plan, read_shards
+from vsm_fast.jobs.plan import PairSource, make_plan, read_shards
 from vsm_fast.jobs.progress import Event, JobProgress, Report
 from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer
-from vsm_fast.jobs.shard_files import failed_rows
-from vsm_fast.jobs.shard_scoring import ShardScorer
+from vsm_fast.jobs.shard_scoring import Advance, ShardScorer
 from vsm_fast.jobs.stopping import Stop
 from vsm_fast.jobs.summary import summarise
 from vsm_fast.scorer import VSMScorer
@@ -60,10 +57,8 @@ def run_job(
         plan = make_plan(source, settings.shard_rows, Planning(report, stop))
         folder = open_job(Path(out), plan, shard_scorer.identity())
         report_start(folder, report)
-        run = _Run(source, folder, shard_scorer, options, stop, report)
-        if options.retry_failed:
-            run.retry()
-        run.score(folder.pending)
+        retried = folder.failing if options.retry_failed else set()
+        _Run(source, folder, shard_scorer, options, stop, report, retried).score(retried)
         return finish(folder, report, references_described=shard_scorer.references.described)
 
 
@@ -138,39 +133,27 @@ class _Run:
         options: RunOptions,
         stop: Stop,
         report: Report,
+        retried: Collection[int],
     ) -> None:
         self._source, self._folder, self._scorer = source, folder, scorer
         self._options, self._stop, self._report = options, stop, report
-        self._progress = JobProgress(report, folder.plan.rows, folder.rows, folder.failed)
+        self._progress = begun_progress(folder, report, retried)
 
-    def score(self, shards: Sequence[int]) -> None:
-        """Score shards that are missing."""
-        for shard in read_shards(self._source, self._folder.plan, set(shards)):
-            begin = time.monotonic()
-            table = self._scored(shard, len(shard.rows))
-            self._write(shard.number, table, begin, "shard")
+    def score(self, retried: Collection[int]) -> None:
+        """Score the shards that are missing, and the failed rows of ``retried``."""
+        folder = self._folder
+        for shard in read_shards(self._source, folder.plan, {*folder.pending, *retried}):
+            if self._stop.signal is not None:
+                end(folder, self._stop, self._report)
+            begin, before, rows = time.monotonic(), None, len(shard.rows)
+            if shard.number in retried:
+                before, rows = folder.read(shard.number), folder.finished[shard.number].failed
+            table = self._scorer.complete(shard, before, self._watch(rows))
+            folder.write(shard.number, table, time.monotonic() - begin)
+            self._report(finished_event(folder, shard.number, before is not None))
 
-    def retry(self) -> None:
-        """Score the failed rows of finished shards again, and nothing else."""
-        failing = {entry.shard for entry in self._folder.finished.values() if entry.failed}
-        self._progress.done -= self._folder.failed
-        self._progress.failed = 0
-        for shard in read_shards(self._source, self._folder.plan, failing):
-            begin = time.monotonic()
-            before = self._folder.read(shard.number)
-            again = failed_rows(before).to_pylist()
-            chosen = [i for i, failed in enumerate(again) if failed]
-            part = Shard(
-                shard.number,
-                [shard.positions[i] for i in chosen],
-                [shard.rows[i] for i in chosen],
-            )
-            kept = before.filter(pa.array([not failed for failed in again]))
-            table = pa.concat_tables([kept, self._scored(part, len(chosen)).cast(kept.schema)])
-            table = table.sort_by("row")
-            self._write(shard.number, table, begin, "retried")
-
-    def _scored(self, shard: Shard, rows: int) -> pa.Table:
+    def _watch(self, rows: int) -> Advance:
+        """Counts the rows of a shard and ends it early where that is asked for."""
         begin, finished = time.monotonic(), 0
 
         def advance(more: int, failed: int) -> None:
@@ -181,32 +164,37 @@ class _Run:
             if self._stop.signal is not None:
                 rate = finished / max(time.monotonic() - begin, 1e-9)
                 if rows - finished > rate * self._options.grace:
-                    self._end()
+                    end(self._folder, self._stop, self._report)
 
-        return self._scorer.score(shard, advance)
-
-    def _write(self, shard: int, table: pa.Table, begin: float, event: str) -> None:
-        entry = self._folder.write(shard, table, time.monotonic() - begin)
-        self._report(finished_event(event, self._folder, entry.shard))
-        if self._stop.signal is not None and (self._folder.pending or event == "retried"):
-            self._end()
-
-    def _end(self) -> None:
-        assert self._stop.signal is not None
-        folder = self._folder
-        self._report({"event": "stopped", "signal": self._stop.signal, "rows": folder.rows})
-        raise JobStopped(
-            self._stop.signal,
-            f"{folder.rows} of {folder.plan.rows} rows are finished in {folder.path}; the same "
-            "command goes on from there.",
-        )
+        return advance
 
 
-def finished_event(event: str, folder: JobFolder, shard: int) -> Event:
+def end(folder: JobFolder, stop: Stop, report: Report) -> None:
+    """End a run that was asked to stop.
+
+    Raises:
+        JobStopped: Always.
+    """
+    assert stop.signal is not None
+    report({"event": "stopped", "signal": stop.signal, "rows": folder.rows})
+    raise JobStopped(
+        stop.signal,
+        f"{folder.rows} of {folder.plan.rows} rows are finished in {folder.path}; the same "
+        "command goes on from there.",
+    )
+
+
+def begun_progress(folder: JobFolder, report: Report, retried: Collection[int]) -> JobProgress:
+    """Counts at the begin of a run: rows to retry are not finished."""
+    again = sum(folder.finished[shard].failed for shard in retried)
+    return JobProgress(report, folder.plan.rows, folder.rows - again, folder.failed - again)
+
+
+def finished_event(folder: JobFolder, shard: int, retried: bool) -> Event:
     """The event of a finished shard."""
     entry = folder.finished[shard]
     return {
-        "event": event,
+        "event": "retried" if retried else "shard",
         "shard": shard,
         "shards": folder.plan.shards,
         "rows": entry.rows,

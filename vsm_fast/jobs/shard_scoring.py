@@ -102,6 +102,24 @@ class ShardScorer:
         table = pa.concat_tables(parts)
         return table.take(pc.sort_indices(table, [("row", "ascending")]))
 
+    def complete(self, shard: Shard, before: pa.Table | None, advance: Advance) -> pa.Table:
+        """Score a shard, or of a finished one only the rows that failed.
+
+        Args:
+            shard: All of its rows.
+            before: Its table, if it was finished before.
+            advance: As for :meth:`score`.
+        """
+        if before is None:
+            return self.score(shard, advance)
+        failed = failed_rows(before)
+        again = [i for i, one in enumerate(failed.to_pylist()) if one]
+        part = Shard(
+            shard.number, [shard.positions[i] for i in again], [shard.rows[i] for i in again]
+        )
+        kept = before.filter(pc.invert(failed))
+        return pa.concat_tables([kept, self.score(part, advance).cast(kept.schema)]).sort_by("row")
+
     def _chunk(
         self, shard: Shard, chosen: Sequence[int], keys: Sequence[ReferenceKey], advance: Advance
     ) -> pa.Table:

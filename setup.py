@@ -63,6 +63,7 @@ EXTRAS = {
     "quantize": ["torchao>=0.17"],
     # Tables as data frames.
     "report": ["pandas>=2.2"],
+    # Jobs on several machines: brings shards to actors, replaces those that die.
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
@@ -82,6 +83,8 @@ EXTRAS = {
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
+        "ray[data]>=2.40",  # jobs are tested on a real one of two actors
+        "psutil>=5.9",  # which of its processes are left
     ],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +26,19 @@ jobs:
   folder. The same command goes on after an interruption. docs/large-jobs.md has the rest.
 
 """
+_ACTORS = {
+    "actors": "--actors",
+    "gpus_per_actor": "--gpus-per-actor",
+    "cpus_per_actor": "--cpus-per-actor",
+}
 _OPTIONS = {
     "thresholds": "--thresholds",
     "shard_rows": "--shard-rows",
     "retry_failed": "--retry-failed",
     "max_failed": "--max-failed",
     "json": "--json",
+    "ray": "--ray",
+    **_ACTORS,
 }
 
 
@@ -49,6 +59,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json", action="store_true", help="events for programs on standard output, one a line"
     )
+    group.add_argument(
+        "--ray", action="store_true",
+        help="on the Ray cluster of RAY_ADDRESS, or on a Ray started here (extra ray)",
+    )  # fmt: skip
+    group.add_argument(
+        "--actors",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="processes that score: N, or MIN MAX",
+    )
+    group.add_argument(
+        "--gpus-per-actor", type=float, metavar="F", help="default: 1 if the cluster has GPUs"
+    )
+    group.add_argument("--cpus-per-actor", type=float, metavar="F", help="default: 1")
 
 
 def is_job(out: str | None) -> bool:
@@ -74,7 +99,6 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast score --out DIR/``."""
     from vsm_fast.commands.job_reports import make_report, print_summary
     from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
-    from vsm_fast.jobs.runner import run_job
     from vsm_fast.jobs.stopping import stop_on_signals
 
     check_inputs(arguments)
@@ -82,7 +106,11 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     source = _source(arguments)
     out = Path(arguments.out)
     try:
-        with make_report(arguments) as report, stop_on_signals(_stopping) as stop:
+        with (
+            make_report(arguments) as report,
+            _runner(arguments) as run_job,
+            stop_on_signals(_stopping) as stop,  # last: Ray takes the signals when it starts
+        ):
             summary = run_job(source, out, settings, options, stop=stop, report=report)
     except JobStopped as error:
         print(f"vsm-fast: {error}", file=sys.stderr)
@@ -99,6 +127,32 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         print_summary(summary, out)
     everything = summary["all"]
     return ExitCode.OK if everything["scored"] == everything["rows"] else ExitCode.UNSCORED
+
+
+@contextmanager
+def _runner(arguments: argparse.Namespace) -> Iterator[Callable[..., dict[str, Any]]]:
+    """What runs the job: this process, or the actors of a Ray session."""
+    if not arguments.ray:
+        given = [option for name, option in _ACTORS.items() if getattr(arguments, name)]
+        if given:
+            raise UsageError(f"{', '.join(given)} needs --ray.")
+        from vsm_fast.jobs.runner import run_job
+
+        yield run_job
+        return
+    from vsm_fast.distributed import ActorPool, ray_session, run_distributed
+
+    actors = arguments.actors or [1]
+    if len(actors) > 2:
+        raise UsageError(f"--actors takes N, or MIN MAX; got {len(actors)} numbers.")
+    pool = ActorPool(
+        least=actors[0],
+        most=actors[-1] if arguments.actors else None,
+        gpus=arguments.gpus_per_actor,
+        cpus=1.0 if arguments.cpus_per_actor is None else arguments.cpus_per_actor,
+    )
+    with ray_session(pool):
+        yield partial(run_distributed, pool=pool)
 
 
 def _stopping(number: int) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vsm_fast.atomic import sync_folder, write_json
 from vsm_fast.differences import differences
@@ -22,7 +21,7 @@ from vsm_fast.errors import PairingError
 from vsm_fast.jobs.ledger import FinishedShard, append, read_ledger
 from vsm_fast.jobs.lock import only_writer
 from vsm_fast.jobs.plan import Plan
-from vsm_fast.jobs.shard_files import damage, shard_path, temporary_files, write_shard
+from vsm_fast.jobs.shard_files import damage, temporary_files, write_shard
 
 JOB = "_job.json"
 LEDGER = "_ledger.jsonl"
@@ -76,6 +75,11 @@ class JobFolder:
         """Finished shards with rows whose images could not be used."""
         return {entry.shard for entry in self.finished.values() if entry.failed}
 
+    def remove_temporaries(self) -> None:
+        """Remove what processes left half written that were killed."""
+        for left in temporary_files(self.path):
+            left.unlink(missing_ok=True)
+
     def write(self, shard: int, table: pa.Table, seconds: float) -> FinishedShard:
         """Write a shard and record it.
 
@@ -90,10 +94,6 @@ class JobFolder:
         """Record a shard that is written."""
         append(self.path / LEDGER, entry)
         self.finished[entry.shard] = entry
-
-    def read(self, shard: int) -> pa.Table:
-        """The rows of a finished shard."""
-        return pq.read_table(shard_path(self.path, shard))
 
 
 @contextmanager
@@ -141,6 +141,6 @@ def open_job(path: Path, plan: Plan, identity: Mapping[str, Any]) -> JobFolder:
     else:
         write_json(record, full)
         sync_folder(path)
-    for left in temporary_files(path):
-        left.unlink(missing_ok=True)
-    return JobFolder(path, plan, full)
+    folder = JobFolder(path, plan, full)
+    folder.remove_temporaries()
+    return folder

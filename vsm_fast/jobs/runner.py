@@ -14,6 +14,7 @@ from vsm_fast.jobs.job_folder import SUMMARY, JobFolder, locked_folder, open_job
 from vsm_fast.jobs.plan import PairSource, make_plan, read_shards
 from vsm_fast.jobs.progress import Event, JobProgress, Report
 from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer
+from vsm_fast.jobs.shard_files import read_shard
 from vsm_fast.jobs.shard_scoring import Advance, ShardScorer
 from vsm_fast.jobs.stopping import Stop
 from vsm_fast.jobs.summary import summarise
@@ -100,6 +101,7 @@ def report_start(folder: JobFolder, report: Report) -> None:
 
 def finish(folder: JobFolder, report: Report, **further: Any) -> dict[str, Any]:
     """Write and report the summary of a finished job."""
+    folder.remove_temporaries()  # of actors that died
     summary = summarise(folder.path, range(folder.plan.shards))
     write_json(folder.path / SUMMARY, summary)
     report({"event": "summary", **summary, **further})
@@ -147,7 +149,8 @@ class _Run:
                 end(folder, self._stop, self._report)
             begin, before, rows = time.monotonic(), None, len(shard.rows)
             if shard.number in retried:
-                before, rows = folder.read(shard.number), folder.finished[shard.number].failed
+                before = read_shard(folder.path, shard.number)
+                rows = folder.finished[shard.number].failed
             table = self._scorer.complete(shard, before, self._watch(rows))
             folder.write(shard.number, table, time.monotonic() - begin)
             self._report(finished_event(folder, shard.number, before is not None))

@@ -85,6 +85,11 @@ def write_shard(
     return FinishedShard(shard, table.num_rows, failed, size, digest, round(seconds, 3))
 
 
+def read_shard(folder: Path, shard: int) -> pa.Table:
+    """The rows of a shard."""
+    return pq.ParquetFile(shard_path(folder, shard)).read()
+
+
 def damage(
     folder: Path, entry: FinishedShard, rows: int, identity: Mapping[str, Any]
 ) -> str | None:

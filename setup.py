@@ -78,6 +78,7 @@ EXTRAS = {
     # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
     # MkDocs, which would do as well, ends in 2027.)
     "docs": DOCS,
+    # Jobs on several machines: brings shards to actors, replaces those that die.
     "ray": ["ray[data]>=2.40"],
     "test": [
         "pytest>=8.2",
@@ -104,6 +105,8 @@ EXTRAS = {
         "uvicorn>=0.30",
         "python-multipart>=0.0.18",
         "websocket-client>=1.8",  # speaks to Chromium, in the tests of pages
+        "ray[data]>=2.40",  # jobs are tested on a real one of two actors
+        "psutil>=5.9",  # which of its processes are left
     ],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
@@ -140,6 +143,7 @@ setup(
         "pillow>=10.3",
         "safetensors>=0.5",
         "huggingface-hub>=0.30",
+        "fsspec>=2024.2",  # manifests and images at addresses; huggingface-hub brings it anyway
         "pyyaml>=6.0",  # the configuration that published networks were trained with
         "tqdm>=4.66",
         "pyarrow>=16",

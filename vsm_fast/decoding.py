@@ -11,6 +11,7 @@ import re
 import stat
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vsm_fast.errors import InputError, Status
+from vsm_fast.stored_images import StoredImage
 
 # Formats whose decoders only read pixels. EPS and PDF, for example, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
@@ -61,11 +63,14 @@ def default_max_pixels() -> int:
     return int(text)
 
 
-def decode(source: str | os.PathLike[str] | Image.Image, max_pixels: int | None = None) -> Decoded:
+def decode(
+    source: str | os.PathLike[str] | Image.Image | StoredImage, max_pixels: int | None = None
+) -> Decoded:
     """Decode a file, or load a PIL image, which stays open and unchanged.
 
     Args:
-        source: Path of a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file, or a PIL image.
+        source: A PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file, by its path or stored
+            elsewhere, or a PIL image.
         max_pixels: Largest width x height, checked before pixels are decoded; None =
             :func:`default_max_pixels`.
 
@@ -77,6 +82,11 @@ def decode(source: str | os.PathLike[str] | Image.Image, max_pixels: int | None 
     if isinstance(source, Image.Image):
         # Closed after one frame was loaded, it cannot count its frames any more.
         return _load(source, "the PIL image", limit, _frame_note_if_open(source))
+    if isinstance(source, StoredImage):
+        content = source.read()
+        if not content:
+            raise InputError(Status.UNREADABLE, f"{source.name} is empty (0 bytes).")
+        return _decode_file(BytesIO(content), source.name, limit)
     name = os.fsdecode(source)
     _check_file(name)
     try:

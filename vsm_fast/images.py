@@ -15,11 +15,12 @@ from PIL import Image
 
 from vsm_fast.decoding import Decoded, check_size, decode, default_max_pixels, orient
 from vsm_fast.errors import InputError, Status
+from vsm_fast.stored_images import StoredImage
 
 if TYPE_CHECKING:
     from PIL import ImageCms
 
-ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor
+ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
 Framing = Literal["image", "subject"]
 Interpolation = Literal["bicubic", "bilinear"]
 Box = tuple[int, int, int, int]
@@ -73,7 +74,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedI
         source: One of
 
             - the path of a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file;
-            - a PIL image of any mode;
+            - a PIL image of any mode, or a ``StoredImage``;
             - a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA);
             - a float array [H, W, 3] in [0, 1];
             - a tensor [3, H, W], float in [0, 1] or uint8, on any device.
@@ -88,7 +89,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedI
             ``TOO_LARGE`` or ``BAD_VALUES`` (NaN, Inf, or not in [0, 1]).
     """
     limit = default_max_pixels() if max_pixels is None else max_pixels
-    if isinstance(source, str | os.PathLike | Image.Image):
+    if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
         return _from_decoded(decode(source, limit))
     if isinstance(source, np.ndarray):
         return _from_array(source, limit)

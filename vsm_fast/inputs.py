@@ -15,12 +15,15 @@ from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import PairingError
 from vsm_fast.images import ImageSource
 from vsm_fast.masks import MaskSource
+from vsm_fast.references import References
+from vsm_fast.stored_images import StoredImage
 
 Images = ImageSource | Sequence[ImageSource]
 Mask = MaskSource | AutoMask | None
 Masks = Mask | Sequence[Mask]
 
-_SINGLE = (str, os.PathLike, Image.Image)
+_SINGLE = (str, os.PathLike, Image.Image, StoredImage)
+_NAMED = (str, os.PathLike, StoredImage)
 
 
 def image_list(images: Images) -> list[ImageSource]:
@@ -62,12 +65,14 @@ def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
     return listed
 
 
-def image_names(images: Sequence[ImageSource] | Descriptors, side: str) -> list[str]:
+def image_names(images: Sequence[ImageSource] | Descriptors | References, side: str) -> list[str]:
     """A name per image: its path, or side and position, like ``gen[3]``."""
+    if isinstance(images, References):
+        return list(images.names)
     if isinstance(images, Descriptors):
         return [f"{side}[{i}]" for i in range(len(images))]
     return [
-        os.fspath(image) if isinstance(image, str | os.PathLike) else f"{side}[{i}]"
+        str(_key(image)) if isinstance(image, _NAMED) else f"{side}[{i}]"
         for i, image in enumerate(images)
     ]
 
@@ -112,10 +117,10 @@ def pair_up(pairs: ArrayLike | None, references: int, generations: int) -> NDArr
 def distinct(
     images: Sequence[ImageSource], masks: Sequence[Mask]
 ) -> tuple[list[int], NDArray[np.int64]]:
-    """Which images differ, as far as their names tell: by their paths and their masks' paths.
+    """Which images differ, as far as their names tell: by where they and their masks are.
 
     Args:
-        images: Sources of images; those that are no paths are taken to differ.
+        images: Sources of images; pixels are taken to differ.
         masks: One per image, or ``AutoMask``, or None.
 
     Returns:
@@ -127,12 +132,17 @@ def distinct(
     places = np.empty(len(images), np.int64)
     for position, (image, mask) in enumerate(zip(images, masks, strict=True)):
         key: object = position
-        if isinstance(image, str | os.PathLike):
-            if isinstance(mask, str | os.PathLike):
-                key = (os.fspath(image), os.fspath(mask))
+        if isinstance(image, _NAMED):
+            if isinstance(mask, _NAMED):
+                key = (_key(image), _key(mask))
             elif mask is None or isinstance(mask, AutoMask):
-                key = (os.fspath(image), mask)
+                key = (_key(image), mask)
         places[position] = seen.setdefault(key, len(first))
         if places[position] == len(first):
             first.append(position)
     return first, places
+
+
+def _key(image: str | os.PathLike[str] | StoredImage) -> str | StoredImage:
+    """Equal for images that are the same by their names; as text, the name."""
+    return image if isinstance(image, StoredImage) else os.fspath(image)

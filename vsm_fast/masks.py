@@ -15,8 +15,9 @@ from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.decoding import decode, orient
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images import Box, LoadedImage, check_box
+from vsm_fast.stored_images import StoredImage
 
-MaskSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor
+MaskSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
 MaskOrigin = Literal["given", "alpha", "whole image", "grabcut", "grounded-sam"]
 ReductionRule = Literal["nearest", "any"]
 
@@ -162,7 +163,9 @@ def _read(
     notes: list[str] = []
     if isinstance(source, str | os.PathLike):
         name = f"mask {os.fsdecode(source)}"
-    if isinstance(source, str | os.PathLike | Image.Image):
+    if isinstance(source, StoredImage):
+        name = f"mask {source.name}"
+    if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
         mask, notes = _from_image(source, name)
     elif isinstance(source, np.ndarray | torch.Tensor):
         mask = _from_array(source)
@@ -201,7 +204,7 @@ def _from_array(source: NDArray[Any] | torch.Tensor) -> NDArray[np.bool_]:
 
 
 def _from_image(
-    source: str | os.PathLike[str] | Image.Image, name: str
+    source: str | os.PathLike[str] | Image.Image | StoredImage, name: str
 ) -> tuple[NDArray[np.bool_], list[str]]:
     try:
         decoded = decode(source)

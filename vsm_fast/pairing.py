@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vsm_fast.errors import PairingError
+from vsm_fast.stored_images import ImageLocation
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -39,14 +40,16 @@ class PairRow:
         gen: the generated image.
         ref_mask: subject mask of the reference, None = alpha channel or whole image.
         gen_mask: the same for the generated image.
+        generator: name of what generated it, ``""`` when it is not known.
     """
 
     id: str
     subject: str
-    ref: Path
-    gen: Path
-    ref_mask: Path | None = None
-    gen_mask: Path | None = None
+    ref: ImageLocation
+    gen: ImageLocation
+    ref_mask: ImageLocation | None = None
+    gen_mask: ImageLocation | None = None
+    generator: str = ""
 
 
 @dataclass(frozen=True)

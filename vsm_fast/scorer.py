@@ -37,6 +37,7 @@ from vsm_fast.inputs import (
 from vsm_fast.matching import match
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting
+from vsm_fast.references import References
 from vsm_fast.results import VSMScores
 from vsm_fast.runtimes.loading import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
@@ -202,9 +203,28 @@ class VSMScorer:
             parts.append(self._describer.computed(pixels, cells))
         return Descriptors.cat(parts)
 
+    def describe_references(
+        self, images: Images, masks: Masks = None, *, batch_size: int | None = None
+    ) -> References:
+        """Describe references with what is known of them, so that bad ones keep their reason.
+
+        Args:
+            images: As for :meth:`describe`.
+            masks: One per image or None.
+            batch_size: Images per forward pass; None chooses. With 1, last bits depend on
+                nothing but the image.
+
+        Returns:
+            What :meth:`score` takes as ``refs``, in order.
+        """
+        listed = image_list(images)
+        all_masks = mask_list(masks, len(listed), "ref")
+        found = self._describe(listed, all_masks, batch_size, "record", lambda _: None)
+        return References(*found, image_names(listed, "ref"))
+
     def score(
         self,
-        refs: Images | Descriptors,
+        refs: Images | Descriptors | References,
         gens: Images,
         *,
         pairs: ArrayLike | None = None,
@@ -220,8 +240,8 @@ class VSMScorer:
         """Score generated images against references.
 
         Args:
-            refs: References as for :meth:`describe`, or what it returned. Equal paths with equal
-                masks are described once.
+            refs: References as for :meth:`describe`, or what it or :meth:`describe_references`
+                returned. Equal paths with equal masks are described once.
             gens: Generated images.
             pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
                 reference against every generation, or lists of equal length pair up.
@@ -246,7 +266,7 @@ class VSMScorer:
 
         Source: arXiv 2509.21989, the VSM metric.
         """
-        ref_list = refs if isinstance(refs, Descriptors) else image_list(refs)
+        ref_list = refs if isinstance(refs, Descriptors | References) else image_list(refs)
         gen_list = image_list(gens)
         pair_index = pair_up(pairs, len(ref_list), len(gen_list))
         gen_mask_list = mask_list(gen_masks, len(gen_list), "gen")
@@ -307,22 +327,25 @@ class VSMScorer:
 
     def _references(
         self,
-        refs: Sequence[ImageSource] | Descriptors,
+        refs: Sequence[ImageSource] | Descriptors | References,
         masks: Masks,
         batch_size: int | None,
         on_error: OnError,
         advance: Callable[[int], None],
     ) -> tuple[Descriptors, list[Subject], NDArray[np.int64]]:
         """Descriptors of the references that differ, all subjects, and where each one's are."""
-        if isinstance(refs, Descriptors):
+        if isinstance(refs, Descriptors | References):
             if masks is not None:
                 raise PairingError(
                     "ref_masks came with references that are described already; pass the masks "
                     "to describe() instead."
                 )
-            described = self.ready(refs)
             advance(len(refs))
-            subjects = [_described_subject(refs, i) for i in range(len(refs))]
+            if isinstance(refs, References):
+                given, subjects = refs.descriptors, list(refs.subjects)
+            else:
+                given, subjects = refs, [_described_subject(refs, i) for i in range(len(refs))]
+            described = self.ready(given)
             return described, subjects, np.arange(len(refs))
         listed = mask_list(masks, len(refs), "ref")
         first, place = distinct(refs, listed)

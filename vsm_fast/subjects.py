@@ -14,6 +14,7 @@ from vsm_fast.errors import InputError, Status
 from vsm_fast.images import Box, ImageSource, load_image, on_grey, subject_box, to_input
 from vsm_fast.masks import MaskSource, reduce_mask, subject_mask
 from vsm_fast.model_config import ModelConfig
+from vsm_fast.stored_images import StoredImage
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def prepare_subject(
     """
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
+    elif isinstance(source, StoredImage):
+        name = source.name
     try:
         image = load_image(source)
         mask = subject_mask(mask_source, image)

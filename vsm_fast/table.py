@@ -29,19 +29,19 @@ def score_table(scores: VSMScores, ids: Sequence[str], subjects: Sequence[str]) 
         all were given, at most 10 reasons.
     """
     rows = [
-        (ids[i], _number(float(scores.score[i])),
+        (ids[i], number(float(scores.score[i])),
          f"{scores.n_matched[i]}/{scores.n_source[i]}", scores.status[i])
         for i in range(min(len(scores), MAX_ROWS))
     ]  # fmt: skip
-    parts = [_aligned(("id", "score", "matched/source", "status"), rows)]
+    parts = [aligned(("id", "score", "matched/source", "status"), rows)]
     if len(scores) > MAX_ROWS:
         parts[0] += f"\n… and {len(scores) - MAX_ROWS} more"
     if any(subjects):
-        parts.append(_aligned(("subject", "mean score", "scored/pairs"), _means(scores, subjects)))
+        parts.append(aligned(("subject", "mean score", "scored/pairs"), _means(scores, subjects)))
     scored = np.isfinite(scores.score)
     mean = float(scores.score[scored].mean(dtype=np.float64)) if scored.any() else math.nan
     parts.append(
-        f"mean {_number(mean)} over {scored.sum()} of {len(scores)} pairs "
+        f"mean {number(mean)} over {scored.sum()} of {len(scores)} pairs "
         f"(model {scores.model}, visual threshold {scores.visual_threshold:g})"
     )
     origins = [_origins(scores.ref_mask_origin), _origins(scores.gen_mask_origin)]
@@ -66,7 +66,7 @@ def _means(scores: VSMScores, subjects: Sequence[str]) -> list[tuple[str, ...]]:
     for subject, values in list(by_subject.items())[:MAX_ROWS]:
         known = [value for value in values if not math.isnan(value)]
         mean = sum(known) / len(known) if known else math.nan
-        rows.append((subject or "(none)", _number(mean), f"{len(known)}/{len(values)}"))
+        rows.append((subject or "(none)", number(mean), f"{len(known)}/{len(values)}"))
     if len(by_subject) > MAX_ROWS:
         rows.append((f"… and {len(by_subject) - MAX_ROWS} more", "", ""))
     return rows
@@ -77,8 +77,8 @@ def _origins(column: Sequence[str] | NDArray[np.object_]) -> dict[str, int]:
     return dict(Counter(column).most_common())
 
 
-def _aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns under their heads; the last column is not padded."""
+def aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Text in columns under their heads; the last column is not padded."""
     short = [head, *([_shorten(_printable(row[0])), *row[1:]] for row in rows)]
     widths = [max(len(row[column]) for row in short) for column in range(len(head))]
     lines = ("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
@@ -86,7 +86,8 @@ def _aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A score for people; "-" where there is none."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 

@@ -21,7 +21,9 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNSCORED = 3
     MODEL = 4
+    TOO_MANY_FAILED = 5
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 EXIT_CODES = """\
@@ -31,7 +33,9 @@ exit codes:
   2    wrong usage or inputs; nothing was scored
   3    finished, but some pairs have no score; the results say why
   4    the model is missing, incomplete or altered
+  5    stopped, because more pairs failed than --max-failed allows
   130  interrupted
+  143  terminated, by a job that was asked to end
 """
 
 

@@ -11,6 +11,7 @@ from vsm_fast.commands.common import ArgumentGroup, UsageError, checked_device
 if TYPE_CHECKING:
     from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.pairing import PairRow
+    from vsm_fast.stored_images import ImageLocation
 
 MASKS_HELP = """\
 masks (white = subject):
@@ -66,7 +67,14 @@ class MaskOptions:
         if unused and not any(self._auto):
             raise UsageError(f"{', '.join(unused)}: only --masks auto makes use of that.")
 
-    def of_pair(self, row: PairRow) -> tuple[Path | AutoMask | None, Path | AutoMask | None]:
+    @property
+    def automatic(self) -> bool:
+        """Whether masks of a side are to be found."""
+        return any(self._auto)
+
+    def of_pair(
+        self, row: PairRow
+    ) -> tuple[ImageLocation | AutoMask | None, ImageLocation | AutoMask | None]:
         """The masks of a pair's reference and generation.
 
         Raises:

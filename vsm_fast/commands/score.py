@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vsm_fast.commands import score_job
 from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
@@ -22,27 +23,18 @@ from vsm_fast.commands.common import (
     positive,
     print_text,
 )
-from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions, add_masks
+from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions
+from vsm_fast.commands.pairs import PAIRING_HELP, add_inputs, read_pairs
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from vsm_fast.automatic_masks import AutoMask
-    from vsm_fast.pairing import Pairing, PairRow
+    from vsm_fast.pairing import PairRow
     from vsm_fast.results import VSMScores
+    from vsm_fast.stored_images import ImageLocation
 
 FORMATS = (".parquet", ".csv", ".jsonl")
-
-_PAIRING_HELP = """\
-pairing:
-  folders with sub-folders   each sub-folder is a subject; every generation is scored against
-                             each reference of its subject
-  files or flat folders      one reference is scored against every generation; several pair up
-                             by equal file names (without suffix), never by order
-  manifest                   one pair a row: ref, gen and, if wanted, id, subject, ref_mask,
-                             gen_mask; paths are relative to the manifest
-
-"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,23 +42,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "score",
         help="score generated images against references",
-        epilog=_PAIRING_HELP + MASKS_HELP + EXIT_CODES,
+        epilog=PAIRING_HELP + MASKS_HELP + score_job.HELP + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_inputs(parser)
+    add_inputs(parser)
     _add_settings(parser)
     _add_outputs(parser)
+    score_job.add_options(parser)
     parser.set_defaults(run=_score)
-
-
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("inputs")
-    group.add_argument("--refs", nargs="+", type=Path, metavar="PATH", help="folder or files")
-    group.add_argument("--gens", nargs="+", type=Path, metavar="PATH", help="folder or files")
-    group.add_argument(
-        "--manifest", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet, instead"
-    )
-    add_masks(group)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +64,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("outputs")
-    group.add_argument("--out", type=Path, metavar="FILE", help="results: " + ", ".join(FORMATS))
     group.add_argument(
-        "--points", action="store_true", help="with the matched points of each pair (.parquet)"
+        "--out",
+        metavar="FILE|DIR/",
+        help="results: " + ", ".join(FORMATS) + "; a folder for a job, see below",
+    )
+    group.add_argument(
+        "--points", action="store_true", help="with the matched points of each pair (Parquet)"
     )
     group.add_argument("--heatmaps", type=Path, metavar="DIR", help="write one PNG a scored pair")
     group.add_argument(
@@ -98,9 +85,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def _score(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast score``."""
     masks = MaskOptions(arguments)
+    if score_job.is_job(arguments.out):
+        return score_job.run(arguments, masks)
+    score_job.refuse_options(arguments)
+    arguments.out = None if arguments.out is None else Path(arguments.out)
     try:
         _check_outputs(arguments)
-        pairing = _read_pairs(arguments, masks)
+        pairing = read_pairs(arguments, masks)
     except OSError as error:  # a folder that cannot be read or made; later ones are not usage
         raise UsageError(str(error)) from error
     if not arguments.quiet:
@@ -108,9 +99,10 @@ def _score(arguments: argparse.Namespace) -> ExitCode:
             print(f"vsm-fast: note: {note}", file=sys.stderr)
     ids = [row.id for row in pairing.rows]
     subjects = [row.subject for row in pairing.rows]
-    scores = _score_rows(pairing.rows, masks, arguments).with_columns(
-        {"id": ids, "subject": subjects}
-    )
+    names = {"id": ids, "subject": subjects}
+    if any(row.generator for row in pairing.rows):
+        names["generator"] = [row.generator for row in pairing.rows]
+    scores = _score_rows(pairing.rows, masks, arguments).with_columns(names)
 
     outputs = []
     if arguments.out is not None:
@@ -137,12 +129,14 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     out = arguments.out
     if out is not None:
         if out.suffix.lower() not in FORMATS:
-            raise UsageError(f"--out must end in {', '.join(FORMATS)}; got {out}.")
+            raise UsageError(
+                f"--out must end in {', '.join(FORMATS)}, or in / for a job; got {out}."
+            )
         if arguments.points and out.suffix.lower() != ".parquet":
             raise UsageError(f"--points needs an --out that ends in .parquet; got {out}.")
         if out.is_dir():
             raise UsageError(f"--out must be a file; {out} is a folder.")
-        if arguments.manifest and out.resolve() == arguments.manifest.resolve():
+        if arguments.manifest and out.resolve() == Path(arguments.manifest).resolve():
             raise UsageError(f"--out would overwrite the manifest {out}.")
         make_folder(out.parent, "--out")
     elif arguments.points:
@@ -164,32 +158,14 @@ def _draws(arguments: argparse.Namespace) -> bool:
     return arguments.heatmaps is not None or arguments.fiftyone is not None
 
 
-def _read_pairs(arguments: argparse.Namespace, masks: MaskOptions) -> Pairing:
-    from vsm_fast.manifest import read_manifest
-    from vsm_fast.pairing import pair_paths
-
-    if arguments.manifest is not None:
-        others = {"--refs": arguments.refs, "--gens": arguments.gens,
-                  "folders of masks": masks.ref_masks or masks.gen_masks}  # fmt: skip
-        extra = [name for name, value in others.items() if value is not None]
-        if extra:
-            raise UsageError(f"--manifest lists the pairs itself; leave out {', '.join(extra)}.")
-        return read_manifest(arguments.manifest)
-    if arguments.refs is None or arguments.gens is None:
-        raise UsageError("give --refs and --gens, or --manifest.")
-    return pair_paths(
-        arguments.refs, arguments.gens, ref_masks=masks.ref_masks, gen_masks=masks.gen_masks
-    )
-
-
 def _score_rows(
     rows: Sequence[PairRow], masks: MaskOptions, arguments: argparse.Namespace
 ) -> VSMScores:
     """Score the pairs; each image is passed once, however many pairs it is in."""
     import numpy as np
 
-    refs: dict[tuple[Path, Path | AutoMask | None], int] = {}
-    gens: dict[tuple[Path, Path | AutoMask | None], int] = {}
+    refs: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
+    gens: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
     listed = []
     for row in rows:
         ref_mask, gen_mask = masks.of_pair(row)
@@ -244,7 +220,7 @@ def _write_heatmaps(
     return len(scored)
 
 
-def _load(path: Path) -> Image.Image:
+def _load(path: ImageLocation) -> Image.Image:
     from PIL import Image
 
     from vsm_fast.images import load_image

@@ -21,6 +21,7 @@ from vsm_fast.data.pair_shards import write_shard
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.data.procedural_pairs import ProceduralSubjects
 from vsm_fast.data.registry import StageModels, make_stages
+from vsm_fast.differences import differences
 from vsm_fast.errors import PairingError
 from vsm_fast.version import __version__
 
@@ -281,11 +282,7 @@ def _recorded(job: Job, out: Path) -> dict[str, Any]:
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], out: Path, what: str) -> None:
-    other = [
-        f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}"
-        for name in {**wanted, **found}
-        if found.get(name) != wanted.get(name)
-    ]
+    other = differences(found, wanted)
     if other:
         raise PairingError(
             f"{out} holds pairs {what}: {'; '.join(other)}. "

@@ -1,0 +1,68 @@
+"""A small model, small pictures and manifests of them, for the tests of jobs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tiny_models import aggregation_pair, config_of, pixel_unet, write_folder
+
+from vsm_fast.jobs.job_folder import SUMMARY
+
+TIMES = ["seconds"]
+SIDE = 48
+
+
+def write_model(folder: Path) -> Path:
+    """A random model that scores a picture of ``SIDE`` pixels in milliseconds."""
+    folder.mkdir()
+    write_folder(folder, config_of(), pixel_unet(), *aggregation_pair((24, 8)))
+    return folder
+
+
+def picture(seed: int, changed: int = 0) -> Image.Image:
+    """Blocks of random colours; ``changed`` of them are others."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (6, 6, 3), np.uint8)
+    for _ in range(changed):
+        blocks[tuple(rng.integers(0, 6, 2))] = rng.integers(0, 256, 3)
+    return Image.fromarray(blocks).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def write_pairs(
+    folder: Path, rows: int, references: int = 3, name: str = "pairs.csv", broken: tuple = ()
+) -> Path:
+    """A manifest whose rows go through the references in turn; some generations are no images."""
+    folder.mkdir(exist_ok=True)
+    for ref in range(references):
+        picture(ref).save(folder / f"ref{ref}.png")
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "subject", "generator", "ref", "gen"])
+        for row in range(rows):
+            ref = row % references
+            if row in broken:
+                (folder / f"gen{row}.png").write_bytes(b"no image")
+            else:
+                picture(ref, row % 7).save(folder / f"gen{row}.png")
+            writer.writerow(
+                [f"pair {row}", f"s{ref}", f"g{row % 2}", f"ref{ref}.png", f"gen{row}.png"]
+            )
+    return folder / name
+
+
+def read_rows(out: Path) -> pa.Table:
+    """All rows of a job but the times, in order of the shards; metadata left out."""
+    table = pq.read_table(out).drop_columns(TIMES)
+    assert table["row"].to_pylist() == list(range(table.num_rows))
+    return table.replace_schema_metadata(None)
+
+
+def same_files(out: Path) -> set[str]:
+    """Names of the files of a finished job."""
+    assert (out / SUMMARY).exists()
+    return {path.name for path in out.iterdir()}

@@ -1,0 +1,77 @@
+"""Plans: shards depend on the manifest and their size, and on nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vsm_fast.errors import PairingError
+from vsm_fast.jobs.plan import ListedPairs, make_plan, read_shards
+from vsm_fast.pairing import Pairing, PairRow
+
+
+def _rows(count):
+    return tuple(PairRow(f"{i}", "s", Path("/a/r.png"), Path(f"/a/{i}.png")) for i in range(count))
+
+
+def _listed(rows, base="/a/"):
+    return ListedPairs(Pairing(tuple(rows)), base)
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(1, [1]), (4, [4]), (9, [4, 4, 1])])
+def test_every_row_is_in_one_shard(rows, sizes):
+    source = _listed(_rows(rows))
+    plan = make_plan(source, 4)
+    assert (plan.rows, plan.shards) == (rows, len(sizes))
+    assert [plan.rows_of(shard) for shard in range(plan.shards)] == sizes
+    shards = list(read_shards(source, plan, range(plan.shards)))
+    assert [i for shard in shards for i in shard.positions] == list(range(rows))
+    assert [row for shard in shards for row in shard.rows] == list(source.rows())
+    assert [shard.number for shard in read_shards(source, plan, {plan.shards - 1})] == [
+        plan.shards - 1
+    ]
+
+
+def test_whatever_a_row_says_counts():
+    rows = _rows(6)
+    digest = make_plan(_listed(rows), 4).sha256
+    assert make_plan(_listed(rows), 2).sha256 == digest
+    changes = (
+        {"id": "x"}, {"subject": "x"}, {"generator": "x"}, {"ref": Path("/a/x")},
+        {"gen": Path("/a/x")}, {"ref_mask": Path("/a/x")}, {"gen_mask": Path("/a/x")},
+    )  # fmt: skip
+    found = {
+        make_plan(_listed([*rows[:-1], replace(rows[-1], **change)]), 4).sha256
+        for change in changes
+    }
+    assert len(found | {digest}) == len(changes) + 1
+    moved = [
+        replace(row, ref=Path(f"/b{row.ref.as_posix()[2:]}"), gen=Path(f"/b/{row.gen.name}"))
+        for row in rows
+    ]
+    assert make_plan(_listed(moved, "/b/"), 4).sha256 == digest
+
+
+def test_the_streams_of_a_plan_hold_one_shard():
+    """A manifest is never held as a whole."""
+    alive = []
+
+    class Endless:
+        base = ""
+
+        def rows(self):
+            for i in range(100):
+                alive.append(i)
+                yield PairRow(f"{i}", "", Path("r"), Path(f"{i}"))
+
+    plan = make_plan(Endless(), 10)
+    alive.clear()
+    first = next(iter(read_shards(Endless(), plan, range(10))))
+    assert len(first.rows) == len(alive) == 10
+
+
+def test_an_empty_list():
+    with pytest.raises(PairingError, match="no pair"):
+        make_plan(_listed(()), 4)

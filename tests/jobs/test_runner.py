@@ -1,0 +1,315 @@
+"""Jobs: one row out for each row in, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from job_inputs import picture, read_rows, same_files, write_pairs
+
+from vsm_fast.errors import PairingError
+from vsm_fast.jobs import runner
+from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
+from vsm_fast.jobs.job_folder import LEDGER
+from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.plan import ListedPairs
+from vsm_fast.jobs.runner import run_job
+from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
+from vsm_fast.jobs.stopping import Stop
+from vsm_fast.manifest import Manifest, read_manifest
+from vsm_fast.pairing import Pairing
+
+SETTINGS = JobSettings(visual_threshold=0.97, thresholds=(0.9, 0.99), shard_rows=4)
+
+
+@pytest.fixture
+def job(scorer, tmp_path):
+    """Function: run the job of a manifest in a folder, with some options."""
+
+    def run(manifest, out, options=None, settings=SETTINGS, **further):
+        return run_job(
+            Manifest(str(manifest)), tmp_path / out, settings, options, scorer=scorer, **further
+        )
+
+    return run
+
+
+def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, scorer, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 10, broken=(5,))
+    events = []
+    summary = job(manifest, "out", report=events.append)
+    table = read_rows(tmp_path / "out")
+    pairs = read_manifest(manifest).rows
+    scores = scorer.score(
+        [row.ref for row in pairs], [row.gen for row in pairs], visual_threshold=0.97
+    )
+    assert table["id"].to_pylist() == [row.id for row in pairs]
+    assert table["subject"].to_pylist() == [row.subject for row in pairs]
+    assert table["generator"].to_pylist() == [row.generator for row in pairs]
+    assert table["gen"].to_pylist() == [str(row.gen) for row in pairs]
+    assert table["status"].to_pylist() == scores.status.tolist()
+    assert table["status"][5].as_py() == "unreadable_image"
+    assert table["score"].null_count == 1
+    for column, threshold in (("score", 0.97), ("score_at_0.9", 0.9), ("score_at_0.99", 0.99)):
+        found = table[column].to_numpy()
+        np.testing.assert_allclose(found, scores.at(threshold), atol=1e-5)
+    assert len(set(table["score"].to_pylist())) > 5
+    assert summary["all"] == {
+        "rows": 10, "scored": 9, "failed": 1, "mean_score": pytest.approx(np.nanmean(scores.score))
+    }  # fmt: skip
+    assert summary["subjects"].keys() == {"s0", "s1", "s2"}
+    assert summary["generators"]["g1"]["failed"] == 1
+    assert events[-1]["references_described"] == 3  # once each, in all of the three shards
+    assert [event["shard"] for event in events if event["event"] == "shard"] == [0, 1, 2]
+
+
+def test_a_shard_says_what_it_is(job, tmp_path):
+    job(write_pairs(tmp_path / "in", 5), "out")
+    metadata = pq.read_metadata(tmp_path / "out" / "scores-000001.parquet").metadata
+    assert metadata[b"vsm_fast.schema"] == b"1"
+    identity = json.loads(metadata[b"vsm_fast.job"])
+    assert identity == json.loads((tmp_path / "out" / "_job.json").read_text())
+    assert identity["thresholds"] == [0.9, 0.99]
+    assert len(identity["weights"]) == len(identity["manifest"]) == 64
+    assert metadata[b"vsm_fast.grid"] == b"6x6"
+
+
+def test_killed_at_random_moments_it_ends_like_one_that_was_not(job, in_child, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 60, broken=(7, 30))
+    begin = time.monotonic()
+    job(manifest, "whole")
+    whole = time.monotonic() - begin
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(200):
+        child = in_child(lambda: job(manifest, "killed") and 0)
+        time.sleep(draw.uniform(0.2, 0.6) * whole)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        kills += 1
+    assert kills >= 2
+    assert read_rows(tmp_path / "killed").equals(read_rows(tmp_path / "whole"))
+    assert same_files(tmp_path / "killed") == same_files(tmp_path / "whole")
+
+
+def _edit(path, change):
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda path: path.unlink(), "gone"),
+        (lambda path: _edit(path, lambda c: c.__delitem__(slice(-20, None))), "bytes instead"),
+        (lambda path: _edit(path, lambda c: c.__setitem__(40, c[40] ^ 1)), "content changed"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read"),
+        (lambda path: path.write_bytes((path.parent / "scores-000002.parquet").read_bytes()),
+         "instead of"),
+    ],
+)  # fmt: skip
+def test_a_damaged_shard_is_scored_again(job, tmp_path, harm, reason):
+    manifest = write_pairs(tmp_path / "in", 9)
+    job(manifest, "out")
+    before = read_rows(tmp_path / "out")
+    harm(tmp_path / "out" / "scores-000001.parquet")
+    (tmp_path / "out" / ".scores-000001.123.tmp.parquet").write_bytes(b"left by a killed process")
+    with (tmp_path / "out" / LEDGER).open("a") as ledger:
+        ledger.write('{"shard": 1, "rows"')  # its last breath
+    events = []
+    job(manifest, "out", report=events.append)
+    start = next(event for event in events if event["event"] == "start")
+    assert list(start["damaged"]) == ["1"]
+    assert reason in start["damaged"]["1"]
+    assert [event["shard"] for event in events if event["event"] == "shard"] == [1]
+    assert read_rows(tmp_path / "out").equals(before)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_shard_that_was_not_recorded_is_scored_again(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 9)
+    job(manifest, "out")
+    before = read_rows(tmp_path / "out")
+    ledger = tmp_path / "out" / LEDGER
+    lines = [line for line in ledger.read_text().splitlines() if line]
+    ledger.write_text("\n".join(lines[:-1]) + "\n")
+    events = []
+    job(manifest, "out", report=events.append)
+    assert [event["shard"] for event in events if event["event"] == "shard"] == [2]
+    assert read_rows(tmp_path / "out").equals(before)
+
+
+def test_another_job_is_refused_with_what_differs(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 5)
+    job(manifest, "out")
+    with pytest.raises(PairingError, match=r"visual_threshold was 0.97, now 0.6; thresh.*\[\]"):
+        job(manifest, "out", settings=JobSettings(shard_rows=4))
+    longer = write_pairs(tmp_path / "in", 6)
+    with pytest.raises(PairingError, match=r"rows was 5, now 6; manifest was '"):
+        job(longer, "out")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.parquet").touch()
+    with pytest.raises(PairingError, match=r"holds Parquet files but no _job.json"):
+        job(manifest, "other")
+
+
+def test_moved_inputs_are_the_same_job(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 5)
+    job(manifest, "out")
+    (tmp_path / "in").rename(tmp_path / "moved")
+    job(tmp_path / "moved" / "pairs.csv", "out")
+
+
+def test_a_manifest_that_changes_underway_is_noticed(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 9)
+
+    def swap(event):
+        if event["event"] == "start":
+            text = manifest.read_text().replace("pair 7", "pair x")
+            manifest.write_text(text)
+
+    with pytest.raises(JobError, match="manifest changed"):
+        job(manifest, "out", report=swap)
+
+
+def test_two_writers(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 5)
+    (tmp_path / "out").mkdir()
+    refused = pytest.raises(JobError, match=rf"process {os.getpid()} on .* wait for it")
+    with only_writer(tmp_path / "out" / "_lock"), refused:
+        job(manifest, "out")
+    job(manifest, "out")  # what a dead process left does not block
+
+
+def test_where_nothing_can_be_locked_a_warning_says_so(job, tmp_path, monkeypatch, caplog):
+    import fcntl
+
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    job(write_pairs(tmp_path / "in", 5), "out")
+    assert "cannot be locked" in caplog.text
+
+
+def test_failed_rows_are_retried_alone(job, scorer, tmp_path, monkeypatch):
+    manifest = write_pairs(tmp_path / "in", 12, broken=(2, 9, 10))
+    settings = replace(SETTINGS, points=True)
+    job(manifest, "out", settings=settings)
+    before = read_rows(tmp_path / "out").to_pylist()
+    for row in (2, 10):
+        picture(row % 3, row % 7).save(tmp_path / "in" / f"gen{row}.png")
+    scored, of = [], type(scorer).score
+
+    def score(self, refs, gens, **further):
+        scored.extend(path.name for path in gens)
+        return of(self, refs, gens, **further)
+
+    monkeypatch.setattr(type(scorer), "score", score)
+    limit = RunOptions(retry_failed=True, max_failed=FailureLimit.parse("1"))
+    summary = job(manifest, "out", limit, settings=settings)
+    assert scored == ["gen2.png", "gen9.png", "gen10.png"]
+    after = read_rows(tmp_path / "out").to_pylist()
+    assert summary["all"]["failed"] == 1
+    assert [row["status"] for row in after] == ["ok"] * 9 + ["unreadable_image"] + ["ok"] * 2
+    assert [row for row in after if row["row"] not in (2, 10)] == [
+        row for row in before if row["row"] not in (2, 10)
+    ]
+    job(write_pairs(tmp_path / "in", 12, broken=(9,)), "fresh", settings=settings)
+    fresh = read_rows(tmp_path / "fresh").to_pylist()
+    assert after[2]["score"] == pytest.approx(fresh[2]["score"], abs=1e-5)
+
+
+def test_broken_input_stops_the_job(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 20, broken=tuple(range(5, 20)))
+    for limit in ("10%", "2"):
+        options = RunOptions(max_failed=FailureLimit.parse(limit))
+        with pytest.raises(TooManyFailures, match=r"at most 2 of 20 may"):
+            job(manifest, "out", options)
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 1
+    summary = job(manifest, "out", RunOptions(max_failed=FailureLimit.parse("80%")))
+    assert summary["all"]["failed"] == 15
+
+
+@pytest.mark.parametrize(("grace", "finished"), [(1e9, 2), (0.0, 1)])
+def test_asked_to_stop_it_finishes_a_shard_only_if_that_is_soon(job, tmp_path, grace, finished):
+    manifest = write_pairs(tmp_path / "in", 40)
+    settings = replace(SETTINGS, shard_rows=10)
+    stop = Stop()
+
+    def ask(event):
+        if event["event"] == "rows" and event["done"] == 18:  # a batch has 8 images
+            stop.signal = signal.SIGTERM
+
+    options = RunOptions(grace=grace, batch_size=4)
+    with pytest.raises(JobStopped, match=f"SIGTERM: {finished}0 of 40 rows are finished"):
+        job(manifest, "out", options, settings=settings, stop=stop, report=ask)
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == finished
+    assert not list((tmp_path / "out").glob(".*"))
+    job(manifest, "out", options, settings=settings)
+    job(manifest, "whole", options, settings=settings)
+    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+
+
+def test_batch_sizes_change_nothing_but_last_bits(job, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 13)
+    tables = []
+    for size in (1, 5):
+        job(manifest, f"out{size}", RunOptions(batch_size=size))
+        tables.append(read_rows(tmp_path / f"out{size}"))
+    for column in ("row", "id", "status", "n_source"):
+        assert tables[0][column].equals(tables[1][column])
+    np.testing.assert_allclose(*(table["score"].to_numpy() for table in tables), atol=1e-5)
+
+
+def test_nothing_to_score_and_rows_that_repeat_ids(job, scorer, tmp_path):
+    empty = tmp_path / "empty.csv"
+    empty.write_text("ref,gen\n")
+    with pytest.raises(PairingError, match="no pair to score"):
+        job(empty, "out")
+    assert not list((tmp_path / "out").glob("*.parquet"))
+    rows = read_manifest(write_pairs(tmp_path / "in", 3)).rows
+    events = []
+    twice = ListedPairs(Pairing((*rows, *rows)))
+    run_job(twice, tmp_path / "twice", SETTINGS, scorer=scorer, report=events.append)
+    assert next(e for e in events if e["event"] == "start")["repeated_ids"] == 3
+    assert read_rows(tmp_path / "twice").num_rows == 6
+
+
+def test_a_full_disk_keeps_what_was_finished(job, tmp_path, monkeypatch):
+    manifest = write_pairs(tmp_path / "in", 12)
+    written, write_table = [], pq.write_table
+
+    def write(table, where, **options):
+        if len(written) == 2:
+            where.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        written.append(where)
+        write_table(table, where, **options)
+
+    monkeypatch.setattr("vsm_fast.jobs.shard_files.pq.write_table", write)
+    with pytest.raises(JobError, match=r"shard 2 cannot be written .* No space left"):
+        job(manifest, "out")
+    assert len(list((tmp_path / "out").iterdir())) == 5  # two shards, job, ledger, lock
+    monkeypatch.undo()
+    job(manifest, "out")
+    assert read_rows(tmp_path / "out").num_rows == 12
+
+
+def test_a_failing_model_call_leaves_no_half_shard(job, tmp_path, monkeypatch):
+    manifest = write_pairs(tmp_path / "in", 12)
+    monkeypatch.setattr(runner.ShardScorer, "score", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        job(manifest, "out")
+    assert not list((tmp_path / "out").glob("*.parquet"))

@@ -1,0 +1,129 @@
+"""Rows to tables: references once, whatever their order, and never too many at a time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from job_inputs import picture, write_pairs
+from test_manifest import write_tar
+
+from vsm_fast.jobs import shard_scoring
+from vsm_fast.jobs.plan import Shard
+from vsm_fast.jobs.reference_memory import ReferenceMemory, reference_key
+from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
+from vsm_fast.jobs.shard_scoring import ShardScorer
+from vsm_fast.manifest import read_manifest
+
+
+def _shard(rows):
+    return Shard(3, range(100, 100 + len(rows)), rows)
+
+
+def _chunks(keys):
+    return list(shard_scoring._chunks([(key, None) for key in keys]))
+
+
+def test_rows_are_cut_into_chunks_of_few_references(monkeypatch):
+    monkeypatch.setattr(shard_scoring, "_REFERENCES_AT_ONCE", 2)
+    monkeypatch.setattr(shard_scoring, "_ROWS_AT_ONCE", 4)
+    assert _chunks("ababab") == [[0, 1, 2, 3], [4, 5]]  # as they come
+    assert _chunks("abcabcab") == [[0, 3, 6, 1], [4, 7, 2, 5]]  # grouped: three references
+    assert _chunks("abcd") == [[0, 1], [2, 3]]
+    assert _chunks("a") == [[0]]
+
+
+def test_chunks_change_no_row(scorer, tmp_path, monkeypatch):
+    rows = read_manifest(write_pairs(tmp_path / "in", 24, references=8)).rows
+    settings = JobSettings(visual_threshold=0.97)
+    tables = []
+    for at_once in (64, 3):
+        monkeypatch.setattr(shard_scoring, "_REFERENCES_AT_ONCE", at_once)
+        table = ShardScorer(scorer, settings, RunOptions()).score(_shard(rows))
+        assert table["row"].to_pylist() == list(range(100, 124))
+        assert table["id"].to_pylist() == [row.id for row in rows]
+        tables.append(table)
+    scores = [table["score"].to_numpy() for table in tables]
+    assert len(np.unique(scores[0])) > 5
+    np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
+    rows = read_manifest(write_pairs(tmp_path / "in", 8, references=4, broken=(1,))).rows
+    keyed = [(reference_key(row), row) for row in rows[:4]]
+    roomy = ReferenceMemory(scorer, 1 << 30)
+    first = roomy.get(keyed)
+    again = roomy.get(keyed[::-1])
+    assert roomy.described == 4
+    one = roomy.get(keyed[:1]).nbytes
+    assert torch.equal(again.descriptors.semantic[-36:], first.descriptors.semantic[:36])
+    tight = ReferenceMemory(scorer, 2 * one)
+    tight.get(keyed)
+    tight.get(keyed[2:])
+    assert tight.described == 4
+    tight.get(keyed[:1])
+    assert tight.described == 5
+
+
+def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
+    """Else an interruption would: it decides which references are described together."""
+    rows = read_manifest(write_pairs(tmp_path / "in", 8, references=8)).rows
+    alone, together = (ReferenceMemory(scorer, 1 << 30) for _ in range(2))
+    keyed = [(reference_key(row), row) for row in rows]
+    found = together.get(keyed)
+    for number, one in enumerate(keyed):
+        part = alone.get([one]).descriptors
+        where = found.descriptors.rows(number)
+        assert torch.equal(part.semantic, found.descriptors.semantic[where])
+        assert torch.equal(part.visual, found.descriptors.visual[where])
+
+
+def test_a_bad_reference_keeps_its_reason(scorer, tmp_path):
+    rows = read_manifest(write_pairs(tmp_path / "in", 4, references=2)).rows
+    Path(rows[1].ref).unlink()
+    failed = []
+    table = ShardScorer(scorer, JobSettings(), RunOptions()).score(
+        _shard(rows), lambda _, count: failed.append(count)
+    )
+    assert table["status"].to_pylist() == ["ok", "missing_file", "ok", "missing_file"]
+    assert "ref1.png' does not exist" in table["reason"][1].as_py()
+    assert sum(failed) == 2
+
+
+def test_equal_references_in_an_archive_are_one(scorer, tmp_path):
+    content = {}
+    for seed in (0, 1):
+        file = io.BytesIO()
+        picture(seed).save(file, format="PNG")
+        content[seed] = file.getvalue()
+    members = [(f"{i}.{side}.png", content[side == "gen"]) for i in range(4)
+               for side in ("ref", "gen")]  # fmt: skip
+    rows = read_manifest(write_tar(tmp_path / "a.tar", members)).rows
+    shard_scorer = ShardScorer(scorer, JobSettings(), RunOptions())
+    assert shard_scorer.score(_shard(rows))["status"].to_pylist() == ["ok"] * 4
+    assert shard_scorer.references.described == 1
+
+
+def test_progress_counts_every_row_once(scorer, tmp_path):
+    rows = read_manifest(write_pairs(tmp_path / "in", 20)).rows
+    counts = []
+    ShardScorer(scorer, JobSettings(), RunOptions(batch_size=3)).score(
+        _shard(rows), lambda count, _: counts.append(count)
+    )
+    assert sum(counts) == 20
+    assert len(counts) > 4
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("text", "most"), [("0", 0), ("12", 12), ("1%", 2), ("0.4%", 0)])
+def test_failure_limits(text, most):
+    assert FailureLimit.parse(text).rows(200) == most
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "101%", "1.5", "%"])
+def test_bad_failure_limits(text):
+    with pytest.raises(ValueError):
+        FailureLimit.parse(text)

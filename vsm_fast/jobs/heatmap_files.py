@@ -1,0 +1,42 @@
+"""Heat maps of a job: one PNG a scored pair, in a folder a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from vsm_fast.images import load_image
+from vsm_fast.overlay import save_overlay
+from vsm_fast.pairing import PairRow
+from vsm_fast.results import VSMResult
+from vsm_fast.stored_images import ImageLocation
+
+
+def heatmap_path(folder: str, shard: int, position: int) -> Path:
+    """Where the picture of a row is; ids may repeat and are no file names, positions are."""
+    return Path(folder) / f"{shard:06d}" / f"{position}.png"
+
+
+def save_pair_overlays(pairs: Iterable[tuple[Path, PairRow, VSMResult]]) -> None:
+    """Draw pairs that have a score, each to its path; the pairs of a subject share references."""
+    load = lru_cache(maxsize=4)(_load)
+    for path, row, result in pairs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_overlay(
+            path,
+            load(row.ref),
+            load(row.gen),
+            result.heatmap(),
+            result.score,
+            row.id,
+            result.visual_threshold,
+            result.n_matched,
+            result.n_source,
+        )
+
+
+def _load(image: ImageLocation) -> Image.Image:
+    return Image.fromarray(load_image(image).pixels)

@@ -1,0 +1,149 @@
+"""The plan of a job: which rows are in which shard, and proof that it is still the same.
+
+A shard is a run of rows of the manifest, so that what is in it depends on nothing but the
+manifest and the shard's size. Reading twice costs little beside scoring, and holds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from vsm_fast.errors import PairingError
+from vsm_fast.jobs.errors import JobError
+from vsm_fast.pairing import Pairing, PairRow
+
+
+class PairSource(Protocol):
+    """Lists the pairs of a job, the same ones in the same order each time it is asked."""
+
+    @property
+    def base(self) -> str:
+        """What the locations of its images begin with, unless they lie elsewhere."""
+
+    def rows(self) -> Iterator[PairRow]:
+        """The pairs."""
+
+
+@dataclass(frozen=True)
+class ListedPairs:
+    """Pairs that are known already, such as those of two folders."""
+
+    pairing: Pairing
+    base: str = ""
+
+    def rows(self) -> Iterator[PairRow]:
+        """The pairs."""
+        return iter(self.pairing.rows)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of the manifest, the unit of work.
+
+    Attributes:
+        number: Of the shard.
+        positions: Of each row in the manifest, from 0 on, rising.
+        rows: The pairs.
+    """
+
+    number: int
+    positions: Sequence[int]
+    rows: Sequence[PairRow]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a manifest holds.
+
+    Attributes:
+        rows: Number of rows.
+        shard_rows: Of each shard; the last one may have fewer.
+        digests: For each shard, of everything up to its end.
+        repeated_ids: Rows whose id an earlier row has.
+    """
+
+    rows: int
+    shard_rows: int
+    digests: Sequence[bytes]
+    repeated_ids: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self.digests)
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole list."""
+        return self.digests[-1].hex()
+
+    def rows_of(self, shard: int) -> int:
+        """Number of rows of a shard."""
+        return min(self.shard_rows, self.rows - shard * self.shard_rows)
+
+
+def make_plan(
+    source: PairSource, shard_rows: int, advance: Callable[[int], None] = lambda _: None
+) -> Plan:
+    """Read a manifest once.
+
+    Args:
+        source: The manifest.
+        shard_rows: Rows of a shard.
+        advance: Called with the number of rows read since the last call.
+
+    Raises:
+        PairingError: It cannot be read, a row is incomplete, or there is none.
+    """
+    digest, digests = hashlib.sha256(), []
+    names = array("q")  # hashes of ids: 8 bytes a row
+    for rows in _runs(source.rows(), shard_rows):
+        digests.append(_continued(digest, rows, source.base))
+        names.extend(hash(row.id) for row in rows)
+        advance(len(rows))
+    if not digests:
+        raise PairingError("there is no pair to score: the manifest lists none.")
+    distinct = len(np.unique(np.frombuffer(names, np.int64)))
+    return Plan(len(names), shard_rows, digests, len(names) - distinct)
+
+
+def read_shards(source: PairSource, plan: Plan, wanted: Collection[int]) -> Iterator[Shard]:
+    """The wanted shards, in order.
+
+    Raises:
+        JobError: The manifest is not the one that was planned.
+    """
+    digest, last = hashlib.sha256(), max(wanted, default=-1)
+    for number, rows in enumerate(_runs(source.rows(), plan.shard_rows)):
+        if number > last:
+            return
+        if number >= plan.shards or _continued(digest, rows, source.base) != plan.digests[number]:
+            raise JobError(
+                "the manifest changed while the job was running; put it back and run the same "
+                "command again, or start another job."
+            )
+        if number in wanted:
+            first = number * plan.shard_rows
+            yield Shard(number, range(first, first + len(rows)), rows)
+
+
+def _runs(rows: Iterator[PairRow], length: int) -> Iterator[tuple[PairRow, ...]]:
+    while run := tuple(islice(rows, length)):
+        yield run
+
+
+def _continued(digest: hashlib._Hash, rows: Sequence[PairRow], base: str) -> bytes:
+    """The digest with further rows; images count by where they lie relative to the manifest."""
+    for row in rows:
+        images = (row.ref, row.gen, row.ref_mask, row.gen_mask)
+        places = ("" if image is None else repr(image).replace(base, "", 1) for image in images)
+        text = "\x1f".join((row.id, row.subject, row.generator, *places))
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\x1e")
+    return digest.digest()

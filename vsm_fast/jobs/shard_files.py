@@ -1,0 +1,121 @@
+"""Shards on disk: Parquet files that say what they hold, and whether they still do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vsm_fast.atomic import replacing, sync_folder
+from vsm_fast.errors import Status
+from vsm_fast.jobs.errors import JobError
+from vsm_fast.jobs.ledger import FinishedShard
+from vsm_fast.weight_files import sha256_of
+
+SCHEMA_VERSION = 1  # of the columns and their meaning
+# A row without a match has a result; the images of the others could not be used.
+_RESULTS = (Status.OK.value, Status.NO_MATCH.value)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Where a shard is."""
+    return folder / f"scores-{shard:06d}.parquet"
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """What killed processes left."""
+    return sorted(folder.glob(".*.tmp*"))
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """A sha256 over everything that decides the rows of a job."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def failed_rows(table: pa.Table) -> pa.Array:
+    """Bool [rows]: which rows have no result because their images could not be used."""
+    return pc.invert(pc.is_in(table["status"], value_set=pa.array(_RESULTS)))
+
+
+def write_shard(
+    table: pa.Table, folder: Path, shard: int, identity: Mapping[str, Any], seconds: float
+) -> FinishedShard:
+    """Write a shard, whole or not at all, and not before it is safe on disk.
+
+    Args:
+        table: Its rows.
+        folder: Of the job.
+        shard: Its number.
+        identity: Of the job.
+        seconds: That its rows took.
+
+    Raises:
+        JobError: It cannot be written.
+    """
+    metadata = {
+        **(table.schema.metadata or {}),
+        "vsm_fast.schema": str(SCHEMA_VERSION),
+        "vsm_fast.fingerprint": fingerprint(identity),
+        "vsm_fast.job": json.dumps(identity, sort_keys=True),
+        "vsm_fast.shard": str(shard),
+    }
+    path = shard_path(folder, shard)
+    try:
+        with replacing(path) as temporary:
+            pq.write_table(
+                table.replace_schema_metadata(metadata),
+                temporary,
+                compression="zstd",
+                write_page_checksum=True,
+            )
+            size, digest = temporary.stat().st_size, sha256_of(temporary)
+        sync_folder(folder)
+    except OSError as error:
+        raise JobError(
+            f"shard {shard} cannot be written to {folder}: {error}. What was finished before is "
+            "kept; run the same command again when that is mended."
+        ) from error
+    failed = pc.sum(failed_rows(table)).as_py() or 0
+    return FinishedShard(shard, table.num_rows, failed, size, digest, round(seconds, 3))
+
+
+def read_shard(folder: Path, shard: int) -> pa.Table:
+    """The rows of a shard."""
+    return pq.ParquetFile(shard_path(folder, shard)).read()
+
+
+def damage(
+    folder: Path, entry: FinishedShard, rows: int, identity: Mapping[str, Any]
+) -> str | None:
+    """Why a recorded shard cannot be kept; None = it is as it was written.
+
+    Args:
+        folder: Of the job.
+        entry: What was recorded.
+        rows: That it should have.
+        identity: Of the job.
+    """
+    path = shard_path(folder, entry.shard)
+    if not path.is_file():
+        return "its file is gone"
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"it has {size} bytes instead of {entry.bytes}"
+    try:
+        footer = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        return f"it cannot be read: {error}"
+    if footer.num_rows != rows:
+        return f"it has {footer.num_rows} rows instead of {rows}"
+    metadata = footer.metadata or {}
+    if metadata.get(b"vsm_fast.fingerprint", b"").decode() != fingerprint(identity):
+        return "it is of another job"
+    if sha256_of(path) != entry.sha256:
+        return "its content changed"
+    return None

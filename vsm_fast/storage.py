@@ -1,0 +1,116 @@
+"""Files on this machine and at addresses: the little of fsspec that inputs need.
+
+A location is a path, or an address like ``s3://bucket/pairs.csv``, opened by fsspec with the
+package of its protocol (``s3fs`` for ``s3://``, ``gcsfs`` for ``gs://``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, cast
+
+from vsm_fast.errors import PairingError
+
+_ADDRESS = re.compile("([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is an address."""
+    return _ADDRESS.match(location) is not None
+
+
+def absolute(location: str | os.PathLike[str]) -> str:
+    """The location, independent of the folder that the process is in."""
+    text = os.fspath(location)
+    return text if is_remote(text) else os.path.abspath(text)  # noqa: PTH100 - follows no link
+
+
+def beside(location: str, name: str) -> str:
+    """Where a file is that is named relative to the folder of ``location``."""
+    if is_remote(name) or not is_remote(location) or name.startswith("/"):
+        return name if is_remote(name) else str(Path(location).parent / name)
+    return f"{location.rpartition('/')[0]}/{name}"
+
+
+def suffix_of(location: str) -> str:
+    """The suffix in lower case, with its dot."""
+    return os.path.splitext(location)[1].lower()  # noqa: PTH122 - addresses are no paths
+
+
+def open_binary(location: str) -> IO[bytes]:
+    """Open for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+        PairingError: Nothing here opens such an address.
+    """
+    if not is_remote(location):
+        return Path(location).open("rb")
+    return cast(IO[bytes], filesystem(location).open(location, "rb"))
+
+
+def read_range(location: str, start: int, most: int) -> bytes:
+    """At most ``most`` bytes from ``start`` on.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_binary(location) as file:
+        file.seek(start)
+        return file.read(most)
+
+
+def is_folder(location: str) -> bool:
+    """Whether there is a folder."""
+    if not is_remote(location):
+        return Path(location).is_dir()
+    return bool(filesystem(location).isdir(location))
+
+
+def size_of(location: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+        OSError: There is none.
+    """
+    if not is_remote(location):
+        return Path(location).stat().st_size
+    return int(filesystem(location).size(location))
+
+
+def files_in(folder: str) -> list[str]:
+    """Locations of the files directly in a folder, sorted, hidden ones left out."""
+    if is_remote(folder):
+        system = filesystem(folder)
+        found = [
+            system.unstrip_protocol(entry["name"])
+            for entry in system.ls(folder, detail=True)
+            if entry["type"] == "file"
+        ]
+    else:
+        found = [str(path) for path in Path(folder).iterdir() if path.is_file()]
+    return sorted(path for path in found if not path.rpartition("/")[2].startswith((".", "_")))
+
+
+def filesystem(location: str) -> Any:
+    """The fsspec file system of an address; one a protocol.
+
+    Raises:
+        PairingError: Nothing here opens such an address.
+    """
+    match = _ADDRESS.match(location)
+    assert match is not None, location
+    return _filesystem(match[1].lower())
+
+
+@lru_cache
+def _filesystem(protocol: str) -> Any:
+    import fsspec
+
+    try:
+        return fsspec.filesystem(protocol)
+    except (ImportError, ValueError) as error:  # the package of the protocol, or the protocol
+        raise PairingError(f"{protocol}:// addresses cannot be opened here: {error}") from error

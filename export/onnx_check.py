@@ -37,7 +37,7 @@ def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) 
         ImportError: onnxruntime is not installed.
     """
     check_valid(path)
-    side = _checked_side(path, options.batch)
+    side = _checked_side(path, options)
     if options.precision == "bfloat16":
         return
     run = on_cpu(path)
@@ -109,11 +109,19 @@ def on_cpu(path: Path) -> Callable[[Mapping[str, Tensor]], list[Tensor]]:
     return run
 
 
-def _checked_side(path: Path, batch: BatchRange) -> int:
-    """Side of the images of a graph, which takes the batches that it should."""
+def _checked_side(path: Path, options: ExportOptions) -> int:
+    """Side of the images of a graph, which is in the operator set and takes the batches wanted."""
     onnx = required("onnx", "onnx", "export to ONNX")
-    graph = onnx.load(str(path), load_external_data=False).graph
-    count, _, side, _ = graph.input[0].type.tensor_type.shape.dim
+    model = onnx.load(str(path), load_external_data=False)
+    # What it cannot convert the exporter leaves as it is.
+    (opset,) = (entry.version for entry in model.opset_import if not entry.domain)
+    if opset != options.opset:
+        raise ModelError(
+            f"this network cannot be exported in operator set {options.opset}; "
+            f"torch {torch.__version__} made {opset}. Leave --opset away."
+        )
+    batch = options.batch
+    count, _, side, _ = model.graph.input[0].type.tensor_type.shape.dim
     if bool(count.dim_value) != batch.static:
         # torch's exporter makes a size constant, without a word, when a network asks for that.
         found = count.dim_value or "any number of"

@@ -16,14 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsm_fast.errors import VSMError
-from vsm_fast.export.build_onnx import (
-    FAILED,
-    INTERRUPTED,
-    MODEL,
-    PRECISIONS,
-    USAGE,
-    add_model_options,
-)
+from vsm_fast.export.build_onnx import FAILED, MODEL, PRECISIONS, USAGE, add_model_options
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, ExportRecord, is_exported, read_record
 
 if TYPE_CHECKING:
@@ -31,6 +24,7 @@ if TYPE_CHECKING:
 
     from vsm_fast.export.trt_plans import References
 
+INTERRUPTED = 130
 _EPILOG = f"""\
 exit codes:
   0    the plan was built and agrees with its reference (--dry-run: it could be)

@@ -146,6 +146,7 @@ setup(
         "fsspec>=2024.2",  # manifests and images at addresses; huggingface-hub brings it anyway
         "pyyaml>=6.0",  # the configuration that published networks were trained with
         "tqdm>=4.66",
+        "filelock>=3.12",  # one export of a model at a time; torch and the Hub's client need it too
         "pyarrow>=16",
     ],
     extras_require=EXTRAS,

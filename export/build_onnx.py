@@ -17,7 +17,7 @@ from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 INT8 = "int8"  # of ONNX Runtime on CPUs only
-FAILED, USAGE, MODEL = 1, 2, 4  # exit codes, as of vsm-fast
+FAILED, USAGE, MODEL, INTERRUPTED = 1, 2, 4, 130  # exit codes, as of vsm-fast
 
 
 def add_model_options(parser: argparse.ArgumentParser, *more_precisions: str) -> None:
@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Slow to import, and not needed to refuse wrong options. Torch says at each export that
     # torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
-    from vsm_fast.export.triton_repository import write_repository
-
     try:
+        from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+        from vsm_fast.export.triton_repository import write_repository
+
         record = export_onnx(
             options.model,
             options.out,
@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.triton_repository, options.out, record, options.out / ONNX
             )
             print(f"wrote {served} for the Triton Inference Server")
+    except KeyboardInterrupt:
+        print("build_onnx.py: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
     except ImportError as error:
         return _refuse(error, USAGE)
     except VSMError as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vsm_fast.data.photographs import load_photographs
 from vsm_fast.errors import InputError, ModelError, PairingError
+from vsm_fast.export.onnx_check import on_cpu
 from vsm_fast.extras import required
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import ModelConfig
@@ -120,18 +121,17 @@ def check_quantized(path: Path, network: DescriptorNetwork, images: Sequence[Ten
         The mean cosine of a descriptor with the network's.
 
     Raises:
-        ModelError: It is below ``LEAST_MEAN_COSINE``.
+        ModelError: It is below ``LEAST_MEAN_COSINE``, or ONNX Runtime cannot run the graph.
+        ImportError: onnxruntime is not installed.
     """
-    runtime = required("onnxruntime", "onnx", "export in int8")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    run = on_cpu(path)
     cosines = []
     for image in images[:_COMPARED]:
-        found = session.run(None, {IMAGES: image.numpy()})
+        found = run({IMAGES: image})
         with torch.inference_mode():
             wanted = network(image)
         cosines += [
-            (torch.from_numpy(ours) * torchs).sum(1).flatten()
-            for ours, torchs in zip(found, wanted, strict=True)
+            (ours * torchs).sum(1).flatten() for ours, torchs in zip(found, wanted, strict=True)
         ]
     mean = float(torch.cat(cosines).mean())
     if not mean >= LEAST_MEAN_COSINE:  # NaN is not

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError
-from vsm_fast.extras import required
+from vsm_fast.export.onnx_check import check_valid, on_cpu
 from vsm_fast.matching import match_eager
 from vsm_fast.model_config import AggregationConfig
 from vsm_fast.runtimes.exported import BatchRange
@@ -101,8 +101,6 @@ def export_scores(
         ModelError: It cannot be exported, or computes something else.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    onnx = required("onnx", "onnx", "export to ONNX")
-    runtime = required("onnxruntime", "onnx", "the check of an exported graph")
     count = batch.most if batch.static else max(2, batch.least)
     example = example_pairs(count, aggregation)
     sizes = None if batch.static else torch.export.Dim("batch", min=batch.least, max=batch.most)
@@ -124,12 +122,8 @@ def export_scores(
         raise ModelError(f"matching cannot be exported: {type(error).__name__}: {error}") from error
     assert program is not None
     program.save(path)
-    onnx.checker.check_model(str(path), full_check=True)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(
-        None, {name: value.numpy() for name, value in zip(INPUTS, example, strict=True)}
-    )
-    _check(example, *map(torch.from_numpy, found))
+    check_valid(path)
+    _check(example, *on_cpu(path)(dict(zip(INPUTS, example, strict=True))))
 
 
 def example_pairs(count: int, aggregation: AggregationConfig) -> tuple[Tensor, ...]:

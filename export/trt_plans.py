@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from vsm_fast.atomic import alone
 from vsm_fast.checkpoints import load_model
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
@@ -210,7 +209,7 @@ def ensure_plan(
         ImportError: As :func:`make_plan`.
     """
     here = machine(library(device), device)
-    with _alone(folder):
+    with alone(folder / ".building"):
         try:
             choose_plan(folder, record, here)
             return
@@ -222,11 +221,3 @@ def ensure_plan(
         except ModelError as error:  # a damaged sidecar in a folder that is ours
             _log.warning("%s", error)
         make_plan(folder, record, device, BuildOptions(), references())
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process builds in this folder."""
-    with (folder / ".building").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -17,7 +17,7 @@ from tiny_models import (
 )
 
 from vsm_fast import VSMScorer
-from vsm_fast.backbones.folding import ConstantOutput
+from vsm_fast.backbones.folding import ConstantModulation
 from vsm_fast.backbones.transformer import TransformerFeatures
 from vsm_fast.checkpoints import load_model, save_model
 from vsm_fast.errors import ModelError
@@ -69,15 +69,21 @@ def test_levels_are_the_outputs_of_the_blocks_folded_or_not(count):
         assert [level.shape[1] for level in found] == list(made.level_channels)
         made.fold(64)
     kinds = [type(module) for module in made.modules()]
-    assert kinds.count(ConstantOutput) == 6  # two norms a block
+    assert kinds.count(ConstantModulation) == 6  # two norms a block
+    assert made.transformer.pos_embed.positions.shape == (1, 64, 16)
     assert made.transformer.time_text_embed is made.transformer.context_embedder is None
 
 
 @torch.no_grad()
 def test_the_last_block_and_the_time_step_count():
     pictures = images(1, 64)
-    (last,) = features(("block4",))(pictures)
-    torch.testing.assert_close(last, plain_features(pictures)[4], atol=1e-4, rtol=1e-4)
+    made = features(("block4",))
+    for _ in range(2):
+        torch.testing.assert_close(
+            made(pictures)[0], plain_features(pictures)[4], atol=1e-4, rtol=1e-4
+        )
+        (last,) = made(pictures)
+        made.fold(64)
     (other,) = features(("block4",), timestep=600)(pictures)
     assert not torch.allclose(last, other, atol=1e-3)
 

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and that one writer makes at a time."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other thread or process is in here with the same file.
+
+    Args:
+        lock: The file, made with its folder if it is missing, and left there. It holds nothing:
+            what was locked by a process that was killed is free.
+    """
+    from filelock import FileLock
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -280,7 +281,8 @@ def new_folder(folder: Path, mark: str = "config.json") -> Iterator[Path]:
     """
     if folder.exists() and not (folder / mark).is_file():
         raise ModelError(f"{folder} exists and has no {mark}; it is left as it is.")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    writer = f"{os.getpid()}-{threading.get_ident():x}"
+    temporary = folder.with_name(f".{folder.name}.{writer}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

@@ -225,7 +225,7 @@ def test_wrong_usage(
 def test_the_first_use_of_the_runtime_builds_once(
     tensorrt: ModuleType, folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vsm_fast.runtimes.loading.exported_folder", lambda *of: folder)
+    monkeypatch.setattr("vsm_fast.runtimes.loading.exported_folder", lambda *_, **__: folder)
     for _ in range(2):
         loaded = load_runtime(model, device="cpu", runtime="tensorrt")
         assert loaded.runtime.name == "tensorrt"

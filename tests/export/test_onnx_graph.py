@@ -112,6 +112,16 @@ def test_an_export_that_fails_or_is_interrupted_leaves_nothing(small_model, tmp_
     assert (tmp_path / "mine/notes.txt").exists()
 
 
+def test_an_interrupted_command_says_so(small_model, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vsm_fast.export.onnx_graph.check_graph", interrupted)
+    assert main(["--model", small_model, "--out", str(tmp_path / "out")]) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_fixed_batch_and_float16(small_model, tmp_path):
     options = ExportOptions("float16", BatchRange(2, 2, 2))
     record = export_onnx(small_model, tmp_path / "out", options)
@@ -140,6 +150,9 @@ def test_the_command(small_model, tmp_path, capsys):
     assert read_record(out).batch == BatchRange(1, 2, 4)
     assert main(["--model", str(tmp_path / "absent"), "--out", str(out)]) == 4
     assert "no model" in capsys.readouterr().err
+    assert main(["--model", small_model, "--out", str(tmp_path / "old"), "--opset", "5"]) == 4
+    assert "cannot be exported in operator set 5" in capsys.readouterr().err
+    assert not (tmp_path / "old").exists()
     for batch in ("4:2:1", "1:2", "x"):
         with pytest.raises(SystemExit):
             main(["--model", small_model, "--out", str(out), "--dynamic", batch])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +20,9 @@ from vsm_fast import ModelError, VSMScorer
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.evaluation.drift import drift
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+from vsm_fast.model_location import find_model
 from vsm_fast.runtimes.exported import ONNX, RECORD, BatchRange, read_record
+from vsm_fast.runtimes.loading import exported_folder
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.weight_files import sha256_of
 
@@ -95,10 +100,52 @@ def test_a_named_model_is_exported_once(
         scorer = VSMScorer.from_pretrained("tiny", device="cpu", runtime="onnxruntime")
         assert scorer.runtime.name == "onnxruntime"
         assert scorer.score([picture], [picture]).score == 1
-    assert calls == [("tiny", "float32")]
+    assert calls == [(str(find_model("tiny")), "float32")]
     assert len(list(tmp_path.glob("exports/*/" + ONNX))) == 1
     with pytest.raises(ModelError, match="cannot be looked into"):
         scorer.network  # noqa: B018
+
+
+def test_threads_that_start_at_once_export_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSM_FAST_HOME", str(tmp_path))
+    calls = []
+
+    def slow(_model: str, out: Path, _options: ExportOptions) -> None:
+        calls.append(out)
+        time.sleep(0.2)
+        out.mkdir()  # fails for a second one
+        (out / RECORD).touch()
+
+    monkeypatch.setattr("vsm_fast.export.onnx_graph.export_onnx", slow)
+    model = find_model("tiny")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: exported_folder(model, "float32"), range(4)))
+    assert made == calls * 4
+
+
+@pytest.mark.parametrize("damaged", [ONNX, RECORD])
+def test_our_own_export_is_made_again_when_it_is_damaged(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    exported: Path,
+    caplog: pytest.LogCaptureFixture,
+    damaged: str,
+) -> None:
+    monkeypatch.setenv("VSM_FAST_HOME", str(tmp_path))
+
+    def copying(_model: str, out: Path, _options: ExportOptions) -> None:
+        shutil.copytree(exported, out, dirs_exist_ok=True)
+
+    monkeypatch.setattr("vsm_fast.export.onnx_graph.export_onnx", copying)
+    VSMScorer.from_pretrained("tiny", device="cpu", runtime="onnxruntime")
+    (file,) = tmp_path.glob(f"exports/*/{damaged}")
+    file.write_bytes(file.read_bytes()[:-1000])
+    scorer = VSMScorer.from_pretrained("tiny", device="cpu", runtime="onnxruntime")
+    assert scorer.runtime.name == "onnxruntime"
+    assert str(file) in caplog.text
+    assert file.read_bytes() == (exported / damaged).read_bytes()
 
 
 def _copy(exported: Path, folder: Path, content: bytes) -> Path:

@@ -171,7 +171,7 @@ def test_nan_of_a_low_precision_is_computed_again(
     sidecar = plans_in(folder)[0].with_suffix(".json")
     for path in (folder / "export.json", sidecar):
         edit(path, lambda content: content.update(precision="float16"))
-    monkeypatch.setattr("vsm_fast.runtimes.loading.exported_folder", lambda *of: folder)
+    monkeypatch.setattr("vsm_fast.runtimes.loading.exported_folder", lambda *_, **__: folder)
     monkeypatch.setattr(fake_tensorrt.Engine, "fake_factor", float("nan"))
     model = small_export.parent / "model"
     scorer = VSMScorer.from_pretrained(model, device="cpu", runtime="tensorrt")

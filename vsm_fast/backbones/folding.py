@@ -10,14 +10,13 @@ become one (see ``upsampling``).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsm_fast.backbones.latents import folded_vae
+from vsm_fast.backbones.latents import folded_vae, reduction
 from vsm_fast.backbones.residual import ResidualBlock
 from vsm_fast.backbones.upsampling import fold_upsamplers
 
@@ -60,22 +59,70 @@ class ConstantCrossAttention(nn.Module):
         return self.to_out(merged)  # type: ignore[no-any-return]
 
 
-class ConstantOutput(nn.Module):
-    """In the place of a module whose input never changes.
+class ConstantModulation(nn.Module):
+    """A norm of diffusers that scales and shifts by what it makes of a constant embedding.
 
     Args:
-        value: What it gave.
+        norm: diffusers ``AdaLayerNormZero``, ``SD35AdaLayerNormZeroX`` or
+            ``AdaLayerNormContinuous``. Its plain norm is taken over.
+        embedding: float [1, channels], of time step and prompt.
     """
 
-    value: Tensor
-
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self, norm: Any, embedding: Tensor) -> None:
         super().__init__()
-        self.register_buffer("value", value)
+        self.norm = norm.norm
+        modulation = norm.linear(norm.silu(embedding))
+        self.parts = modulation.shape[1] // norm.linear.in_features
+        for number, part in enumerate(modulation.chunk(self.parts, dim=1)):
+            # A tensor each: exported graphs would have to take one apart at every call.
+            self.register_buffer(f"part{number}", part.contiguous())
 
-    def forward(self, *_: Any) -> Tensor:
-        """The constant, whatever comes."""
-        return self.value
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """What the norm in diffusers gives.
+
+        Args:
+            hidden_states: float [B, points, channels].
+
+        Returns:
+            float [B, points, channels]; unless the norm is ``AdaLayerNormContinuous``, a tuple
+            that begins with it.
+        """
+        parts = [self.get_buffer(f"part{number}") for number in range(self.parts)]
+        normed = self.norm(hidden_states)
+        if len(parts) == 2:
+            scale, shift = parts
+            return _modulated(normed, scale, shift)
+        shift, scale, *gates = parts
+        first = _modulated(normed, scale, shift)
+        if len(parts) == 6:
+            return first, *gates
+        *gates, shift, scale, last_gate = gates
+        return first, *gates, _modulated(normed, scale, shift), last_gate
+
+
+class PositionedPatches(nn.Module):
+    """Patches of latents of one size, with their constant positions.
+
+    Args:
+        patches: diffusers ``PatchEmbed`` as Stable Diffusion 3 has it, which cuts the middle out
+            of a table of positions. Its convolution is taken over.
+        side: Of the latents.
+    """
+
+    positions: Tensor
+
+    def __init__(self, patches: Any, side: int) -> None:
+        super().__init__()
+        self.proj = patches.proj
+        self.register_buffer("positions", patches.cropped_pos_embed(side, side).clone())
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Float [B, C, side, side] -> float [B, points, channels]."""
+        return self.proj(latent).flatten(2).transpose(1, 2) + self.positions  # type: ignore[no-any-return]
+
+
+def _modulated(normed: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return normed * (1 + scale[:, None]) + shift[:, None]
 
 
 def fold_time(unet: nn.Module, embedding: Tensor) -> bool:
@@ -161,7 +208,6 @@ def _reduction(features: Any) -> int:
     """Pixels of the image beneath one cell of the UNet's smallest map, along an axis."""
     sample = features.pixel_unshuffle
     if features.vae is not None:
-        convolutions = (m for m in features.vae.encoder.modules() if isinstance(m, nn.Conv2d))
-        sample *= math.prod(convolution.stride[0] for convolution in convolutions)
+        sample *= reduction(features.vae)
     halvings = sum(block.downsamplers is not None for block in features.unet.down_blocks)
     return int(sample * 2**halvings)

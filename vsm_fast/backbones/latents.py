@@ -7,6 +7,7 @@ which is an approximation of it at a fraction of the arithmetic and gives scaled
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +21,12 @@ def without_decoder(vae: Any) -> Any:
     if hasattr(vae, "post_quant_conv"):
         vae.post_quant_conv = None
     return vae
+
+
+def reduction(vae: Any) -> int:
+    """Pixels of the image beneath one cell of a VAE's latent, along an axis."""
+    convolutions = (m for m in vae.encoder.modules() if isinstance(m, nn.Conv2d))
+    return math.prod(convolution.stride[0] for convolution in convolutions)
 
 
 def encode(vae: Any, images: Tensor, scale: float, shift: float = 0.0) -> Tensor:

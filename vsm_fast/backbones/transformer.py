@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vsm_fast.backbones.folding import ConstantOutput
-from vsm_fast.backbones.latents import encode, folded_vae, without_decoder
+from vsm_fast.backbones.folding import ConstantModulation, PositionedPatches
+from vsm_fast.backbones.latents import encode, folded_vae, reduction, without_decoder
 from vsm_fast.backbones.residual import save_memory
 from vsm_fast.errors import ModelError
 
@@ -116,7 +116,8 @@ class TransformerFeatures(nn.Module):
         latent = self.latent(images)
         rows, columns = (side // network.config.patch_size for side in latent.shape[2:])
         tokens = network.pos_embed(latent)
-        context = self._embedded_context(tokens.dtype).expand(len(tokens), -1, -1)
+        # Not len(tokens): a number in Python makes the batch of an export a constant.
+        context = self._embedded_context(tokens.dtype).expand(tokens.shape[0], -1, -1)
         embedding = self._time_embedding(tokens.dtype)
         collected: dict[int, Tensor] = {}
         for number, block in enumerate(network.transformer_blocks):
@@ -143,18 +144,22 @@ class TransformerFeatures(nn.Module):
         """Fold what is constant, in place; for inference only, and in float32.
 
         Time step and pooled prompt decide how each block scales and shifts, with a third of its
-        weights. The prompt's tokens cannot be folded: from the first block on they attend to the
-        image.
+        weights; of the table of positions only the middle is used. The prompt's tokens cannot be
+        folded: from the first block on they attend to the image.
 
         Args:
             resolution: Side of the images in pixels.
         """
-        del resolution  # nothing depends on it
         if self.pooled is not None:
             embedding = self._time_embedding(torch.float32)
-            for module in self.transformer.modules():
-                if type(module).__name__ in _MODULATED:
-                    module.linear = ConstantOutput(module.linear(module.silu(embedding)))
+            for block in self.transformer.transformer_blocks:
+                for name, module in list(block.named_children()):
+                    if type(module).__name__ in _MODULATED:
+                        setattr(block, name, ConstantModulation(module, embedding))
+            side, rest = divmod(resolution, reduction(self.vae))
+            if not rest:
+                patches = PositionedPatches(self.transformer.pos_embed, side)
+                self.transformer.pos_embed = patches
             self.context = self._embedded_context(torch.float32)
             self.pooled = None
             self.transformer.context_embedder = self.transformer.time_text_embed = None

@@ -28,6 +28,10 @@ WRONG_JSON = (
 IMAGES, SEMANTIC, VISUAL = "images", "semantic", "visual"  # names of the graph's input and outputs
 
 
+class DamagedExport(ModelError):
+    """The files of an exported folder are not what was written."""
+
+
 @dataclass(frozen=True)
 class BatchRange:
     """Batch sizes that a graph takes; equal numbers mean one fixed size.
@@ -99,14 +103,14 @@ def read_record(folder: Path) -> ExportRecord:
     """Read ``export.json`` of a folder.
 
     Raises:
-        ModelError: It is missing or wrong.
+        DamagedExport: It is missing or wrong.
     """
     path = folder / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return _record(content, path)
     except WRONG_JSON as error:
-        raise ModelError(
+        raise DamagedExport(
             f"{path} does not describe an exported model ({type(error).__name__}: {error}). "
             "Export the model again: python export/build_onnx.py"
         ) from error
@@ -132,17 +136,17 @@ def verify_graph(folder: Path, record: ExportRecord) -> Path:
         The ONNX file.
 
     Raises:
-        ModelError: A file is missing, altered or not inside the folder.
+        DamagedExport: A file is missing, altered or not inside the folder.
     """
     if ONNX not in record.files:
-        raise ModelError(f"{folder / RECORD} lists no {ONNX}. Export the model again.")
+        raise DamagedExport(f"{folder / RECORD} lists no {ONNX}. Export the model again.")
     for name, expected in record.files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():
-            raise ModelError(f"{folder}: {name!r} is not a file in it. Export the model again.")
+            raise DamagedExport(f"{folder}: {name!r} is not a file in it. Export the model again.")
         found = sha256_of(path)
         if found != expected:
-            raise ModelError(
+            raise DamagedExport(
                 f"{path} was altered or cut off: its sha256 is {found}, {RECORD} says "
                 f"{expected}. Export the model again."
             )

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
+from vsm_fast.atomic import alone
 from vsm_fast.checkpoints import load_model, read_config
 from vsm_fast.devices import choose_device, choose_dtype, precision_name
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.model_config import ModelConfig, weights_fingerprint
 from vsm_fast.model_location import exports_home, find_model
-from vsm_fast.runtimes.exported import ExportRecord, is_exported, read_record
+from vsm_fast.runtimes.exported import DamagedExport, ExportRecord, is_exported, read_record
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.runtimes.plans import NoPlan, choose_plan, plans_in
 from vsm_fast.runtimes.quantized import QUANTIZED, quantize_linear
@@ -104,10 +105,7 @@ def load_runtime(
             )
         if runtime == "tensorrt":
             library(where)  # refused before minutes of exporting
-        exported = exported_folder(folder, precision_name(precision))
-        if runtime == "tensorrt":
-            _ensure_plan(exported, folder, where)
-        loaded = load_exported(exported, where, "auto", runtime)
+        loaded = _load_own_export(folder, precision_name(precision), where, runtime)
         if loaded.runtime.precision == "float32":
             return loaded
         return replace(loaded, in_float32=lambda: load(torch.float32)[1])
@@ -141,6 +139,24 @@ def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) 
     return LoadedModel(record.model, OnnxRuntime(folder, record, device))
 
 
+def _load_own_export(
+    folder: Path, precision: str, device: torch.device, runtime: str
+) -> LoadedModel:
+    """Load our own export of a model, made and built from where it is missing or damaged."""
+
+    def load(*, again: bool) -> LoadedModel:
+        exported = exported_folder(folder, precision, again=again)
+        if runtime == "tensorrt":
+            _ensure_plan(exported, folder, device)
+        return load_exported(exported, device, "auto", runtime)
+
+    try:
+        return load(again=False)
+    except DamagedExport as error:
+        _log.warning("%s", error)
+        return load(again=True)
+
+
 def _plan_fits(folder: Path, record: ExportRecord, device: torch.device) -> bool:
     """Whether a folder has a plan for this machine; why not is logged where it has any."""
     if not plans_in(folder):
@@ -166,12 +182,15 @@ def _ensure_plan(exported: Path, folder: Path, device: torch.device) -> None:
     )
 
 
-def exported_folder(folder: Path, precision: str) -> Path:
+def exported_folder(folder: Path, precision: str, *, again: bool = False) -> Path:
     """The export of a model with weights, made when it is missing.
+
+    Threads and processes that start at once make one.
 
     Args:
         folder: Where the model is.
         precision: Of the export.
+        again: Whether to replace one that is there.
 
     Raises:
         ModelError: It cannot be exported.
@@ -182,12 +201,14 @@ def exported_folder(folder: Path, precision: str) -> Path:
     versions = f"{__version__} {torch.__version__} {config.to_json()}"
     settings = hashlib.sha256(versions.encode()).hexdigest()[:8]
     out = exports_home() / f"{weights_fingerprint(config)[:16]}-{settings}-{precision}"
-    if not is_exported(out):
-        from vsm_fast.export import onnx_graph
+    if is_exported(out) and not again:
+        return out
+    from vsm_fast.export import onnx_graph
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _log.warning("exporting %s to ONNX into %s, which happens once", config.name, out)
-        onnx_graph.export_onnx(os.fspath(folder), out, onnx_graph.ExportOptions(precision))
+    with alone(out.with_name(f".{out.name}.lock")):
+        if again or not is_exported(out):  # others may have made it in the meantime
+            _log.warning("exporting %s to ONNX into %s, which happens once", config.name, out)
+            onnx_graph.export_onnx(os.fspath(folder), out, onnx_graph.ExportOptions(precision))
     return out
 
 

@@ -105,6 +105,8 @@ EXTRAS = {
         "python-multipart>=0.0.18",
         "websocket-client>=1.8",  # speaks to Chromium, in the tests of pages
     ],
+    # Coverage-guided fuzzing by hand (tests/fuzz/fuzz_*.py): Google's for Python (Apache-2.0).
+    "fuzz": ["atheris>=3.0; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
     "dev": ["ruff>=0.12", "mypy>=1.16", "pre-commit>=4.0"],

@@ -105,19 +105,20 @@ def _read_jsonl(manifest: Path) -> Iterator[tuple[str, dict[str, object]]]:
     with manifest.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise PairingError(
-                        f"{manifest}, line {number}: wanted one JSON object; got "
-                        f"{type(record).__name__}."
-                    )
-                yield f"line {number}", record
-        except json.JSONDecodeError as error:
-            raise PairingError(f"{manifest}, line {number}: not JSON: {error}.") from None
+                if line.strip():
+                    yield f"line {number}", _json_object(line, f"{manifest}, line {number}")
         except UnicodeDecodeError as error:
             raise PairingError(f"manifest {manifest} is not in UTF-8: {error}.") from None
+
+
+def _json_object(line: str, where: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # Python limits digits and nesting
+        raise PairingError(f"{where}: not JSON: {error}.") from None
+    if not isinstance(record, dict):
+        raise PairingError(f"{where}: wanted one JSON object; got {type(record).__name__}.")
+    return record
 
 
 def _read_parquet(manifest: Path) -> Iterator[tuple[str, dict[str, object]]]:
@@ -125,8 +126,8 @@ def _read_parquet(manifest: Path) -> Iterator[tuple[str, dict[str, object]]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(manifest)
-    except (pa.ArrowException, OSError) as error:
+        records = pq.read_table(manifest).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text, dates
         raise PairingError(f"manifest {manifest} is not a Parquet file: {error}") from None
-    for number, record in enumerate(table.to_pylist(), start=1):
+    for number, record in enumerate(records, start=1):
         yield f"row {number}", record

@@ -108,6 +108,8 @@ EXTRAS = {
         "ray[data]>=2.40",  # jobs are tested on a real one of two actors
         "psutil>=5.9",  # which of its processes are left
     ],
+    # Coverage-guided fuzzing by hand (tests/fuzz/fuzz_*.py): Google's for Python (Apache-2.0).
+    "fuzz": ["atheris>=3.0; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
     "dev": ["ruff>=0.12", "mypy>=1.16", "pre-commit>=4.0"],

@@ -47,11 +47,3 @@ def test_every_public_name_can_be_imported() -> None:
 def test_the_embedded_model_is_at_most_20_megabytes() -> None:
     folder = ROOT / "vsm_fast" / "models" / "tiny"
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 20e6
-
-
-def test_nothing_is_unpickled() -> None:
-    forbidden = ("import pickle", "torch.load(", "allow_pickle=True", "trust_remote_code=True")
-    for folder in ("vsm_fast", "kernels", "export"):
-        for path in (ROOT / folder).rglob("*.py"):
-            text = path.read_text(encoding="utf-8")
-            assert not [word for word in forbidden if word in text], path

@@ -26,7 +26,7 @@ from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.latents import VAE_CLASSES
 from vsm_fast.backbones.transformer import TransformerFeatures
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.errors import ModelError
+from vsm_fast.errors import WRONG_JSON, ModelError
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import BackboneConfig, ModelConfig
 from vsm_fast.model_location import find_model
@@ -361,17 +361,22 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
 
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}.") from error
     name = settings.get("_class_name") if isinstance(settings, dict) else None
     if name not in classes:
         raise ModelError(f"{folder}/config.json must be of {' or '.join(classes)}; got {name!r}.")
     path = folder / WEIGHTS
-    # On the meta device, so that no time goes into random weights that are replaced at once.
-    with torch.device("meta"):
-        model = getattr(diffusers, name).from_config(settings)
-    if any(True for _ in model.buffers()):
-        model = getattr(diffusers, name).from_config(settings)
+    try:
+        # On the meta device, so that no time goes into random weights that are replaced at once.
+        with torch.device("meta"):
+            model = getattr(diffusers, name).from_config(settings)
+        if any(True for _ in model.buffers()):
+            model = getattr(diffusers, name).from_config(settings)
+    except (*WRONG_JSON, AssertionError, RuntimeError) as error:  # from anywhere in diffusers
+        raise ModelError(
+            f"{folder}/config.json describes no {name} ({type(error).__name__}: {error})."
+        ) from error
     weights = {modern_key(key): value for key, value in read_weights(path).items()}
     check_fit(shapes_of(weights), shapes_of(model.state_dict()), str(path))
     model.load_state_dict(weights, assign=True)

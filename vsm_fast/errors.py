@@ -48,3 +48,9 @@ class ModelError(VSMError, RuntimeError):
 
 class TrainingError(VSMError, RuntimeError):
     """A training run or its features belong to other settings, or there is nothing to train on."""
+
+
+# What reading JSON of any content into a record can raise.
+WRONG_JSON = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip

@@ -251,16 +251,19 @@ def _binary(values: NDArray[Any], full_scale: float) -> NDArray[np.bool_]:
 def _from_colours(image: Image.Image) -> tuple[NDArray[np.bool_], str]:
     """A mask with colours or transparency, and which of them was used."""
     straight = image.convert("LA") if image.mode == "La" else image
-    rgba = np.asarray(straight.convert("RGBA"))
-    rgb, alpha = rgba[..., :3], rgba[..., 3]
-    visible = rgb[alpha > 0]
-    coloured = bool((np.ptp(visible, axis=1) > _COLOURED).any())
+    # One array a channel: reductions over an axis of three take ten times as long.
+    *rgb, alpha = (np.asarray(band) for band in straight.convert("RGBA").split())
+    red, green, blue = rgb
+    seen = alpha > 0
+    highest = np.maximum(np.maximum(red, green), blue)
+    spread = highest - np.minimum(np.minimum(red, green), blue)
+    coloured = bool((spread > _COLOURED)[seen].any())
     if alpha.min() < 255:
-        plain = visible.size == 0 or bool((np.ptp(visible, axis=0) <= _COLOURED).all())
+        plain = not seen.any() or all(np.ptp(band[seen]) <= _COLOURED for band in rgb)
         if plain or coloured:
             return _binary(alpha, 255), "alpha"
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
-    luminance = (rgb @ weights) * (alpha > 0)
+    luminance = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    luminance *= seen
     if coloured:
         return np.asarray(luminance > luminance.max() / 2), "luminance of colours"
     return _binary(np.rint(luminance), 255), "luminance"

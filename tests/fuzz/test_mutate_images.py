@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
+import mutate_images as fuzz
 import pytest
-
-SCRIPT = Path(__file__).with_name("mutate_images.py")
-_spec = importlib.util.spec_from_file_location("mutate_images", SCRIPT)
-fuzz = importlib.util.module_from_spec(_spec)
-sys.modules["mutate_images"] = fuzz  # its dataclass looks itself up
-_spec.loader.exec_module(fuzz)
 
 SEED, COUNT = 7, 300
 

@@ -12,6 +12,7 @@ import fake_tensorrt
 import pytest
 import tiny_models
 import torch
+from damage import damaged, replaced_value
 from fake_tensorrt import Runtime, place_plan
 
 from vsm_fast import ModelError
@@ -22,48 +23,6 @@ from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
 
 one_thread, tensorrt = tiny_models.one_thread, fake_tensorrt.tensorrt
 CPU = torch.device("cpu")
-# Numbers, names and structure that a parser may stumble over.
-POISON = (
-    b"null", b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b"\xff\xfe", b"[" * 3000, b"9" * 5000,
-    b"true", b'"\\ud800"', b"\x00",
-)  # fmt: skip
-
-
-def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Cut off, bytes changed, a piece removed or doubled, or a value replaced."""
-    kind = rng.randrange(5)
-    start = rng.randrange(len(content) + 1)
-    end = min(len(content), start + rng.randrange(1, 40))
-    if kind == 0:
-        return content[:start]
-    if kind == 1:
-        changed = bytearray(content)
-        for place in rng.sample(range(len(content)), min(len(content), 1 + rng.randrange(8))):
-            changed[place] = rng.randrange(256)
-        return bytes(changed)
-    if kind == 2:
-        return content[:start] + content[end:]
-    if kind == 3:
-        return content[:end] + content[start:]
-    colons = [at for at, byte in enumerate(content) if byte == ord(":")] or [start]
-    place = rng.choice(colons) + 1
-    return content[:place] + rng.choice(POISON) + content[min(len(content), place + 1) :]
-
-
-def replaced_value(text: bytes, rng: random.Random) -> bytes:
-    """JSON with one value, however deep, replaced by another: valid, and wrong."""
-    content = json.loads(text)
-    place = content
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        key = rng.choice(keys)
-        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.8:
-            place = place[key]
-            continue
-        place[key] = rng.choice(
-            [None, -1, 1e308, float("inf"), float("nan"), [], {}, "", True, "\ud800", [[]]]
-        )
-        return json.dumps(content).encode()
 
 
 @pytest.fixture

@@ -42,16 +42,17 @@ def jsonl_records(manifest: str) -> Iterator[tuple[str, Record]]:
     with io.TextIOWrapper(open_binary(manifest), encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise PairingError(
-                        f"{manifest}, line {number}: wanted one JSON object; got "
-                        f"{type(record).__name__}."
-                    )
-                yield f"line {number}", record
-        except json.JSONDecodeError as error:
-            raise PairingError(f"{manifest}, line {number}: not JSON: {error}.") from None
+                if line.strip():
+                    yield f"line {number}", _json_object(line, f"{manifest}, line {number}")
         except UnicodeDecodeError as error:
             raise PairingError(f"manifest {manifest} is not in UTF-8: {error}.") from None
+
+
+def _json_object(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # Python limits digits and nesting
+        raise PairingError(f"{where}: not JSON: {error}.") from None
+    if not isinstance(record, dict):
+        raise PairingError(f"{where}: wanted one JSON object; got {type(record).__name__}.")
+    return record

@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from vsm_fast.atomic import write_json
-from vsm_fast.errors import ModelError
+from vsm_fast.errors import WRONG_JSON, ModelError
 from vsm_fast.model_config import ModelConfig
 from vsm_fast.weight_files import sha256_of
 
 RECORD = "export.json"
 ONNX = "model.onnx"
 FORMAT = "vsm_fast-export/1"
-# What reading JSON of any content into a record can raise.
-WRONG_JSON = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-)  # fmt: skip
 IMAGES, SEMANTIC, VISUAL = "images", "semantic", "visual"  # names of the graph's input and outputs
 
 

@@ -1,0 +1,197 @@
+"""What is fuzzed: a reader of the library, given any bytes.
+
+Each target returns whether they were accepted. A refusal is one of the library's own errors; any
+other exception is a finding. ``fuzz_*.py`` call the targets with coverage-guided bytes,
+``test_targets.py`` with some hundred of seeded damage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from mutate_images import seeds as image_seeds
+from safetensors.torch import save
+
+from vsm_fast.checkpoints import build_network, read_config
+from vsm_fast.errors import InputError, ModelError, PairingError
+from vsm_fast.images import load_image
+from vsm_fast.manifest import read_manifest
+from vsm_fast.masks import load_mask
+from vsm_fast.model_config import ModelConfig
+from vsm_fast.runtimes.exported import FORMAT as EXPORT_FORMAT
+from vsm_fast.runtimes.exported import RECORD, read_record
+from vsm_fast.runtimes.plans import FORMAT as PLAN_FORMAT
+from vsm_fast.runtimes.plans import read_sidecar
+from vsm_fast.weight_files import opened, read_weights
+
+TINY = Path(__file__).parents[2] / "vsm_fast" / "models" / "tiny"
+MANIFESTS = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader and what its fuzzing starts from.
+
+    Attributes:
+        accepts: (bytes, empty folder of its own) -> whether they were accepted.
+        seeds: Bytes that are accepted.
+    """
+
+    accepts: Callable[[bytes, Path], bool]
+    seeds: Callable[[], list[bytes]]
+
+
+def _manifest(content: bytes, folder: Path) -> bool:
+    """The first byte chooses the format."""
+    path = folder / f"pairs{MANIFESTS[content[0] % len(MANIFESTS)] if content else '.csv'}"
+    path.write_bytes(content[1:])
+    try:
+        pairing = read_manifest(path)
+    except PairingError:
+        return False
+    assert pairing.rows
+    assert len({row.id for row in pairing.rows}) == len(pairing.rows)
+    return True
+
+
+def _manifest_seeds() -> list[bytes]:
+    rows = [
+        {"id": "a", "subject": "cat", "ref": "r/0.png", "gen": "g/0.png", "ref_mask": "m.png"},
+        {"id": "ü", "subject": "", "ref": "r/0.png", "gen": "g/1.png", "ref_mask": None},
+    ]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    table = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), table, compression="none")
+    text = 'id,ref,gen,note\n1,a.png,b.png,"x, ""y"""\n2,a.png,c.png,\n'
+    return [b"\0" + text.encode(), b"\1" + lines.encode(), b"\2" + table.getvalue()]
+
+
+def _records(content: bytes, folder: Path) -> bool:
+    """``config.json``, ``export.json`` and a plan's sidecar; each content is given to all."""
+    plan = folder / "model.plan"
+    for name in ("config.json", RECORD, plan.with_suffix(".json").name):
+        (folder / name).write_bytes(content)
+    accepted = False
+    for read in (
+        lambda: read_config(folder),
+        lambda: read_record(folder),
+        lambda: read_sidecar(plan),
+    ):
+        try:
+            read()
+        except ModelError:
+            continue
+        accepted = True
+    return accepted
+
+
+def _record_seeds() -> list[bytes]:
+    model = json.loads((TINY / "config.json").read_text())
+    batch = {"least": 1, "best": 8, "most": 32}
+    export = {
+        "format": EXPORT_FORMAT, "precision": "float32", "batch": batch, "opset": 18,
+        "versions": {"torch": "2.13.0"}, "files": {"model.onnx": "0" * 64}, "model": model,
+    }  # fmt: skip
+    machine = {
+        "tensorrt": "11.4.0.106", "gpu": "NVIDIA H100", "capability": [9, 0], "driver": "600.1",
+        "cuda": "13.0",
+    }  # fmt: skip
+    sidecar = {
+        "format": PLAN_FORMAT, "sha256": "0" * 64, "size": 9, "machine": machine,
+        "precision": "float32", "batch": batch, "weights": "0" * 64, "graph": {"model.onnx": "0"},
+        "cuda_graph": True, "built": {}, "checked": {},
+    }  # fmt: skip
+    return [json.dumps(content).encode() for content in (model, export, sidecar)]
+
+
+def _weights(content: bytes, folder: Path) -> bool:
+    """A safetensors file, read whole and tensor by tensor."""
+    path = folder / "a.safetensors"
+    path.write_bytes(content)
+    try:
+        whole = read_weights(path)
+        with opened(path) as file:
+            assert set(file.shapes) == set(whole)
+            for name, shape in file.shapes.items():
+                assert file.tensor(name).shape == tuple(shape) == whole[name].shape
+    except ModelError:
+        return False
+    return True
+
+
+def _weight_seeds() -> list[bytes]:
+    half = torch.arange(6, dtype=torch.float16).reshape(2, 3)
+    tensors = {"a": torch.ones(2, 2), "b.c": half, "n": torch.tensor(3)}
+    return [save(tensors), save({"x": torch.zeros(0, 4)}, {"format": "pt"})]
+
+
+def _image(content: bytes, folder: Path) -> bool:
+    """An image, and the same bytes as a mask."""
+    path = folder / "image"
+    path.write_bytes(content)
+    accepted = False
+    try:
+        pixels = load_image(path).pixels
+    except InputError:
+        size = (72, 96)
+    else:
+        assert pixels.ndim == 3
+        assert pixels.size
+        size, accepted = pixels.shape[:2], True
+    try:
+        assert load_mask(path, size).shape == size
+    except InputError:
+        return accepted
+    return True
+
+
+def _image_seeds() -> list[bytes]:
+    return list(image_seeds().values())
+
+
+@lru_cache
+def _model_files() -> Mapping[str, bytes]:
+    return {
+        path.relative_to(TINY).as_posix(): path.read_bytes()
+        for pattern in ("*.safetensors", "*/*.safetensors", "*/config.json")
+        for path in TINY.glob(pattern)
+    }
+
+
+def _unet(content: bytes, folder: Path) -> bool:
+    """``unet/config.json`` of the embedded model, under a hash that fits."""
+    for name, whole in _model_files().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content if name == "unet/config.json" else whole)
+    config = ModelConfig.from_json((TINY / "config.json").read_text(), "tiny")
+    digest = hashlib.sha256(content).hexdigest()
+    config = dataclasses.replace(config, files={**config.files, "unet/config.json": digest})
+    (folder / "config.json").write_text(config.to_json())
+    try:
+        build_network(read_config(folder), folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _unet_seeds() -> list[bytes]:
+    return [(TINY / "unet" / "config.json").read_bytes()]
+
+
+TARGETS = {
+    "manifest": Target(_manifest, _manifest_seeds),
+    "records": Target(_records, _record_seeds),
+    "weights": Target(_weights, _weight_seeds),
+    "image": Target(_image, _image_seeds),
+    "unet": Target(_unet, _unet_seeds),
+}

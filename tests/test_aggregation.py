@@ -12,7 +12,7 @@ from plain_network import plain_aggregation
 from tiny_models import AGGREGATION, aggregation_pair, published_names
 from torch.nn import functional
 
-from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.aggregation import AggregationNetwork, NormalisedConv, _resize, reduced
 from vsm_fast.errors import ModelError
 
 one_thread = tiny_models.one_thread
@@ -155,3 +155,43 @@ def test_every_weight_is_trained():
     network(levels())[:, :3].sum().backward()
     still = [name for name, weight in network.named_parameters() if not weight.grad.any()]
     assert still == []
+
+
+@pytest.mark.parametrize("grid", [(2, 9), (9, 2)])
+@pytest.mark.parametrize("size", [(2, 9), (9, 2), (3, 6), (1, 18), (2, 10), (19, 1), (1, 17)])
+def test_a_level_is_reduced_where_it_has_more_cells_than_the_grid(size, grid):
+    level = torch.randn(1, 40, *size, generator=torch.Generator().manual_seed(0))
+    found = reduced(level, grid)
+    if size[0] * size[1] > 18:
+        wanted = functional.interpolate(level, grid, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    else:
+        assert found is level
+
+
+@pytest.mark.parametrize("grid", [(3, 4), [3, 4]])
+def test_a_level_on_the_grid_is_not_resized(grid):
+    level = torch.ones(1, 2, 3, 4)
+    assert _resize(level, grid) is level
+
+
+def test_large_levels_are_reduced_before_anything_is_computed(monkeypatch):
+    seen = []
+    project = NormalisedConv.project
+    monkeypatch.setattr(
+        NormalisedConv, "project", lambda conv, x: seen.append(x.shape[2:]) or project(conv, x)
+    )
+    network, _ = aggregation_pair(CHANNELS)
+    network(levels())
+    assert max(rows * columns for rows, columns in seen) == 36
+
+
+def test_new_weights_are_spread_by_what_a_convolution_gives():
+    torch.manual_seed(0)
+    weight = NormalisedConv(16, 256, 3, 4).weight
+    assert float(weight.detach().std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+
+
+def test_mixing_is_float32_in_low_precision():
+    network = AggregationNetwork(CHANNELS, AGGREGATION).to(torch.bfloat16)
+    assert network.mixing().dtype == torch.float32

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+import vsm_fast.heatmap
 from vsm_fast.heatmap import (
     HeatmapEvidence,
     cell_centres,
@@ -36,30 +39,54 @@ def test_scale_is_linear_and_clipped():
     assert inconsistency(np.float32(1.0000001), 0.6) == 0
 
 
+def test_scale_is_computed_in_float64():
+    values = np.random.default_rng(6).uniform(-0.9, 1, 999).astype(np.float32)
+    exact = 0.5 * ((1 - values.astype(np.float64)) / (1 - np.float64(np.float32(0.05))))
+    found = inconsistency(values, 0.05)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, exact.clip(0, 1).astype(np.float32))
+
+
 @pytest.mark.parametrize("threshold", [1.0, 1.5, -1.1, float("nan")])
 def test_scale_refuses_thresholds_without_a_scale(threshold):
     with pytest.raises(ValueError, match="visual_threshold"):
         inconsistency([0.5], threshold)
 
 
-def test_filling_keeps_judged_cells_and_agrees_with_scipy_elsewhere():
+@pytest.mark.parametrize("sigma", [1.0, 1.5])
+def test_filling_keeps_judged_cells_and_agrees_with_scipy_elsewhere(sigma, monkeypatch):
+    monkeypatch.setattr(vsm_fast.heatmap, "SMOOTHING_SIGMA", sigma)
     rng = np.random.default_rng(1)
     values = rng.random((9, 12)).astype(np.float32)
     judged = rng.random((9, 12)) < 0.4
     filled = fill_cells(values, judged)
     np.testing.assert_array_equal(filled[judged], values[judged])
-    options = {"sigma": 1.0, "mode": "constant", "radius": 3}
+    options = {"sigma": sigma, "mode": "constant", "radius": 3}
     weight = gaussian_filter(judged.astype(float), **options)
     expected = gaussian_filter(np.where(judged, values, 0).astype(float), **options) / weight
     np.testing.assert_allclose(filled[~judged], expected[~judged], rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
 def test_cells_out_of_reach_take_the_nearest_judged_cell():
     values, judged = np.zeros((1, 30), np.float32), np.zeros((1, 30), bool)
     values[0, [2, 25]], judged[0, [2, 25]] = (0.2, 0.9), True
     filled = fill_cells(values, judged)[0]
     np.testing.assert_array_equal(filled[:14], np.full(14, np.float32(0.2)))
     np.testing.assert_array_equal(filled[14:], np.full(16, np.float32(0.9)))
+
+
+def test_one_judged_cell_gives_every_pixel_its_value():
+    kept = np.arange(36) == 7
+    only = evidence(np.where(kept, 0.2, 0.9), kept, (6, 6), (0, 0, 24, 24), np.ones((24, 24)))
+    np.testing.assert_array_equal(heatmap(only, 0.5), np.full((24, 24), inconsistency(0.2, 0.5)))
+
+
+def test_averages_stay_within_what_is_averaged():
+    rng = np.random.default_rng(7)
+    for value in rng.random(50).astype(np.float32):
+        filled = fill_cells(np.full((5, 6), value), rng.random((5, 6)) < 0.3 + np.eye(5, 6))
+        assert set(filled.ravel().tolist()) == {float(value)}
 
 
 def test_unjudged_values_have_no_influence():
@@ -115,13 +142,43 @@ def test_mask_survives_packing():
     assert packed.packed_mask.nbytes == 18
 
 
+def test_evidence_takes_lists_and_keeps_arrays_of_its_types():
+    mask = [[True, False], [False, True]]
+    packed = HeatmapEvidence.pack([1], [1], [0.5], (2, 2), (0, 0, 2, 2), mask)
+    np.testing.assert_array_equal(packed.mask, mask)
+    plain = HeatmapEvidence([1], [1], [0.5], (2, 2), (0, 0, 2, 2), (2, 2), packed.packed_mask)
+    for made in (packed, plain):
+        columns = made.cells, made.kept, made.visual_similarity
+        assert [column.dtype for column in columns] == [np.int32, np.bool_, np.float32]
+        assert [column.tolist() for column in columns] == [[1], [True], [0.5]]
+    with pytest.raises(ValueError, match="one bit for each of 2 x 9 pixels"):
+        dataclasses.replace(packed, size=(2, 9))
+
+
+def test_evidence_does_not_change_and_is_compared_by_identity():
+    first, second = (
+        evidence([0.5, 0.6], [True, True], (1, 2), (0, 0, 2, 2), np.ones((2, 2))) for _ in range(2)
+    )
+    assert first != second
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.cells = second.cells
+
+
+TWO = {"kept": [True, True], "visual_similarity": [0.5, 0.5]}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"cells": [4]}, "cells must lie in"),
+        ({**TWO, "cells": [0, 4]}, "cells must lie in"),
+        ({**TWO, "cells": [-1, 0]}, "cells must lie in"),
         ({"cells": [0, 1]}, "equally long"),
         ({"box": (0, 0, 9, 8)}, "box must be"),
         ({"box": (3, 0, 3, 8)}, "box must be"),
+        ({"box": (0, 3, 8, 3)}, "box must be"),
+        ({"box": (-1, 0, 8, 8)}, "box must be"),
+        ({"box": (0, -1, 8, 8)}, "box must be"),
         ({"mask": np.ones(8, bool)}, r"mask must be bool \[H, W\]"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton_device import DEVICE, match_on_triton
 
+import vsm_fast.matching
+from vsm_fast._cpu_matching import NearestJob, describe_products
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.matches import Matches
-from vsm_fast.matching import choose_path, match, match_blocked, match_eager
+from vsm_fast.matching import choose_path, describe_search, match, match_blocked, match_eager
 from vsm_fast.scoring import score
 
 Match = Callable[[Descriptors, Descriptors, Tensor, float], Matches]
@@ -334,7 +337,8 @@ def test_a_path_or_precision_that_cannot_be_had_is_refused(
     make_descriptors: Callable[..., Descriptors],
 ) -> None:
     image, pair = make_descriptors([4]), torch.tensor([[0, 0]])
-    with pytest.raises(ValueError, match=r"path must be one of 'auto'.*; got 'fast'"):
+    known = "'auto', 'eager', 'blocked', 'triton'"
+    with pytest.raises(ValueError, match=rf"path must be one of {known}; got 'fast'"):
         choose_path("cpu", "fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'blocked' runs on a CPU.*on meta"):
         choose_path("meta", "blocked")
@@ -347,3 +351,131 @@ def test_a_path_or_precision_that_cannot_be_had_is_refused(
         match(half, half, pair, 0.5, path="triton", precision="tf32")
     with pytest.raises(ValueError, match=r"descriptors of one type; got float16, float32"):
         match(half, image.to(DEVICE), pair, 0.5, path="triton")
+
+
+ON_A_CPU = pytest.mark.parametrize("name", ["eager", "blocked float32", "blocked bfloat16", "auto"])
+
+
+@ON_A_CPU
+@pytest.mark.parametrize(("counts", "pairs"), [([0], [[0, 0]]), ([3], [])])
+def test_nothing_found_has_the_usual_types(
+    name: str, make_descriptors: Callable[..., Descriptors], counts: list[int], pairs: list[object]
+) -> None:
+    source, target = (make_descriptors(points).to("cpu", torch.float16) for points in ([2], counts))
+    found = PATHS[name](source, target, torch.tensor(pairs).long().reshape(-1, 2), -1.0)
+    columns = found.semantic_similarity, found.target_index, found.visual_similarity, found.kept
+    wanted = [torch.float32, torch.int64, torch.float32, torch.bool]
+    assert [column.dtype for column in columns] == wanted
+    assert {len(column) for column in columns} == {2 * len(pairs)}
+
+
+@ON_A_CPU
+def test_half_precision_is_matched_in_float32(
+    name: str, make_descriptors: Callable[..., Descriptors]
+) -> None:
+    images = make_descriptors([20]), make_descriptors([30], seed=1)
+    source, target = (image.to("cpu", torch.float16) for image in images)
+    found = one_pair(PATHS[name], source, target, 0.2)
+    exact = one_pair(
+        match_eager, source.to("cpu", torch.float32), target.to("cpu", torch.float32), 0.2
+    )
+    assert found.target_index.tolist() == exact.target_index.tolist()
+    for column in ("semantic_similarity", "visual_similarity"):
+        torch.testing.assert_close(
+            getattr(found, column), getattr(exact, column), atol=2e-6, rtol=0
+        )
+
+
+@ON_A_CPU
+def test_nothing_is_kept_for_gradients(
+    name: str, make_descriptors: Callable[..., Descriptors]
+) -> None:
+    image = make_descriptors([5])
+    trained = Descriptors(
+        image.semantic.clone().requires_grad_(), image.visual.clone().requires_grad_(),
+        image.offsets, image.cells, image.grid,
+    )  # fmt: skip
+    found = one_pair(PATHS[name], trained, trained, 0.5)
+    assert not found.semantic_similarity.requires_grad
+    assert not found.visual_similarity.requires_grad
+
+
+@pytest.mark.parametrize("bfloat16_filter", [True, False, None])
+def test_neighbouring_pairs_of_a_target_are_one_search(
+    bfloat16_filter: bool | None,
+    make_descriptors: Callable[..., Descriptors],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[list[int], bool | None]] = []
+
+    def find(jobs: Sequence[NearestJob], *, bfloat16_filter: bool | None) -> None:
+        asked.append(([len(job.query) for job in jobs], bfloat16_filter))
+
+    monkeypatch.setattr(vsm_fast.matching, "find_nearest", find)
+    source, target = make_descriptors([3, 2, 4]), make_descriptors([5, 6], seed=1)
+    pairs = torch.tensor([[0, 0], [1, 0], [2, 0], [1, 1], [2, 1], [1, 1]])
+    match_blocked(source, target, pairs, 0.5, bfloat16_filter=bfloat16_filter)
+    assert asked == [([9, 9, 6, 6, 2, 2], bfloat16_filter)]
+
+
+def test_thresholds_are_counted_while_matching(
+    make_descriptors: Callable[..., Descriptors],
+) -> None:
+    image = make_descriptors([4]).to(DEVICE)
+    pair = torch.tensor([[0, 0]])
+    found = match(image, image, pair, 0.5, visual_thresholds=(0.2, 2.0), path="triton")
+    assert found.counts is not None
+    assert found.counts.visual_thresholds == (0.2, 2.0)
+    assert found.counts.counts.tolist() == [[4, 4, 0]]
+
+
+def test_the_search_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe_search("cpu", torch.float32, 8, 100) == describe_products()
+    assert (
+        describe_search("meta", torch.float32, 8, 100) == "a full similarity matrix for each pair"
+    )
+    monkeypatch.setattr(vsm_fast.matching, "choose_path", lambda device: ("triton", "asked for"))
+    monkeypatch.setattr(vsm_fast.matching, "describe_tiles", lambda *what: what)
+    assert describe_search("cuda:1", torch.float16, 8, 100) == (
+        torch.float16, 8, 100, torch.device("cuda:1"),
+    )  # fmt: skip
+
+
+def test_the_path_is_logged(
+    make_descriptors: Callable[..., Descriptors], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    one_pair(match, make_descriptors([4]), make_descriptors([3]), 0.5)
+    (record,) = (each for each in caplog.records if each.name == "vsm_fast.matching")
+    assert record.getMessage().startswith("matching 1 pairs on cpu: blocked (on a CPU blocks")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (torch.zeros(2).long(), r"int64 \[P, 2\].*got torch.int64 \[2\]"),
+        (torch.zeros(2, 3).long(), r"int64 \[P, 2\].*got torch.int64 \[2, 3\]"),
+        (torch.zeros(1, 2), r"int64 \[P, 2\].*got torch.float32 \[1, 2\]"),
+        (torch.tensor([[0, 0], [-1, 0]]), "source images -1 to 0; there are 2"),
+        (torch.tensor([[0, 0], [2, 0]]), "source images 0 to 2; there are 2"),
+        (torch.tensor([[1, 0], [1, 1]]), "target images 0 to 1; there are 1"),
+    ],
+)
+def test_pairs_that_name_no_images_are_refused(
+    pairs: Tensor, message: str, make_descriptors: Callable[..., Descriptors]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        match(make_descriptors([2, 3]), make_descriptors([4]), pairs, 0.5)
+
+
+def test_descriptors_that_do_not_fit_are_refused(
+    make_descriptors: Callable[..., Descriptors],
+) -> None:
+    image, pair = make_descriptors([4]), torch.tensor([[0, 0]])
+    with pytest.raises(ValueError, match=r"same channels.*source has 8 on cpu, target 6 on cpu"):
+        match(image, make_descriptors([4], 6), pair, 0.5)
+    away = Descriptors(
+        image.semantic, image.visual.to("meta"), image.offsets, image.cells, image.grid
+    )
+    with pytest.raises(ValueError, match=r"visual.*source has 16 on cpu, target 16 on meta"):
+        match(image, away, pair, 0.5)

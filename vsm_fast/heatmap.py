@@ -162,8 +162,7 @@ def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.fl
         )
     cells = evidence.cells[evidence.kept]
     values = inconsistency(evidence.visual_similarity[evidence.kept], visual_threshold)
-    smooth = cells_to_pixels(cells, values, evidence.grid, evidence.box, evidence.mask)
-    return np.clip(smooth, 0.0, 1.0)  # interpolation may round one unit out
+    return cells_to_pixels(cells, values, evidence.grid, evidence.box, evidence.mask)
 
 
 def cell_centres(
@@ -256,14 +255,11 @@ def fill_cells(values: NDArray[np.float32], judged: NDArray[np.bool_]) -> NDArra
         one cell) of the judged cells at most three cells away along each axis, or the nearest
         judged cell.
     """
-    weights = judged.astype(np.float64)
     down, across = (_gaussian_band(length) for length in judged.shape)
-    weight = down @ weights @ across
-    total = down @ (np.where(judged, values, 0.0) * weights) @ across
-    # An average cannot leave the range of its terms; rounding can, by one unit.
-    lowest, highest = values[judged].min(), values[judged].max()
+    weight = down @ judged @ across
+    total = down @ np.where(judged, values, 0.0) @ across
     with np.errstate(invalid="ignore"):
-        filled = np.clip(total / weight, lowest, highest)
+        filled = total / weight
     filled[judged] = values[judged]
     lonely = np.argwhere(weight == 0)
     if len(lonely):

@@ -252,3 +252,10 @@ def test_locations_that_cannot_be_read(tmp_path):
         with pytest.raises(InputError) as caught:
             load_image(RemoteImage(address))
         assert caught.value.status is status
+
+
+@pytest.mark.parametrize("said", ["", "[]", "{}", '{"_data_files": [1]}', "[" * 10**5])
+def test_a_damaged_record_of_a_saved_data_set_is_refused(tmp_path, said):
+    (tmp_path / "state.json").write_text(said)
+    with pytest.raises(PairingError, match="no data set that was saved"):
+        list(Manifest(str(tmp_path)).rows())

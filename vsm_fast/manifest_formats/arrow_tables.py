@@ -77,7 +77,10 @@ def table_records(file: str, wanted: Collection[str]) -> Iterator[tuple[str, Rec
             record: Record = dict.fromkeys(table.schema.names) | values
             record |= {name: ArrowImage(file, row, name) for name in images}
             yield f"row {row + 1}", record
-    except (pa.ArrowException, OSError) as error:
+    except PairingError:
+        raise
+    # Damaged ones hold text that is not UTF-8, and dates that Python does not have.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         kind = "a Parquet" if file.lower().endswith(".parquet") else "an Arrow"
         raise PairingError(f"manifest {file} is not {kind} file: {error}") from None
 
@@ -89,18 +92,33 @@ def saved_files(folder: str) -> list[str] | None:
         PairingError: Its rows are chosen by a list of indices, or it has several splits.
     """
     place = Path(folder)
-    if (place / "dataset_dict.json").is_file():
-        splits = json.loads((place / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        raise PairingError(f"{folder} holds several splits; give one: {', '.join(splits)}.")
-    if not (place / "state.json").is_file():
-        return None
-    state = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    if state.get("_indices_files"):
+    try:
+        splits = _read_json(place / "dataset_dict.json")
+        parts = None if splits is None else ", ".join(splits["splits"])
+        state = _read_json(place / "state.json")
+        if parts is None and state is None:
+            return None
+        state = state or {"_data_files": []}
+        names = [Path(file["filename"]).name for file in state["_data_files"]]  # beside it, always
+        shuffled = bool(state.get("_indices_files"))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise PairingError(
+            f"{folder} is no data set that was saved to disk: {type(error).__name__}: {error}. "
+            "Save it again."
+        ) from error
+    if parts is not None:
+        raise PairingError(f"{folder} holds several splits; give one: {parts}.")
+    if shuffled:
         raise PairingError(
             f"{folder} was shuffled or filtered without being copied; save it again after "
             "flatten_indices()."
         )
-    return [str(place / file["filename"]) for file in state["_data_files"]]
+    return [str(place / name) for name in names]
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _holds_images(kind: pa.DataType) -> bool:

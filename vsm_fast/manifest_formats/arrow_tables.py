@@ -98,7 +98,8 @@ def saved_files(folder: str) -> list[str] | None:
         state = _read_json(place / "state.json")
         if parts is None and state is None:
             return None
-        state = state or {"_data_files": []}
+        if state is None:
+            state = {"_data_files": []}
         names = [Path(file["filename"]).name for file in state["_data_files"]]  # beside it, always
         shuffled = bool(state.get("_indices_files"))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:

@@ -1,0 +1,124 @@
+"""Disks that are full, folders that cannot be written to, and signals, from the command line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tiny_models
+
+from vsm_fast.cli import ExitCode, main
+
+one_thread = tiny_models.one_thread
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PAIR = [
+    "score", "--device", "cpu", "--refs", str(EXAMPLES / "refs/robot_toy/reference.jpg"),
+    "--gens", str(EXAMPLES / "gens/robot_toy/other_photo.jpg"),
+]  # fmt: skip
+# Files may not grow beyond so many bytes: the kernel refuses, as it does on a full disk.
+_LIMITED = """
+import resource, signal, sys
+from vsm_fast.cli import main
+import vsm_fast.scorer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+raise SystemExit(main(sys.argv[1:]))
+"""
+# Slow enough to be met by a signal while it scores; says when it does.
+_SLOW = """
+import sys, time
+from vsm_fast import cli, describer
+computed = describer.Describer.computed
+def slow(self, images, masks):
+    print("scoring", flush=True)
+    time.sleep(30)
+    return computed(self, images, masks)
+describer.Describer.computed = slow
+raise SystemExit(cli.main(sys.argv[1:]))
+"""
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_full_disk_leaves_old_results_and_no_part_of_new_ones(tmp_path: Path) -> None:
+    out, maps, cache = tmp_path / "out", tmp_path / "maps", tmp_path / "cache"
+    out.mkdir()
+    (out / "scores.parquet").write_bytes(b"old")
+    (out / "scores.jsonl").write_bytes(b"old")
+    for command in (
+        [*PAIR, "--out", str(out / "scores.parquet")],
+        [*PAIR, "--heatmaps", str(maps)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", _LIMITED, *command], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == ExitCode.FAILED, done.stderr
+        assert os.strerror(errno.EFBIG) in done.stderr
+        assert done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, *PAIR, "--cache", str(cache)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert files(out) == ["scores.jsonl", "scores.parquet"]
+    assert {path.read_bytes() for path in out.iterdir()} == {b"old"}
+    assert files(maps) == []
+    assert [name for name in files(cache) if not name.startswith("index.sqlite")] == []
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_errors_of_the_disk_are_said_in_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    monkeypatch.setattr("os.fsync", fail)
+    assert main([*PAIR, "--out", str(tmp_path / "s.parquet"), "-q"]) == ExitCode.FAILED
+    assert os.strerror(number) in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
+def test_a_folder_that_may_not_be_written_to_is_found_before_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr("vsm_fast.scorer.VSMScorer.from_pretrained", lambda *_: 1 / 0)
+    for option, name in (("--out", "a/s.csv"), ("--heatmaps", "b")):
+        assert main([*PAIR, option, str(tmp_path / name)]) == ExitCode.USAGE
+        assert "cannot be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sent", "codes"),
+    [(signal.SIGINT, {int(ExitCode.INTERRUPTED)}), (signal.SIGTERM, {143, -signal.SIGTERM})],
+)
+def test_a_signal_ends_the_run_and_leaves_no_part_of_a_file(
+    sent: signal.Signals, codes: set[int], tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.parquet"
+    out.write_bytes(b"old")
+    command = [*PAIR, "--out", str(out), "--heatmaps", str(tmp_path / "maps")]
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "scoring\n"
+        time.sleep(0.2)
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode in codes, errors
+    assert "Traceback" not in errors
+    assert files(tmp_path) == ["scores.parquet"]
+    assert out.read_bytes() == b"old"

@@ -195,3 +195,18 @@ def test_new_weights_are_spread_by_what_a_convolution_gives():
 def test_mixing_is_float32_in_low_precision():
     network = AggregationNetwork(CHANNELS, AGGREGATION).to(torch.bfloat16)
     assert network.mixing().dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [(3, 4), (12, 9)])
+@torch.no_grad()
+def test_a_shortcut_without_a_convolution_is_resized(size):
+    network, _ = aggregation_pair((16,))
+    level = torch.randn(2, 16, *size, generator=torch.Generator().manual_seed(4))
+    assert network.bottleneck_layers[0][0].shortcut is None
+    torch.testing.assert_close(network([level]), eager(network, [level]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@torch.no_grad()
+def test_a_convolution_keeps_the_size(kernel):
+    assert NormalisedConv(4, 8, kernel, 2)(torch.ones(1, 4, 6, 7)).shape == (1, 8, 6, 7)

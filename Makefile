@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt
 PACKAGING := setup.py pyproject.toml constraints.txt
 
-.PHONY: score test bench lint train-tiny clean
+.PHONY: score test bench lint docs train-tiny clean
 
 score: $(VENV)/.score
 	$(BIN)/vsm-fast score --refs examples/refs --gens examples/gens \
@@ -25,6 +25,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 # PHOTOS: DreamBooth photographs, one sub-folder per subject (see vsm_fast/models/tiny/README.md).
 train-tiny: $(VENV)/.test

@@ -21,13 +21,18 @@ def _version() -> str:
 # torch asks for one version exactly.
 TRITON = "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
+DOCS = ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8"]
+
 EXTRAS = {
-    # Scoring on NVIDIA GPUs.
+    # Scoring on NVIDIA GPUs, and export to ONNX, which TensorRT builds from. ONNX Runtime for GPUs
+    # has the same files as that of the extra "onnx": not both.
     "gpu": [
         TRITON,
         "xformers>=0.0.30; platform_system == 'Linux'",
         "onnxruntime-gpu>=1.22; platform_system == 'Linux'",
         "tensorrt>=10.13; platform_system == 'Linux'",
+        "onnx>=1.18",
+        "onnxscript>=0.4",
     ],
     # Export, and scoring with ONNX Runtime on a CPU.
     "onnx": ["onnx>=1.18", "onnxscript>=0.4", "onnxruntime>=1.22"],
@@ -40,6 +45,8 @@ EXTRAS = {
         "tensorboard>=2.17",
         "matplotlib>=3.9",
     ],
+    # Masks by GrabCut (OpenCV) for images that come without one.
+    "masks": ["opencv-python-headless>=4.10"],
     # Stages of dataset generation, and baselines, with pretrained models: Grounding DINO, SAM, CLIP
     # and DINO through transformers; diffusion pipelines, whose text encoders are transformers', and
     # which accelerate loads without a second copy in memory and moves to and from the GPU.
@@ -61,8 +68,16 @@ EXTRAS = {
     # Linear layers in 8 bits: PyTorch's own library for it (BSD). Not among the tests' packages:
     # where it is installed, diffusers imports it too, which takes 2.6 s.
     "quantize": ["torchao>=0.17"],
-    # Tables as data frames.
-    "report": ["pandas>=2.2"],
+    # VSM as a metric in training loops (Apache-2.0; its figures need matplotlib).
+    "metric": ["torchmetrics>=1.4", "matplotlib>=3.9"],
+    # Tables as data frames, and a page to explore results in a browser (Jinja2: its template).
+    "report": ["pandas>=2.2", "jinja2>=3.1"],
+    # The same page from a local server that scores uploads: a web framework without pydantic,
+    # the server that its authors write, and the parser of forms that it asks for.
+    "serve": ["jinja2>=3.1", "starlette>=0.41", "uvicorn>=0.30", "python-multipart>=0.0.18"],
+    # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
+    # MkDocs, which would do as well, ends in 2027.)
+    "docs": DOCS,
     # Jobs on several machines: brings shards to actors, replaces those that die.
     "ray": ["ray[data]>=2.40"],
     "test": [
@@ -82,7 +97,14 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
+        "torchmetrics>=1.4",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
+        *DOCS,
+        "jinja2>=3.1",
+        "starlette>=0.41",
+        "uvicorn>=0.30",
+        "python-multipart>=0.0.18",
+        "websocket-client>=1.8",  # speaks to Chromium, in the tests of pages
         "ray[data]>=2.40",  # jobs are tested on a real one of two actors
         "psutil>=5.9",  # which of its processes are left
     ],
@@ -110,7 +132,8 @@ setup(
     package_data={
         "vsm_fast": ["py.typed", "models/*/*.json", "models/*/*.safetensors",
                      "models/*/*/*.json", "models/*/*/*.safetensors", "models/*/README.md",
-                     "training/masks/README.md", "training/masks/*/*.png"],
+                     "training/masks/README.md", "training/masks/*/*.png",
+                     "report/templates/*", "report/static/*"],
         "vsm_fast.kernels": ["tuned/*"],
     },
     install_requires=[

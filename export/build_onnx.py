@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vsm_fast.errors import VSMError
-from vsm_fast.runtimes.exported import DEFAULT_BATCH, BatchRange
+from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+INT8 = "int8"  # of ONNX Runtime on CPUs only
 FAILED, USAGE, MODEL = 1, 2, 4  # exit codes, as of vsm-fast
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *more_precisions: str) -> None:
     """Which model, in which precision, for which batches."""
-    parser.add_argument(
-        "--dtype", default="fp32", choices=tuple(PRECISIONS), help="default: %(default)s"
-    )
+    precisions = (*PRECISIONS, *more_precisions)
+    parser.add_argument("--dtype", default="fp32", choices=precisions, help="default: %(default)s")
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument("--static-batch", type=_static, metavar="N", dest="batch")
     batch.add_argument(
@@ -45,32 +45,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", required=True, help="name (vsm-fast models) or folder")
     parser.add_argument("--out", required=True, type=Path, help="folder of the exported model")
-    add_model_options(parser)
+    add_model_options(parser, INT8)
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="photographs for --dtype int8: one sub-folder per subject, masks beside them",
+    )
     parser.add_argument(
         "--fuse-matching",
         action="store_true",
         help="also write scores.onnx, which matches and scores descriptors",
     )
+    parser.add_argument(
+        "--triton-repository",
+        type=Path,
+        metavar="DIR",
+        help="also write the graph for the Triton Inference Server",
+    )
     parser.add_argument("--opset", type=int, default=0, help="ONNX operator set")
     options = parser.parse_args(arguments)
+    if (options.dtype == INT8) != (options.calibration is not None):
+        parser.error("--dtype int8 needs --calibration DIR, and nothing else takes it")
     # Slow to import, and not needed to refuse wrong options. Torch says at each export that
     # torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+    from vsm_fast.export.triton_repository import write_repository
 
     try:
         record = export_onnx(
             options.model,
             options.out,
             ExportOptions(
-                PRECISIONS[options.dtype],
+                PRECISIONS.get(options.dtype, options.dtype),
                 options.batch or DEFAULT_BATCH,
                 options.opset,
                 options.fuse_matching,
+                options.calibration,
             ),
             local_files_only=options.local_files_only,
             tell=print,
         )
+        if options.triton_repository:
+            served = write_repository(
+                options.triton_repository, options.out, record, options.out / ONNX
+            )
+            print(f"wrote {served} for the Triton Inference Server")
     except ImportError as error:
         return _refuse(error, USAGE)
     except VSMError as error:

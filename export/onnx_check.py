@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 # Cosine of a descriptor with torch's, at least. float16: both round, in different places.
 LEAST_COSINE = {"float32": 1 - 1e-5, "float16": 1 - 2e-3}
+LEAST_COSINE["int8"] = LEAST_COSINE["float32"]  # checked before it is quantised
 
 
 def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) -> None:
     """Check that a graph is valid, says its shapes, and computes what torch computes.
 
-    ONNX Runtime has no bfloat16 arithmetic on a CPU, so that such a graph is not run.
+    ONNX Runtime has no bfloat16 arithmetic on a CPU, so that such a graph is not run. torch
+    computes in float32 with the weights as they were rounded: in float16 its convolutions take
+    minutes an image on a CPU, and would add errors of their own.
 
     Args:
         path: The ONNX file.
-        network: What was exported.
+        network: What was exported; it is left in float32.
         options: How.
 
     Raises:
@@ -48,6 +51,7 @@ def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) 
     settings.log_severity_level = 3  # errors; float16 constants that a CPU cannot fold are none
     session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     side = session.get_inputs()[0].shape[2]
+    network.float()
     for images in _pictures(options, int(side)):
         found = [torch.from_numpy(array) for array in session.run(None, {IMAGES: images.numpy()})]
         with torch.inference_mode():
@@ -68,11 +72,15 @@ def check_graph(path: Path, network: DescriptorNetwork, options: ExportOptions) 
 
 
 def _pictures(options: ExportOptions, side: int) -> Iterator[Tensor]:
-    """Batches of smooth random pictures: of the least size, and of another that it takes."""
+    """Batches of pictures: of the least size, and of another that it takes."""
     batch = options.batch
-    generator = torch.Generator().manual_seed(0)
     for count in sorted({batch.least, min(batch.most, batch.least + 2)}):
-        coarse = torch.rand(count, 3, 9, 9, generator=generator) * 2 - 1
-        yield torch.nn.functional.interpolate(
-            coarse, size=(side, side), mode="bicubic", align_corners=False
-        ).clamp(-1, 1)
+        yield smooth_pictures(count, side)
+
+
+def smooth_pictures(count: int, side: int) -> Tensor:
+    """Random smooth pictures, float32 [count, 3, side, side] in [-1, 1]."""
+    coarse = torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.nn.functional.interpolate(
+        coarse, size=(side, side), mode="bicubic", align_corners=False
+    ).clamp(-1, 1)

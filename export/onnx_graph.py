@@ -17,6 +17,7 @@ from vsm_fast.checkpoints import load_model, new_folder
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_graph
+from vsm_fast.export.onnx_int8 import calibration_images, check_quantized, quantize_graph
 from vsm_fast.export.scores_graph import SCORES, export_scores
 from vsm_fast.extras import required
 from vsm_fast.model import DescriptorNetwork
@@ -39,9 +40,8 @@ _log = logging.getLogger(__name__)
 # GroupNorm as InstanceNormalization, which ONNX Runtime computes faster on a CPU than the
 # GroupNormalization of operator set 21.
 OPSETS = {"float32": 20, "float16": 20, "bfloat16": 22}  # before 22, Conv takes no bfloat16
-_EXTERNAL = (
-    1 << 30
-)  # bytes of weights from which they get a file of their own; the format's limit is 2 GiB
+OPSETS["int8"] = OPSETS["float32"]  # from which it is made
+_EXTERNAL = 1 << 30  # bytes of weights that get a file of their own; the format's limit is 2 GiB
 _EXAMPLE = 2  # images; an example of one would make the batch a constant
 
 
@@ -50,20 +50,29 @@ class ExportOptions:
     """How a graph is made.
 
     Attributes:
-        precision: ``"float32"``, ``"float16"`` or ``"bfloat16"``; input and outputs stay float32.
+        precision: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"`` (convolutions, for
+            CPUs); input and outputs stay float32.
         batch: Batch sizes that it takes.
         opset: ONNX operator set; 0 = that of ``OPSETS``.
         scores: Whether matching and scoring are exported too, as ``scores.onnx``.
+        calibration: Folder of photographs, as for
+            :func:`vsm_fast.export.onnx_int8.calibration_images`; for int8, which needs it.
     """
 
     precision: str = "float32"
     batch: BatchRange = DEFAULT_BATCH
     opset: int = 0
     scores: bool = False
+    calibration: Path | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in OPSETS:
             raise ValueError(f"precision must be one of {[*OPSETS]}; got {self.precision!r}.")
+        if (self.precision == "int8") != (self.calibration is not None):
+            raise ValueError(
+                "int8 is calibrated with photographs, and nothing else is; got precision "
+                f"{self.precision!r} and calibration {self.calibration}."
+            )
         if not self.opset:
             object.__setattr__(self, "opset", OPSETS[self.precision])
 
@@ -99,10 +108,12 @@ def export_onnx(
     options = options or ExportOptions()
     onnx = required("onnx", "onnx", "export to ONNX")
     onnxscript = required("onnxscript", "onnx", "export to ONNX")
-    dtype = choose_dtype(options.precision, torch.device("cpu"))
+    int8 = options.precision == "int8"
+    dtype = choose_dtype("float32" if int8 else options.precision, torch.device("cpu"))
     config, network = load_model(model, dtype=dtype, local_files_only=local_files_only)
     # The graph says nothing about memory; the exporter would write transpositions for it.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    images = calibration_images(options.calibration, config) if options.calibration else []
     with new_folder(out, RECORD) as folder:
         tell(f"exporting {config.name} in {options.precision}, batch {_shown(options.batch)}")
         program = _export(network, config.backbone.resolution, options)
@@ -112,6 +123,11 @@ def export_onnx(
         del program
         tell("checking the graph")
         (check or check_graph)(folder / ONNX, network, options)
+        if int8:
+            tell(f"quantising with {len(images)} photographs")
+            quantize_graph(folder / ONNX, images)
+            cosine = check_quantized(folder / ONNX, network, images)
+            tell(f"mean cosine of its descriptors of these with torch's: {cosine:.5f}")
         if options.scores:
             tell("exporting and checking the graph of the scores")
             export_scores(folder / SCORES, config.aggregation, options.batch, options.opset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,3 +46,19 @@ def make_descriptors() -> Callable[..., Descriptors]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model that takes batches of 2 to 4; its model folder lies beside it."""
+    from tiny_models import aggregation_pair, config_of, pixel_unet
+
+    from vsm_fast.checkpoints import save_model
+    from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+    from vsm_fast.runtimes.exported import BatchRange
+
+    home = tmp_path_factory.mktemp("small_export")
+    save_model(home / "model", config_of(("us2",), 32), pixel_unet(), *aggregation_pair((24,)))
+    options = ExportOptions(batch=BatchRange(2, 3, 4))
+    export_onnx(str(home / "model"), home / "exported", options)
+    return home / "exported"

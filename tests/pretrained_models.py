@@ -17,7 +17,11 @@ _TOKENS = 96  # the longest prompt, letter by letter
 
 
 def save_grounding_dino(folder):
-    """A GroundingDinoForObjectDetection on a small Swin and a small BERT."""
+    """A GroundingDinoForObjectDetection on a small Swin and a small BERT.
+
+    Two channels a group: the last level of a square photograph is one cell, and with one channel
+    there would be nothing to normalise over. The published models have eight.
+    """
     from transformers import (
         BertConfig,
         BertTokenizer,
@@ -38,7 +42,7 @@ def save_grounding_dino(folder):
             vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
             intermediate_size=16, max_position_embeddings=32,
         ),
-        d_model=32, num_queries=10, max_text_len=32, encoder_layers=1, decoder_layers=2,
+        d_model=64, num_queries=10, max_text_len=32, encoder_layers=1, decoder_layers=2,
         encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_n_points=2, decoder_n_points=2,
     )  # fmt: skip

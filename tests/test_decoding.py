@@ -12,7 +12,7 @@ import torch
 from image_files import PIXELS, png, refused, saved, written
 from PIL import ExifTags, Image, ImageOps
 
-from vsm_fast.decoding import FORMATS, orient
+from vsm_fast.decoding import FORMATS, MAX_PIXELS, orient
 from vsm_fast.errors import Status
 from vsm_fast.images import load_image
 
@@ -43,6 +43,42 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
     refused(tmp_path / "pipe.png", Status.UNREADABLE, "regular")
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
+def test_links_in_a_circle_are_there_but_lead_nowhere(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    refused(tmp_path / "a.png", Status.UNREADABLE, "cannot be read")
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere.png")
+    refused(tmp_path / "c.png", Status.MISSING_FILE)
+
+
+@pytest.mark.parametrize("change", [lambda f: f.write(b"more"), lambda f: f.truncate(9)])
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
+    path = saved(tmp_path / "a.png", PIXELS)
+
+    def opened(file, formats):
+        image = plain(BytesIO(file.read()), formats=formats)  # whole: nothing else would show it
+        with path.open("ab") as writer:
+            change(writer)
+        return image
+
+    plain = Image.open
+    monkeypatch.setattr("vsm_fast.decoding.Image.open", opened)
+    refused(path, Status.UNREADABLE, "changed while it was read")
+
+
+def test_damaged_further_pages_are_damage(tmp_path):
+    pages = [Image.new("L", (4, 4), value) for value in (40, 120)]
+    content = saved(tmp_path / "a.tiff", pages[0], save_all=True, append_images=pages[1:])
+    data = bytearray(content.read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[start : start + 2], "little")
+    link = start + 2 + 12 * entries
+    second = int.from_bytes(data[link : link + 4], "little")
+    data[second + 2 : second + 4] = b"\xff\xff"  # its first entry, the width, is another one now
+    refused(written(tmp_path / "b.tiff", bytes(data)), Status.UNREADABLE, "damaged")
+
+
 def test_formats_that_start_other_programs_are_not_opened(tmp_path):
     refused(saved(tmp_path / "a.eps", PIXELS), Status.UNREADABLE, "none of")
     refused(written(tmp_path / "a.png", (tmp_path / "a.eps").read_bytes()), Status.UNREADABLE)
@@ -65,10 +101,22 @@ def test_size_is_checked_before_decoding(tmp_path):
     refused(written(tmp_path / "c.png", png(90_000, 90_000)), Status.TOO_LARGE)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_default_limit_is_100_megapixels(tmp_path):
-    refused(written(tmp_path / "a.png", png(10_001, 10_000)), Status.TOO_LARGE, "100,000,000")
-    refused(written(tmp_path / "b.png", png(10_000, 10_000)), Status.UNREADABLE)
+def test_default_limit_is_80_megapixels_and_below_pillows(tmp_path, monkeypatch):
+    refused(written(tmp_path / "a.png", png(10_001, 8_000)), Status.TOO_LARGE, "80,000,000")
+    refused(written(tmp_path / "b.png", png(10_000, 8_000)), Status.UNREADABLE)
+    assert Image.MAX_IMAGE_PIXELS > MAX_PIXELS
+    monkeypatch.setenv("VSM_FAST_MAX_PIXELS", "34")
+    for source in (PIXELS, torch.zeros(3, 5, 7), saved(tmp_path / "c.png", PIXELS)):
+        refused(source, Status.TOO_LARGE, "at most 34")
+    monkeypatch.setenv("VSM_FAST_MAX_PIXELS", "35")
+    assert load_image(tmp_path / "c.png").size == (5, 7)
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many", ""])
+def test_a_limit_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("VSM_FAST_MAX_PIXELS", text)
+    with pytest.raises(ValueError, match=f"above 0; got '{text}'"):
+        load_image(PIXELS)
 
 
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")

@@ -12,7 +12,6 @@ from job_inputs import picture, read_rows, same_files, write_model, write_pairs
 
 from vsm_fast.distributed import ActorPool, ray_session, run_distributed
 from vsm_fast.errors import PairingError
-from vsm_fast.jobs.errors import TooManyFailures
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import JobSettings, RunOptions
 from vsm_fast.manifest import Manifest

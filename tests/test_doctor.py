@@ -11,6 +11,7 @@ import torch
 
 from vsm_fast import _cpu_matching, _triton_matching, doctor
 from vsm_fast.doctor import Stage, examine, render
+from vsm_fast.runtimes import tensorrt_library
 
 needs_triton = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
@@ -114,6 +115,20 @@ def test_a_cpu_shows_what_it_multiplies_with(
 @pytest.mark.usefixtures("poisoned_memory")  # deterministic algorithms
 def test_deterministic_mode_is_shown() -> None:
     assert "deterministic mode" in matching_stage("cpu")["detail"]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_whether_tensorrt_can_be_used(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    monkeypatch.setattr(tensorrt_library, "_nvidia", lambda device: gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    report = examine()
+    wanted = "pip install 'vsm_fast[gpu]'" if gpu else "needs an NVIDIA GPU"
+    assert wanted in report["runtimes"]["tensorrt"]
+    assert f"  tensorrt  {report['runtimes']['tensorrt']}" in render(report).splitlines()
+    assert report["problems"] == []  # it is optional
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4.0.106"))
+    if gpu:
+        assert examine()["runtimes"]["tensorrt"] == "TensorRT 11.4.0.106"
 
 
 def test_without_a_model_the_paths_are_shown_all_the_same() -> None:

@@ -9,7 +9,7 @@ import pytest
 from vsm_fast import VSMScorer
 from vsm_fast.cli import main
 from vsm_fast.heatmap import cell_centres
-from vsm_fast.points import POINT_COLUMNS, GridFrame, MatchedPoints, point_columns
+from vsm_fast.points import POINT_COLUMNS, MatchedPoints, point_columns
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
@@ -100,9 +100,10 @@ def test_points_that_were_not_kept_are_not_made_up(scorer):
         found.to_arrow(points=True)
 
 
-def test_unequal_columns_are_refused():
-    with pytest.raises(ValueError, match="equally long"):
-        MatchedPoints([0, 1], [0], [0.9], [0.8], [0, 1], GridFrame((0, 0, 1, 1), (1, 1)), None)
+def test_unequal_columns_are_refused(scores):
+    evidence = scores[0].evidence
+    with pytest.raises(ValueError, match="one entry for each"):
+        MatchedPoints(evidence, [0, 1], [0.9, 0.9], None)
 
 
 def test_the_command(tmp_path, capsys):

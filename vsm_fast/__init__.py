@@ -16,11 +16,14 @@ from vsm_fast.version import __version__
 
 if TYPE_CHECKING:
     from vsm_fast.api import score_batch
+    from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.descriptors import Descriptors
+    from vsm_fast.metric import VisualSemanticMatching as VisualSemanticMatching
     from vsm_fast.results import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
 
 __all__ = [
+    "AutoMask",
     "Descriptors",
     "InputError",
     "ModelError",
@@ -35,10 +38,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoMask": "automatic_masks",
     "Descriptors": "descriptors",
     "VSMResult": "results",
     "VSMScorer": "scorer",
     "VSMScores": "results",
+    # Not in __all__: it needs torchmetrics, which `from vsm_fast import *` must not.
+    "VisualSemanticMatching": "metric",
     "score_batch": "api",
 }
 
@@ -56,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_HOMES})

@@ -12,7 +12,9 @@ from vsm_fast.scorer import VSMScorer
 
 
 @lru_cache(maxsize=2)
-def _scorer(model: str, device: str, dtype: str, runtime: str, cache: str | None) -> VSMScorer:
+def cached_scorer(
+    model: str, device: str, dtype: str, runtime: str, cache: str | None
+) -> VSMScorer:
     """The scorer of the last calls, so that a loop over score_batch loads its model once."""
     return VSMScorer.from_pretrained(
         model, device=device, dtype=dtype, runtime=runtime, cache=cache
@@ -44,7 +46,9 @@ def score_batch(
             described once and scored against every generation.
         gens: Generated images, as ``refs``.
         ref_masks: Per reference its subject: path, PIL image, bool or uint8 array [H, W], or
-            None for the alpha channel if there is one and else the whole image.
+            None for the alpha channel if there is one and else the whole image. In the place of
+            the list, ``"auto"`` or ``AutoMask("bear plushie")`` finds the subjects of all images
+            that have no alpha channel; in it, an ``AutoMask`` does so for one.
         gen_masks: The same for ``gens``.
         model: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub repository id.
         semantic_threshold: In [-1, 1]; points match semantically above it. None = the model's.
@@ -52,7 +56,8 @@ def score_batch(
         device: ``"auto"`` (CUDA when there is one) or a torch device.
         dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA) or a name like ``"float32"``.
         runtime: What runs the network: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra
-            ``onnx``), or ``"torch-compile"`` (minutes of compiling, for long runs).
+            ``onnx``), ``"tensorrt"`` (extra ``gpu``; the first use builds for minutes), or
+            ``"torch-compile"`` (minutes of compiling, for long runs).
         batch_size: Images per forward pass; None chooses.
         heatmaps: Keep what ``scores.heatmap(i)`` needs.
         cache: Folder for descriptors: an image that was described before, by this or another
@@ -76,7 +81,7 @@ def score_batch(
         [1.0]
     """
     folder = None if cache is None else os.fspath(cache)
-    scorer = _scorer(os.fspath(model), str(device), dtype, runtime, folder)
+    scorer = cached_scorer(os.fspath(model), str(device), dtype, runtime, folder)
     return scorer.score(
         refs,
         gens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         The temporary path, with the suffix of ``path`` (some writers choose by suffix).
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem[:100]}.{os.getpid()}.tmp{target.suffix}")
+    writer = f"{os.getpid()}-{threading.get_ident():x}"
+    temporary = target.with_name(f".{target.stem[:100]}.{writer}.tmp{target.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as written:

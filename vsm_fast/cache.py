@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -105,6 +106,7 @@ class DescriptorCache:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self.hits = self.misses = 0
+        self._counting = threading.Lock()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with self._index() as index:
@@ -131,8 +133,9 @@ class DescriptorCache:
         except sqlite3.Error as error:
             _log.warning("descriptors in %s cannot be read: %s", self.folder, error)
         hits = sum(rows is not None for rows in found)
-        self.hits += hits
-        self.misses += len(keys) - hits
+        with self._counting:
+            self.hits += hits
+            self.misses += len(keys) - hits
         return found
 
     def put(self, entries: Mapping[str, Rows]) -> None:

@@ -13,18 +13,22 @@ from vsm_fast.commands import (
     evaluate,
     make_pairs,
     models,
+    report,
     score,
+    serve,
     train,
     visualize,
 )
 from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError
-from vsm_fast.errors import InputError, ModelError, PairingError
+from vsm_fast.errors import InputError, ModelError, PairingError, ResultsError
 from vsm_fast.version import __version__
 
 __all__ = ["ExitCode", "main"]
 
 _COMMANDS = (
     score,
+    report,
+    serve,
     make_pairs,
     train,
     evaluate,
@@ -67,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exit_code(error: Exception) -> ExitCode:
     if isinstance(error, ModelError):
         return ExitCode.MODEL
-    if isinstance(error, (UsageError, PairingError, InputError)):
+    if isinstance(error, (UsageError, PairingError, InputError, ResultsError)):
         return ExitCode.USAGE
     return ExitCode.FAILED
 

@@ -103,18 +103,13 @@ class ScoreCollector:
             if self.heatmaps and kept.any():
                 assert subject.mask is not None  # a subject with points was prepared
                 cells, reference_cells = described.cells(position)
-                self._evidence[row] = HeatmapEvidence.pack(
+                evidence = HeatmapEvidence.pack(
                     cells, kept, visual, described.generations.grid, subject.box, subject.mask
                 )
-                self._points[row] = MatchedPoints(
-                    cells[kept],
-                    reference_cells[targets_all[points][kept]],
-                    semantic_all[points][kept],
-                    visual[kept],
-                    cells,
-                    GridFrame(subject.box, subject.size),
-                    _frame(references[reference]),
-                )
+                targets = reference_cells[targets_all[points][kept]].astype(np.int32)
+                semantic, frame = semantic_all[points][kept], _frame(references[reference])
+                self._evidence[row] = evidence
+                self._points[row] = MatchedPoints(evidence, targets, semantic, frame)
 
     def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
         if reference.status is not Status.OK:

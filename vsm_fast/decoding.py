@@ -5,6 +5,7 @@ Pixels are loaded but not converted here: images and masks read the same file di
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -16,15 +17,18 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vsm_fast.errors import InputError, Status
 from vsm_fast.stored_images import StoredImage
 
 # Formats whose decoders only read pixels. EPS and PDF, for example, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 80_000_000  # below Pillow's own 89,478,485, above which it warns
+MAX_PIXELS_VARIABLE = "VSM_FAST_MAX_PIXELS"
 
+# Any other error means that there is something: links in a circle, no permission, a broken disk.
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -45,31 +49,55 @@ class Decoded:
     notes: tuple[str, ...]
 
 
+def default_max_pixels() -> int:
+    """Largest width x height: what the environment's ``VSM_FAST_MAX_PIXELS`` says, or 80 million.
+
+    Above 178,956,970 Pillow has a limit of its own, which ``Image.MAX_IMAGE_PIXELS`` moves.
+
+    Raises:
+        ValueError: The variable is no whole number above 0.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{MAX_PIXELS_VARIABLE} must be a whole number above 0; got {text!r}.")
+    return int(text)
+
+
 def decode(
-    source: str | os.PathLike[str] | Image.Image | StoredImage, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | Image.Image | StoredImage, max_pixels: int | None = None
 ) -> Decoded:
     """Decode a file, or load a PIL image, which stays open and unchanged.
 
     Args:
         source: A PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF file, by its path or stored
             elsewhere, or a PIL image.
-        max_pixels: Largest width x height; checked before pixels are decoded.
+        max_pixels: Largest width x height, checked before pixels are decoded; None =
+            :func:`default_max_pixels`.
 
     Raises:
-        InputError: ``MISSING_FILE``, ``UNREADABLE`` or ``TOO_LARGE``.
+        InputError: ``MISSING_FILE``, ``UNREADABLE`` (also a file that changed meanwhile) or
+            ``TOO_LARGE``.
     """
+    limit = default_max_pixels() if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
-        return _load(source, "the PIL image", max_pixels)
+        # Closed after one frame was loaded, it cannot count its frames any more.
+        return _load(source, "the PIL image", limit, _frame_note_if_open(source))
     if isinstance(source, StoredImage):
         content = source.read()
         if not content:
             raise InputError(Status.UNREADABLE, f"{source.name} is empty (0 bytes).")
-        return _load(_open(BytesIO(content), source.name), source.name, max_pixels)
+        return _decode_file(BytesIO(content), source.name, limit)
     name = os.fsdecode(source)
     _check_file(name)
     try:
         with Path(name).open("rb") as file:
-            return _load(_open(file, name), name, max_pixels)
+            before = _version(file)
+            decoded = _decode_file(file, name, limit)
+            if _version(file) != before:
+                raise InputError(
+                    Status.UNREADABLE, f"{name} changed while it was read; let its writer finish."
+                )
+            return decoded
     except OSError as error:
         raise InputError(Status.UNREADABLE, f"{name} cannot be read: {error}.") from error
 
@@ -112,9 +140,9 @@ def orient(array: NDArray[_Scalar], orientation: int) -> NDArray[_Scalar]:
 def _check_file(name: str) -> None:
     try:
         found = os.stat(name)  # noqa: PTH116 - Path("") would be the current folder
-    except PermissionError as error:
-        raise InputError(Status.UNREADABLE, f"{name} cannot be read: {error}.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, OSError) and error.errno not in _NOT_THERE:
+            raise InputError(Status.UNREADABLE, f"{name} cannot be read: {error}.") from error
         address = re.match("[a-z][a-z0-9+]+:/", name, re.IGNORECASE)
         hint = " Addresses are not fetched; download it first." if address else ""
         raise InputError(Status.MISSING_FILE, f"{name!r} does not exist.{hint}") from error
@@ -139,8 +167,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         start = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head", b"{", b"[")):
             reason = "it holds text (HTML, XML or JSON), perhaps the error page of a download"
-        else:
+        elif isinstance(error, UnidentifiedImageError):
             reason = f"it is none of {', '.join(_formats())}, or its header is damaged"
+        else:
+            reason = f"its header is damaged ({error})"
         raise InputError(
             Status.UNREADABLE, f"{name} is not an image that can be read: {reason}."
         ) from error
@@ -152,9 +182,25 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _load(image: Image.Image, name: str, max_pixels: int) -> Decoded:
+def _version(file: BinaryIO) -> tuple[int, int]:
+    """Size and time of the last change of an open file."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+def _decode_file(file: BinaryIO, name: str, max_pixels: int) -> Decoded:
+    image = _open(file, name)
     check_size(*image.size, name, max_pixels)
-    notes = _frame_note(image)  # before loading: counting frames moves and discards pixels
+    try:
+        note = _frame_note(image)
+    except Exception as error:  # as in _open; which frame it stands at now is not known
+        raise _damaged(name, error) from error
+    return _load(image, name, max_pixels, note)
+
+
+def _load(image: Image.Image, name: str, max_pixels: int, frame_note: list[str]) -> Decoded:
+    check_size(*image.size, name, max_pixels)
+    notes = list(frame_note)
     orientation = _orientation(image)
     if orientation is None:
         notes.append("damaged exif ignored")
@@ -163,11 +209,7 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Decoded:
     except MemoryError as error:
         raise InputError(Status.TOO_LARGE, f"{name} does not fit into the memory.") from error
     except Exception as error:
-        raise InputError(
-            Status.UNREADABLE,
-            f"{name} cannot be decoded, it is truncated or damaged: "
-            f"{type(error).__name__}: {error}. Write it again.",
-        ) from error
+        raise _damaged(name, error) from error
     # Pillow's TIFF decoder turns the pixels itself, others leave it to the reader.
     pending = _orientation(image)
     if (orientation or 1) != 1:
@@ -175,15 +217,27 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Decoded:
     return Decoded(image, orientation or 1, pending or 1, tuple(notes))
 
 
+def _damaged(name: str, error: Exception) -> InputError:
+    return InputError(
+        Status.UNREADABLE,
+        f"{name} cannot be decoded, it is truncated or damaged: "
+        f"{type(error).__name__}: {error}. Write it again.",
+    )
+
+
+def _frame_note_if_open(image: Image.Image) -> list[str]:
+    try:
+        return _frame_note(image)
+    except Exception:  # of many types; a damaged file shows itself when it is loaded
+        return []
+
+
 def _frame_note(image: Image.Image) -> list[str]:
+    """A note on an animation; counting its frames moves, and discards pixels."""
     # The further pictures of a JPEG (MPO) are depth or gain maps, not frames.
     if image.format == "MPO":
         return []
-    try:
-        frames, frame = getattr(image, "n_frames", 1), image.tell()
-    except (OSError, ValueError, AttributeError):
-        # Closed after one frame was loaded. A damaged file shows itself when it is loaded.
-        return []
+    frames, frame = getattr(image, "n_frames", 1), image.tell()
     if frames == 1:
         return []
     return [f"{'first frame' if frame == 0 else f'frame {frame + 1}'} of {frames}"]

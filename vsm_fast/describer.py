@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Describer:
-    """Describes batches of subjects with one model.
+    """Describes batches of subjects with one model; several threads may call it at once.
 
     Args:
         model: The model and what runs it.
@@ -44,6 +45,7 @@ class Describer:
         self._device = model.runtime.device
         self._at_once = sys.maxsize  # images; less when they did not fit into memory
         self.recomputed = 0
+        self._lock = threading.Lock()  # of what changes: the three above and the float32 runtime
         if cache is not None:
             self._model_key = model_key(model.config, model.runtime)
 
@@ -58,8 +60,10 @@ class Describer:
         if batch.pixels is None:
             return self.nothing(len(batch.subjects))
         masks = [s.cell_mask for s in batch.subjects if s.cell_mask is not None]
-        compute = self._computed if self._cache is None else self._looked_up
-        described = compute(batch.pixels, masks)
+        if self._cache is None:
+            described = self.computed(batch.pixels, torch.from_numpy(np.stack(masks)))
+        else:
+            described = self._looked_up(batch.pixels, masks)
         counts = torch.zeros(len(batch.subjects) + 1, dtype=torch.int64)
         usable = [i + 1 for i, s in enumerate(batch.subjects) if s.cell_mask is not None]
         counts[usable] = described.offsets.diff()
@@ -78,7 +82,8 @@ class Describer:
         missing = {key: position for position, key in enumerate(keys) if found[key] is None}
         if missing:
             places = list(missing.values())
-            made = self._computed(images[places], [masks[i] for i in places])
+            chosen = np.stack([masks[i] for i in places])
+            made = self.computed(images[places], torch.from_numpy(chosen))
             rows = [made.rows(number) for number in range(len(places))]
             new = {
                 key: (made.semantic[part].cpu(), made.visual[part].cpu())
@@ -97,28 +102,39 @@ class Describer:
             self._config.aggregation.grid,
         )
 
-    def _computed(self, images: Tensor, masks: Sequence[NDArray[np.bool_]]) -> Descriptors:
-        """Descriptors of prepared images, by the runtime."""
+    @torch.inference_mode()
+    def computed(self, images: Tensor, masks: Tensor) -> Descriptors:
+        """Descriptors by the runtime, without a look into the cache.
+
+        Args:
+            images: float32 [B, 3, R, R] in [-1, 1], on any device; B ≥ 1.
+            masks: bool [B, h, w], the subjects on the grid, on any device.
+
+        Raises:
+            ModelError: NaN or Inf also in float32.
+        """
         semantic, visual = self._run(self._runtime, images)
         if not _finite(semantic, visual):
             semantic, visual = self._again_in_float32(images)
-        packed = Descriptors.pack(semantic, visual, torch.from_numpy(np.stack(masks)))
+        packed = Descriptors.pack(semantic, visual, masks)
         return packed.to(self._device, self.dtype)
 
     def _again_in_float32(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """A batch for which the runtime gave NaN or Inf."""
         name, precision = self._config.name, self._runtime.precision
-        if self._in_float32 is None and self._load_in_float32 is not None:
-            _log.warning(
-                "model %r gave NaN or Inf in %s; such batches are computed again in float32",
-                name,
-                precision,
-            )
-            self._in_float32 = self._load_in_float32()
+        with self._lock:
+            if self._in_float32 is None and self._load_in_float32 is not None:
+                _log.warning(
+                    "model %r gave NaN or Inf in %s; such batches are computed again in float32",
+                    name,
+                    precision,
+                )
+                self._in_float32 = self._load_in_float32()
         if self._in_float32 is not None:
             semantic, visual = self._run(self._in_float32, images)
             if _finite(semantic, visual):
-                self.recomputed += len(images)
+                with self._lock:
+                    self.recomputed += len(images)
                 return semantic, visual
             precision = f"{precision} and in float32"
         raise ModelError(
@@ -137,7 +153,8 @@ class Describer:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
-                self._at_once = len(part) // 2
+                with self._lock:
+                    self._at_once = min(self._at_once, len(part) // 2)
                 _log.warning(
                     "%d images at once do not fit into the memory of %s; going on with %d",
                     len(part),

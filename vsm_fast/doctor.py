@@ -56,6 +56,7 @@ class Report(TypedDict):
     optional: dict[str, str | None]
     devices: list[str]
     threads: dict[str, int]
+    runtimes: dict[str, str]
     model: dict[str, str]
     stages: list[Stage]
     problems: list[str]
@@ -85,12 +86,14 @@ def examine(model: str = "tiny") -> Report:
         optional=optional,
         devices=[],
         threads={"cpus": os.cpu_count() or 1},
+        runtimes={},
         model={"name": model},
         stages=[],
         problems=problems,
     )
     if "missing" not in versions.values():
         kinds = _examine_devices(report)
+        report["runtimes"]["tensorrt"] = _tensorrt()
         config = _examine_model(report, model)
         for kind in kinds:
             report["stages"] += [_network_stage(kind), _matching_stage(kind, config, problems)]
@@ -105,6 +108,7 @@ def render(report: Report) -> str:
         "optional": [(name, found or absent) for name, found in report["optional"].items()],
         "devices": [(name.split(":")[0], name) for name in report["devices"]],
         "threads": [(name, str(count)) for name, count in report["threads"].items()],
+        "runtimes": list(report["runtimes"].items()),
         "model": list(report["model"].items()),
         "stages": [
             line
@@ -154,6 +158,17 @@ def _examine_devices(report: Report) -> list[str]:
             f"{properties.minor}, {properties.total_memory / 2**30:.0f} GiB"
         )
     return ["cpu", "cuda"]
+
+
+def _tensorrt() -> str:
+    """Whether runtime ``tensorrt`` can be used, and why not."""
+    import torch
+
+    from vsm_fast.runtimes.tensorrt_library import library, unusable
+
+    device = torch.device("cuda")
+    reason = unusable(device)
+    return f"cannot be used: {reason}" if reason else f"TensorRT {library(device).__version__}"
 
 
 def _examine_model(report: Report, model: str) -> ModelConfig | None:

@@ -11,6 +11,7 @@ class Status(str, Enum):
     OK = "ok"
     NO_MATCH = "no_semantic_match"
     EMPTY_MASK = "empty_mask"
+    NO_SUBJECT = "no_subject_found"
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable_image"
     TOO_LARGE = "image_too_large"
@@ -35,6 +36,10 @@ class InputError(VSMError, ValueError):
 
 class PairingError(VSMError, ValueError):
     """References and generations cannot be paired without guessing."""
+
+
+class ResultsError(VSMError, ValueError):
+    """A table of results cannot be read, lacks columns, or contradicts itself."""
 
 
 class ModelError(VSMError, RuntimeError):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.images import ImageSource
 from vsm_fast.masks import MaskSource
 from vsm_fast.model_config import ModelConfig
@@ -41,7 +42,7 @@ class PreparedBatch:
 
 def prepared_batches(
     images: Sequence[ImageSource],
-    masks: Sequence[MaskSource | None],
+    masks: Sequence[MaskSource | AutoMask | None],
     names: Sequence[str],
     config: ModelConfig,
     batch_size: int,
@@ -54,7 +55,7 @@ def prepared_batches(
 
     Args:
         images: Sources of images.
-        masks: One per image, or None.
+        masks: One per image, ``AutoMask`` to find it, or None.
         names: What to call each image that is not a path.
         config: The model that will see them.
         batch_size: Images per batch; the last one may be smaller.

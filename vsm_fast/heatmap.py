@@ -7,6 +7,7 @@ resolution is made when somebody asks for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +21,7 @@ class HeatmapEvidence:
     """What one pair keeps so that its heat map can be drawn later.
 
     Attributes:
-        cells: int64 [n], row-major index in ``grid`` of each point of the generated subject.
+        cells: int32 [n], row-major index in ``grid`` of each point of the generated subject.
         kept: bool [n], True where the point matched the reference semantically (was judged).
         visual_similarity: float32 [n] in [-1, 1], best visual similarity; read where kept.
         grid: (rows, columns) of the descriptor grid.
@@ -30,7 +31,7 @@ class HeatmapEvidence:
         packed_mask: uint8 [ceil(height * width / 8)], the subject mask, one bit a pixel.
     """
 
-    cells: NDArray[np.int64]
+    cells: NDArray[np.int32]
     kept: NDArray[np.bool_]
     visual_similarity: NDArray[np.float32]
     grid: tuple[int, int]
@@ -39,7 +40,7 @@ class HeatmapEvidence:
     packed_mask: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        for name, dtype in (("cells", np.int64), ("kept", np.bool_)):
+        for name, dtype in (("cells", np.int32), ("kept", np.bool_)):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
         similarity = np.asarray(self.visual_similarity, np.float32)
         object.__setattr__(self, "visual_similarity", similarity)
@@ -91,7 +92,7 @@ class HeatmapEvidence:
         if pixels.ndim != 2:
             raise ValueError(f"mask must be bool [H, W]; got shape {pixels.shape}.")
         return HeatmapEvidence(
-            np.asarray(cells, np.int64),
+            np.asarray(cells, np.int32),
             np.asarray(kept, np.bool_),
             np.asarray(visual_similarity, np.float32),
             grid,
@@ -166,12 +167,12 @@ def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.fl
 
 
 def cell_centres(
-    cells: NDArray[np.int64], grid: tuple[int, int], box: tuple[int, int, int, int]
+    cells: NDArray[np.integer[Any]], grid: tuple[int, int], box: tuple[int, int, int, int]
 ) -> NDArray[np.float64]:
     """Where the centres of cells of the descriptor grid are.
 
     Args:
-        cells: int64 [n], row-major indices in ``grid``.
+        cells: int [n], row-major indices in ``grid``.
         grid: (rows, columns).
         box: (left, top, right, bottom) in pixels, the region that the grid covers.
 
@@ -188,7 +189,7 @@ def cell_centres(
 
 def cells_inside(
     mask: NDArray[np.bool_],
-    cells: NDArray[np.int64],
+    cells: NDArray[np.integer[Any]],
     grid: tuple[int, int],
     box: tuple[int, int, int, int],
 ) -> NDArray[np.bool_]:
@@ -208,7 +209,7 @@ def cells_inside(
 
 
 def cells_to_pixels(
-    cells: NDArray[np.int64],
+    cells: NDArray[np.integer[Any]],
     values: NDArray[np.float32],
     grid: tuple[int, int],
     box: tuple[int, int, int, int],
@@ -220,7 +221,7 @@ def cells_to_pixels(
     the box, cell centre to pixel centre.
 
     Args:
-        cells: int64 [n], n >= 1, row-major indices in ``grid``, each at most once.
+        cells: int [n], n >= 1, row-major indices in ``grid``, each at most once.
         values: float32 [n].
         grid: (rows, columns).
         box: (left, top, right, bottom) in pixels, the region that the grid covers.

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsm_fast.decoding import MAX_PIXELS, Decoded, check_size, decode, orient
+from vsm_fast.decoding import Decoded, check_size, decode, default_max_pixels, orient
 from vsm_fast.errors import InputError, Status
 from vsm_fast.stored_images import StoredImage
 
@@ -26,7 +26,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 Box = tuple[int, int, int, int]
 
 _MARGIN = 0.1  # of the longer side, around a subject
-_TOLERANCE = 1e-3  # beyond [0, 1]: rounding of a network's output, not another range
+TOLERANCE = 1e-3  # beyond [0, 1]: rounding of a network's output, not another range
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -62,7 +62,7 @@ class LoadedImage:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedImage:
     """Load an image as upright sRGB pixels of 8 bits.
 
     EXIF orientation and an embedded ICC profile are applied. Of an animation the first frame
@@ -78,7 +78,8 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedIm
             - a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA);
             - a float array [H, W, 3] in [0, 1];
             - a tensor [3, H, W], float in [0, 1] or uint8, on any device.
-        max_pixels: Largest width x height. Checked from a file's header before it is decoded.
+        max_pixels: Largest width x height, checked from a file's header before it is decoded;
+            None = 80 million, or what the environment's ``VSM_FAST_MAX_PIXELS`` says.
 
     Returns:
         The image and what was done to it.
@@ -87,12 +88,13 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> LoadedIm
         InputError: ``MISSING_FILE``, ``UNREADABLE`` (no image, damaged, wrong shape or type),
             ``TOO_LARGE`` or ``BAD_VALUES`` (NaN, Inf, or not in [0, 1]).
     """
+    limit = default_max_pixels() if max_pixels is None else max_pixels
     if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
-        return _from_decoded(decode(source, max_pixels))
+        return _from_decoded(decode(source, limit))
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
+        return _from_array(source, limit)
     if isinstance(source, torch.Tensor):
-        return _from_tensor(source, max_pixels)
+        return _from_tensor(source, limit)
     raise InputError(
         Status.UNREADABLE,
         f"an image must be a path, a PIL image, an array or a tensor; got {type(source).__name__}.",
@@ -124,10 +126,15 @@ def subject_box(mask: NDArray[np.bool_], framing: Framing) -> Box:
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
     longer = max(bottom - top, right - left)
-    side = longer + 2 * round(_MARGIN * longer)
+    side = longer + 2 * frame_margin(longer)
     left, right = _span(left, right, side, width)
     top, bottom = _span(top, bottom, side, height)
     return left, top, right, bottom
+
+
+def frame_margin(longer: int) -> int:
+    """Pixels between a subject, ``longer`` along its longer side, and its frame."""
+    return round(_MARGIN * longer)
 
 
 def on_grey(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -217,6 +224,8 @@ def _from_decoded(decoded: Decoded) -> LoadedImage:
         rgb, alpha = _colours(decoded.image, notes)
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(Status.TOO_LARGE, "the image does not fit into the memory.") from error
     except (ValueError, OSError) as error:
         raise InputError(
             Status.UNREADABLE,
@@ -396,7 +405,7 @@ def _unit_to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
             f"{name} holds {count} values of {values.size} that are NaN or Inf; finite ones in "
             "[0, 1] were wanted.",
         )
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
         hint = "(x + 1) / 2 maps [-1, 1] to it" if low < 0 else "x / 255 maps [0, 255] to it"
         raise InputError(
             Status.BAD_VALUES,

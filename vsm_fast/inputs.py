@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import PairingError
 from vsm_fast.images import ImageSource
@@ -18,7 +19,8 @@ from vsm_fast.references import References
 from vsm_fast.stored_images import StoredImage
 
 Images = ImageSource | Sequence[ImageSource]
-Masks = MaskSource | Sequence[MaskSource | None] | None
+Mask = MaskSource | AutoMask | None
+Masks = Mask | Sequence[Mask]
 
 _SINGLE = (str, os.PathLike, Image.Image, StoredImage)
 _NAMED = (str, os.PathLike, StoredImage)
@@ -36,16 +38,21 @@ def image_list(images: Images) -> list[ImageSource]:
     return list(images)
 
 
-def mask_list(masks: Masks, count: int, side: str) -> list[MaskSource | None]:
-    """One mask or None per image.
+def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
+    """One mask, ``AutoMask`` or None per image.
+
+    One ``AutoMask`` or the text ``"auto"`` in the place of the list is for every image. In a list
+    a text is always a path, so that a file called ``auto`` is ``["auto"]`` or ``Path("auto")``.
 
     Raises:
         PairingError: There are not as many masks as images.
     """
-    if masks is None:
-        return [None] * count
+    if isinstance(masks, str) and masks == "auto":
+        masks = AutoMask()
+    if masks is None or isinstance(masks, AutoMask):
+        return [masks] * count
     if isinstance(masks, _SINGLE):
-        listed: list[MaskSource | None] = [masks]
+        listed: list[Mask] = [masks]
     elif isinstance(masks, np.ndarray | torch.Tensor):
         listed = list(masks) if masks.ndim == 3 else [masks]
     else:
@@ -108,13 +115,13 @@ def pair_up(pairs: ArrayLike | None, references: int, generations: int) -> NDArr
 
 
 def distinct(
-    images: Sequence[ImageSource], masks: Sequence[MaskSource | None]
+    images: Sequence[ImageSource], masks: Sequence[Mask]
 ) -> tuple[list[int], NDArray[np.int64]]:
     """Which images differ, as far as their names tell: by where they and their masks are.
 
     Args:
         images: Sources of images; pixels are taken to differ.
-        masks: One per image, or None.
+        masks: One per image, or ``AutoMask``, or None.
 
     Returns:
         Positions of the first of each, and int64 [len(images)]: for every image the index of the
@@ -125,8 +132,11 @@ def distinct(
     places = np.empty(len(images), np.int64)
     for position, (image, mask) in enumerate(zip(images, masks, strict=True)):
         key: object = position
-        if isinstance(image, _NAMED) and (mask is None or isinstance(mask, _NAMED)):
-            key = (_key(image), None if mask is None else _key(mask))
+        if isinstance(image, _NAMED):
+            if isinstance(mask, _NAMED):
+                key = (_key(image), _key(mask))
+            elif mask is None or isinstance(mask, AutoMask):
+                key = (_key(image), mask)
         places[position] = seen.setdefault(key, len(first))
         if places[position] == len(first):
             first.append(position)

@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.decoding import decode, orient
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images import Box, LoadedImage, check_box
 from vsm_fast.stored_images import StoredImage
 
 MaskSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
-MaskOrigin = Literal["given", "alpha", "whole image"]
+MaskOrigin = Literal["given", "alpha", "whole image", "grabcut", "grounded-sam"]
 ReductionRule = Literal["nearest", "any"]
 
 _COLOURED = 16  # difference of channels above which a pixel is a colour; less is compression
@@ -29,7 +30,7 @@ class SubjectMask:
 
     Attributes:
         pixels: bool [H, W], True on the subject.
-        origin: ``"given"``, ``"alpha"`` or ``"whole image"``.
+        origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found it.
         notes: Conversions that were done to a given mask.
     """
 
@@ -70,22 +71,38 @@ def load_mask(
     return _read(source, size, orientation)[0]
 
 
-def subject_mask(source: MaskSource | None, image: LoadedImage) -> SubjectMask:
-    """The mask that counts for an image: the given one, else its alpha, else all of it.
+def subject_mask(source: MaskSource | AutoMask | None, image: LoadedImage) -> SubjectMask:
+    """The mask that counts for an image.
+
+    The given one, else its alpha, else what is found where that was asked for, else all of it.
 
     Args:
-        source: The mask, as for :func:`load_mask`, or None.
+        source: The mask, as for :func:`load_mask`; ``AutoMask`` to find it; or None.
         image: The image.
 
     Raises:
-        InputError: As :func:`load_mask`.
+        InputError: As :func:`load_mask`, or ``NO_SUBJECT``.
+        ImportError, ModelError: What finds masks is not here.
     """
+    if isinstance(source, AutoMask):
+        return _found(source, image)
     if source is not None:
         pixels, notes = _read(source, image.size, image.orientation)
         return SubjectMask(pixels, "given", notes)
     if image.alpha is not None:
         return SubjectMask(image.alpha, "alpha")
     return SubjectMask(np.ones(image.size, bool), "whole image")
+
+
+def _found(automatic: AutoMask, image: LoadedImage) -> SubjectMask:
+    if image.alpha is not None:
+        return SubjectMask(image.alpha, "alpha")
+    method = automatic.chosen_method()
+    pixels = automatic.find(image.pixels)
+    if pixels is None:
+        what = f"no {automatic.subject!r}" if automatic.subject else "no subject"
+        raise InputError(Status.NO_SUBJECT, f"{method} found {what}; give it a mask.")
+    return SubjectMask(pixels, method)
 
 
 def reduce_mask(

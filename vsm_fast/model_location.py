@@ -83,3 +83,8 @@ def _converted(name: str, revision: str | None) -> Path:
 def exports_home() -> Path:
     """Folder of the exports that runtimes made for themselves."""
     return home() / "exports"
+
+
+def tensorrt_home() -> Path:
+    """Folder of what TensorRT measured while it built."""
+    return home() / "tensorrt"

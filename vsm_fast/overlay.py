@@ -15,7 +15,7 @@ from vsm_fast.lettering import drawable, elide, has_glyph, pillow_font
 
 # Blue to pale to vermilion: hue AND lightness differ for every common kind of colour blindness,
 # and lightness runs up to the threshold and down again, so that 0.5 stands out in grey too.
-_ANCHORS = np.array(
+COLOUR_ANCHORS = np.array(
     [
         (16, 64, 140),
         (62, 127, 190),
@@ -27,8 +27,9 @@ _ANCHORS = np.array(
     ],
     np.float32,
 )
-_BLEND = 0.62  # share of the heat map's colour on the subject
-_DIMMED = 0.45  # share of the photograph off the subject; the rest is light grey
+BLEND = 0.62  # share of the heat map's colour on the subject
+DIMMED = 0.45  # share of the photograph off the subject; the rest is light grey
+DIMMED_TOWARDS = 225
 
 _MARGIN = 28
 _GAP = 16
@@ -50,10 +51,11 @@ def colour_map(values: ArrayLike) -> NDArray[np.uint8]:
     Returns:
         uint8 [..., 3], RGB.
     """
-    place = np.nan_to_num(np.asarray(values, np.float32), nan=0.5).clip(0, 1) * (len(_ANCHORS) - 1)
-    first = np.minimum(place.astype(np.int64), len(_ANCHORS) - 2)
+    steps = len(COLOUR_ANCHORS) - 1
+    place = np.nan_to_num(np.asarray(values, np.float32), nan=0.5).clip(0, 1) * steps
+    first = np.minimum(place.astype(np.int64), steps - 1)
     part = (place - first)[..., None]
-    colours = _ANCHORS[first] * (1 - part) + _ANCHORS[first + 1] * part
+    colours = COLOUR_ANCHORS[first] * (1 - part) + COLOUR_ANCHORS[first + 1] * part
     return np.asarray(np.rint(colours), np.uint8)
 
 
@@ -77,7 +79,7 @@ def blend(generation: Image.Image, heat: ArrayLike) -> Image.Image:
     grey = luminance(photograph)
     # The photograph's lightness stays visible under the colour, its hue does not: two hues
     # on top of each other cannot be read off the legend.
-    subject = grey * (1 - _BLEND) + colour_map(values) * _BLEND
+    subject = grey * (1 - BLEND) + colour_map(values) * BLEND
     result = np.where(np.isnan(values)[..., None], dimmed(grey), subject)
     return Image.fromarray(np.rint(result).astype(np.uint8))
 
@@ -90,7 +92,7 @@ def luminance(photograph: ArrayLike) -> NDArray[np.float32]:
 
 def dimmed(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     """What lies off the subject, pale enough to stay in the background; float32 [H, W, 1]."""
-    return grey * _DIMMED + 225 * (1 - _DIMMED)
+    return grey * DIMMED + DIMMED_TOWARDS * (1 - DIMMED)
 
 
 def overlay_panel(

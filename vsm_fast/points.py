@@ -1,6 +1,6 @@
 """Matched points: which point of the reference each point of a generation went to, and how alike.
 
-A pair keeps a few kilobytes of them beside its heat map's evidence; tables hold them as columns
+A pair keeps a kilobyte or two of them beside its heat map's evidence; tables hold them as columns
 of lists, from which a program without the images can count at other thresholds and show where.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vsm_fast.heatmap import HeatmapEvidence
 from vsm_fast.images import Box
 
 if TYPE_CHECKING:
@@ -43,41 +44,47 @@ class MatchedPoints:
     """The ``m`` matched points of one pair, among the ``n`` of its generated subject.
 
     Attributes:
-        cells: int64 [m], row-major cells of the generation's grid.
-        targets: int64 [m], cells of the reference's grid: the semantic nearest neighbours.
+        evidence: What is known of the generation's points.
+        targets: int32 [m], cells of the reference's grid: the semantic nearest neighbours.
         semantic_similarity: float32 [m] in [-1, 1], to these.
-        visual_similarity: float32 [m] in [-1, 1], to the visual nearest neighbour, which may be
-            another point of the reference.
-        subject_cells: int64 [n], all cells of the generated subject.
-        generation: Where the grid lies on the generated image.
-        reference: The same for the reference; None where it was described before.
+        reference: Where the grid lies on the reference; None where it was described before.
     """
 
-    cells: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    evidence: HeatmapEvidence
+    targets: NDArray[np.int32]
     semantic_similarity: NDArray[np.float32]
-    visual_similarity: NDArray[np.float32]
-    subject_cells: NDArray[np.int64]
-    generation: GridFrame
     reference: GridFrame | None
 
     def __post_init__(self) -> None:
-        for name in ("cells", "targets", "subject_cells"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), np.int64))
-        for name in ("semantic_similarity", "visual_similarity"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))
-        lengths = {
-            len(column)
-            for column in (
-                self.cells, self.targets, self.semantic_similarity, self.visual_similarity
-            )
-        }  # fmt: skip
-        if len(lengths) != 1:
+        object.__setattr__(self, "targets", np.asarray(self.targets, np.int32))
+        similarity = np.asarray(self.semantic_similarity, np.float32)
+        object.__setattr__(self, "semantic_similarity", similarity)
+        matched = int(self.evidence.kept.sum())
+        if not len(self.targets) == len(similarity) == matched:
             raise ValueError(
-                "cells, targets and both similarities must be equally long; got "
-                f"{len(self.cells)}, {len(self.targets)}, {len(self.semantic_similarity)} and "
-                f"{len(self.visual_similarity)}."
+                f"targets and semantic_similarity need one entry for each of {matched} matched "
+                f"points; got {len(self.targets)} and {len(similarity)}."
             )
+
+    @property
+    def cells(self) -> NDArray[np.int32]:
+        """Row-major cells of the generation's grid, int32 [m]."""
+        return self.evidence.cells[self.evidence.kept]
+
+    @property
+    def visual_similarity(self) -> NDArray[np.float32]:
+        """To the visual nearest neighbour, which may be another point, float32 [m] in [-1, 1]."""
+        return self.evidence.visual_similarity[self.evidence.kept]
+
+    @property
+    def subject_cells(self) -> NDArray[np.int32]:
+        """All cells of the generated subject, int32 [n]."""
+        return self.evidence.cells
+
+    @property
+    def generation(self) -> GridFrame:
+        """Where the grid lies on the generated image."""
+        return GridFrame(self.evidence.box, self.evidence.size)
 
 
 def point_columns(points: Sequence[MatchedPoints | None]) -> dict[str, pyarrow.Array]:

@@ -55,7 +55,8 @@ class VSMResult:
         status: ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
         reason: the same for people, ``""`` when ok.
         notes: conversions that were done to the images, ``""`` when none.
-        ref_mask_origin: ``"given"``, ``"alpha"`` or ``"whole image"``; ``""`` when not read.
+        ref_mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found
+            the mask; ``""`` when not read.
         gen_mask_origin: the same for the generated image.
         visual_threshold: the threshold that ``score`` is at.
         visual_similarity: float32 [n_matched] in [-1, 1], of the matched points.
@@ -119,7 +120,8 @@ class VSMScores:
         model: name of the model.
         reason: str [P], the status for people, ``""`` when ok.
         notes: str [P], conversions that were done to the images, ``""`` when none.
-        ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"`` or ``""``.
+        ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
+            ``"grounded-sam"`` or ``""``.
         gen_mask_origin: str [P], the same for the generated images.
         evidence: one entry a pair (None for a pair without a score), or None when heat maps
             were not asked for.

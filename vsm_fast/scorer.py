@@ -15,16 +15,25 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from vsm_fast.cache import DescriptorCache
 from vsm_fast.collector import MatchedSides, ScoreCollector
 from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
-from vsm_fast.feeding import prepared_batches
+from vsm_fast.feeding import PreparedBatch, prepared_batches
 from vsm_fast.images import ImageSource
-from vsm_fast.inputs import Images, Masks, distinct, image_list, image_names, mask_list, pair_up
-from vsm_fast.masks import MaskSource
+from vsm_fast.inputs import (
+    Images,
+    Mask,
+    Masks,
+    distinct,
+    image_list,
+    image_names,
+    mask_list,
+    pair_up,
+)
 from vsm_fast.matching import match
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting
@@ -32,11 +41,13 @@ from vsm_fast.references import References
 from vsm_fast.results import VSMScores
 from vsm_fast.runtimes.loading import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
+from vsm_fast.streams import STREAMS, in_streams
 from vsm_fast.subjects import Subject
+from vsm_fast.tensor_subjects import prepare_tensors
 
 OnError = Literal["record", "raise"]
 
-_CPU_BATCH = 8  # larger batches gain nothing on a CPU and hold more memory
+_CPU_BATCH = 4  # in each stream; larger batches gain nothing on a CPU and hold more memory
 _CUDA_BATCH = 32
 
 
@@ -108,7 +119,8 @@ class VSMScorer:
             device: ``"auto"`` (CUDA when there is one), or a torch device.
             dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
             runtime: What runs the network: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra
-                ``onnx``), or ``"torch-compile"`` (minutes of compiling, for long runs).
+                ``onnx``), ``"tensorrt"`` (extra ``gpu``; the first use builds for minutes), or
+                ``"torch-compile"`` (minutes of compiling, for long runs).
             local_files_only: Never ask the network, even for a Hub repository.
             cache: Folder for descriptors, so that no image is described twice, in this process
                 or a later one; or a ``DescriptorCache``.
@@ -142,7 +154,8 @@ class VSMScorer:
 
         Args:
             images: Paths, PIL images, uint8 arrays [H, W, 3] or float tensors [3, H, W] in [0, 1].
-            masks: One per image or None: path, PIL image, bool or uint8 array [H, W].
+            masks: One per image or None: path, PIL image, bool or uint8 array [H, W]; ``"auto"``
+                or an ``AutoMask`` to find the subjects (docs/masks.md).
             batch_size: Images per forward pass; None chooses.
             on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty.
 
@@ -155,6 +168,40 @@ class VSMScorer:
         listed = image_list(images)
         all_masks = mask_list(masks, len(listed), "image")
         return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)[0]
+
+    def describe_tensors(
+        self,
+        images: Tensor | Sequence[Tensor],
+        masks: Tensor | Sequence[Tensor] | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Descriptors:
+        """Describe a batch of tensors without leaving their device, and without gradients.
+
+        Descriptors are those of :meth:`describe` but for rounding; the cache is not asked. What is
+        read back from a device are the range of the values and which cells lie on the subjects.
+
+        Args:
+            images: [B, 3, H, W], or tensors [3, H, W] of any sizes; float in [0, 1] or uint8.
+            masks: bool or uint8 [B, H, W], or tensors [H, W]; None = the whole images.
+            batch_size: Images per forward pass; None chooses.
+
+        Returns:
+            The descriptors of the subjects, in order; an image with NaN or Inf has no point.
+
+        Raises:
+            InputError: Images or masks of another type or shape, or finite values beyond [0, 1].
+            ValueError: A batch size below 1.
+        """
+        size = self._batch_size(batch_size)
+        parts = [self._describer.nothing()]
+        for start in range(0, len(images), size):
+            span = slice(start, start + size)
+            some = images[span] if isinstance(images, Tensor) else list(images[span])
+            some_masks = None if masks is None else masks[span]
+            pixels, cells = prepare_tensors(some, some_masks, self.config)
+            parts.append(self._describer.computed(pixels, cells))
+        return Descriptors.cat(parts)
 
     def describe_references(
         self, images: Images, masks: Masks = None, *, batch_size: int | None = None
@@ -198,7 +245,8 @@ class VSMScorer:
             gens: Generated images.
             pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
                 reference against every generation, or lists of equal length pair up.
-            ref_masks: Subject masks; None = alpha channel if there is one, else whole image.
+            ref_masks: Subject masks as for :meth:`describe`; None = alpha channel if there is
+                one, else whole image.
             gen_masks: The same for ``gens``.
             semantic_threshold: In [-1, 1]; None = the model's.
             visual_threshold: In [-1, 1]; None = the model's.
@@ -222,10 +270,7 @@ class VSMScorer:
         gen_list = image_list(gens)
         pair_index = pair_up(pairs, len(ref_list), len(gen_list))
         gen_mask_list = mask_list(gen_masks, len(gen_list), "gen")
-        thresholds = self.config.thresholds
-        semantic = _threshold("semantic", semantic_threshold, thresholds.semantic)
-        visual = _threshold("visual", visual_threshold, thresholds.visual)
-
+        semantic, visual = self.thresholds(semantic_threshold, visual_threshold)
         collector = ScoreCollector(pair_index, visual, heatmaps)
         by_generation = np.argsort(pair_index[:, 1], kind="stable")
         with reporting(progress, len(ref_list) + len(gen_list)) as advance:
@@ -259,6 +304,27 @@ class VSMScorer:
             semantic_threshold=semantic,
         )
 
+    def thresholds(self, semantic: float | None, visual: float | None) -> tuple[float, float]:
+        """The semantic and the visual threshold, with the model's own for None.
+
+        Raises:
+            ValueError: One is outside [-1, 1].
+        """
+        own = self.config.thresholds
+        return (
+            _threshold("semantic", semantic, own.semantic),
+            _threshold("visual", visual, own.visual),
+        )
+
+    def ready(self, described: Descriptors) -> Descriptors:
+        """Descriptors as :meth:`score` compares them, on this scorer's device.
+
+        Raises:
+            ModelError: They are another model's.
+        """
+        self._check_model_of(described)
+        return described.to(self.device, self._describer.dtype)
+
     def _references(
         self,
         refs: Sequence[ImageSource] | Descriptors | References,
@@ -279,8 +345,7 @@ class VSMScorer:
                 given, subjects = refs.descriptors, list(refs.subjects)
             else:
                 given, subjects = refs, [_described_subject(refs, i) for i in range(len(refs))]
-            self._check_model_of(given)
-            described = given.to(self.device, self._describer.dtype)
+            described = self.ready(given)
             return described, subjects, np.arange(len(refs))
         listed = mask_list(masks, len(refs), "ref")
         first, place = distinct(refs, listed)
@@ -292,7 +357,7 @@ class VSMScorer:
     def _describe(
         self,
         images: Sequence[ImageSource],
-        masks: Sequence[MaskSource | None],
+        masks: Sequence[Mask],
         batch_size: int | None,
         on_error: OnError,
         advance: Callable[[int], None],
@@ -310,15 +375,13 @@ class VSMScorer:
     def _described_batches(
         self,
         images: Sequence[ImageSource],
-        masks: Sequence[MaskSource | None],
+        masks: Sequence[Mask],
         batch_size: int | None,
         on_error: OnError,
         positions: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Descriptors, Sequence[Subject]]]:
         """(index of the first image, descriptors, subjects) of each batch, in order."""
-        size = self._default_batch() if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {size}.")
+        size = self._batch_size(batch_size)
         chosen = range(len(images)) if positions is None else positions
         cuda = self.device.type == "cuda"
         batches = prepared_batches(
@@ -330,11 +393,16 @@ class VSMScorer:
             ahead=2 if cuda else 1,
             pinned=cuda,
         )
-        with closing(batches):
-            for batch in batches:
-                if on_error == "raise":
-                    _raise_first(batch.subjects)
-                yield batch.start, self._describer(batch), batch.subjects
+
+        def describe(batch: PreparedBatch) -> tuple[int, Descriptors, Sequence[Subject]]:
+            if on_error == "raise":
+                _raise_first(batch.subjects)
+            return batch.start, self._describer(batch), batch.subjects
+
+        several = self.runtime.concurrent and torch.get_num_threads() > 1 and len(chosen) > size
+        streams = STREAMS if several else 1
+        with closing(batches), closing(in_streams(describe, batches, streams)) as described:
+            yield from described
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation
@@ -346,8 +414,12 @@ class VSMScorer:
                 f"those of {self.config.name!r} are {wanted}. Describe them with this scorer."
             )
 
-    def _default_batch(self) -> int:
-        return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH
+    def _batch_size(self, wanted: int | None) -> int:
+        if wanted is None:
+            return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH
+        if wanted < 1:
+            raise ValueError(f"batch_size must be at least 1; got {wanted}.")
+        return wanted
 
 
 def _threshold(name: str, given: float | None, default: float) -> float:

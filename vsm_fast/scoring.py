@@ -65,10 +65,7 @@ def score(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
-    if matches.counts is not None and matches.counts.visual_thresholds == tuple(visual_thresholds):
-        counts = matches.counts.counts.cpu().long()
-    else:
-        counts = _count(matches, visual_thresholds)
+    counts = count(matches, visual_thresholds).cpu().long()
     return PairScores(
         score=counts[:, 1:].float() / counts[:, :1].float(),
         n_matched=counts[:, 0],
@@ -76,13 +73,24 @@ def score(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
     )
 
 
-def _count(matches: Matches, visual_thresholds: Sequence[float]) -> Tensor:
-    """int64 [P, 1 + V] on the CPU: kept points, and those of them above each threshold."""
+def count(matches: Matches, visual_thresholds: Sequence[float]) -> Tensor:
+    """Count the points that scores are made of, where the matches are.
+
+    Args:
+        matches: Of P pairs.
+        visual_thresholds: V thresholds in [-1, 1].
+
+    Returns:
+        int [P, 1 + V]: kept points, and those of them above each threshold.
+    """
+    if matches.counts is not None and matches.counts.visual_thresholds == tuple(visual_thresholds):
+        return matches.counts.counts
     # numpy would compare in float64 and torch in float32: thresholds take the points' type.
     visual, kept = matches.visual_similarity, matches.kept
     thresholds = torch.tensor(visual_thresholds, dtype=visual.dtype, device=visual.device)
     passed = (visual[:, None] > thresholds) & kept[:, None]
     counted = torch.cat([kept[:, None], passed], dim=1)
     # Counts up to each point; a pair's count is the difference between its two ends.
-    ends = torch.nn.functional.pad(counted.cumsum(0), (0, 0, 1, 0))[matches.offsets].cpu()
+    running = torch.nn.functional.pad(counted.cumsum(0), (0, 0, 1, 0))
+    ends = running[matches.offsets.to(running.device)]
     return ends.diff(dim=0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images import Box, ImageSource, load_image, on_grey, subject_box, to_input
 from vsm_fast.masks import MaskSource, reduce_mask, subject_mask
@@ -24,7 +25,8 @@ class Subject:
         status: ``OK``, or what the rows of this image will say.
         reason: The status for people; "" when ok.
         notes: Conversions that were done to the image or its mask.
-        mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``; "" when unknown.
+        mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found the
+            mask: ``"grabcut"``, ``"grounded-sam"``; "" when unknown.
         pixels: float32 [3, R, R] in [-1, 1]; None unless ok.
         cell_mask: bool [h, w], the subject on the descriptor grid; None unless ok.
         box: (left, top, right, bottom) in pixels of the region that the network sees.
@@ -52,18 +54,21 @@ class Subject:
 
 
 def prepare_subject(
-    source: ImageSource, mask_source: MaskSource | None, name: str, config: ModelConfig
+    source: ImageSource, mask_source: MaskSource | AutoMask | None, name: str, config: ModelConfig
 ) -> Subject:
     """Decode, mask, frame and resize one image.
 
     Args:
         source: The image.
-        mask_source: Its subject mask, or None.
+        mask_source: Its subject mask, or ``AutoMask`` to find it, or None.
         name: What to call the image in a reason.
         config: The model that will see it.
 
     Returns:
         The prepared subject; a bad image or mask gives a status, never an exception.
+
+    Raises:
+        ImportError, ModelError: What finds masks is not here.
     """
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)

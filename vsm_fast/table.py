@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vsm_fast.results import VSMScores
 
@@ -23,7 +25,8 @@ def score_table(scores: VSMScores, ids: Sequence[str], subjects: Sequence[str]) 
         subjects: Subject of each pair, ``""`` for none.
 
     Returns:
-        At most 40 rows, one mean a subject where there are subjects, at most 10 reasons.
+        At most 40 rows, one mean a subject where there are subjects, where masks came from unless
+        all were given, at most 10 reasons.
     """
     rows = [
         (ids[i], number(float(scores.score[i])),
@@ -41,6 +44,11 @@ def score_table(scores: VSMScores, ids: Sequence[str], subjects: Sequence[str]) 
         f"mean {number(mean)} over {scored.sum()} of {len(scores)} pairs "
         f"(model {scores.model}, visual threshold {scores.visual_threshold:g})"
     )
+    origins = [_origins(scores.ref_mask_origin), _origins(scores.gen_mask_origin)]
+    if any(set(counts) - {"given", ""} for counts in origins):
+        texts = (", ".join(f"{n} {name or 'unknown'}" for name, n in counts.items())
+                 for counts in origins)  # fmt: skip
+        parts.append("masks: references {}; generations {}".format(*texts))
     failed = np.flatnonzero(~scored).tolist()
     if failed:
         lines = [f"  {_printable(ids[i])}: {_printable(scores.reason[i])}" for i in failed]
@@ -62,6 +70,11 @@ def _means(scores: VSMScores, subjects: Sequence[str]) -> list[tuple[str, ...]]:
     if len(by_subject) > MAX_ROWS:
         rows.append((f"… and {len(by_subject) - MAX_ROWS} more", "", ""))
     return rows
+
+
+def _origins(column: Sequence[str] | NDArray[np.object_]) -> dict[str, int]:
+    """Where the masks of a side came from, and how often."""
+    return dict(Counter(column).most_common())
 
 
 def aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

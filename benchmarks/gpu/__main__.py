@@ -35,6 +35,11 @@ STEPS = (
     ("levers", "levers", 120),
     ("group norm", "group_norm", 60),
 )
+# A call of their own (--only): exporting and building a network of this size takes minutes.
+EXPORTS = (
+    ("ONNX Runtime", "onnx_runtime", 180),
+    ("TensorRT", "tensorrt", 400),
+)
 Run = Callable[[str, Path, float], str | None]
 
 
@@ -69,8 +74,8 @@ def run_checklist(
     results: Results = {}
     until = time.monotonic() + budget
     out.mkdir(parents=True, exist_ok=True)
-    for name, module, seconds in STEPS:
-        if only and module not in only:
+    for name, module, seconds in (*STEPS, *EXPORTS):
+        if module not in (only or [module for _, module, _ in STEPS]):
             continue
         left = until - time.monotonic()
         if left < 5:
@@ -100,6 +105,8 @@ def _write(out: Path, results: Results) -> None:
     found = next(iter(results.get("environment", [])), {})
     name = "-".join(str(found.get("gpu", "unknown")).lower().split())
     name = f"{name}-{found.get('date', 'undated')}"
+    if exports := [module for step, module, _ in EXPORTS if step in results]:
+        name = "-".join([name, *exports])  # beside those of the other steps, not over them
     (out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(markdown(results), encoding="utf-8")
 
@@ -114,7 +121,7 @@ def _one_step(module: str, rows: Path, quick: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps, some, or (in the process of its own) one."""
-    names = [module for _, module, _ in STEPS]
+    names = [module for _, module, _ in (*STEPS, *EXPORTS)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument(

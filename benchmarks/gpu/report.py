@@ -48,7 +48,9 @@ def _throughputs(results: Results) -> tuple[dict[str, Any] | None, dict[str, Any
 
 def markdown(results: Results) -> str:
     """The tables of a run."""
-    sections = (_environment, _targets, _matching, _extraction, _throughput, _levers, _group_norm)
+    sections = (
+        _environment, _targets, _matching, _extraction, _throughput, _levers, _group_norm, _exports,
+    )  # fmt: skip
     lines = [line for section in sections for line in section(results)]
     for step, rows in results.items():
         lines += [f"- {step}: {row['error']}" for row in rows if "error" in row and len(row) == 1]
@@ -179,6 +181,36 @@ def _group_norm(results: Results) -> list[str]:
         rest = ", ".join(f"{key} {value}" for key, value in list(row.items())[2:])
         lines.append(f"| {row['benchmark']} | {row['median_us']:.0f} | {rest} |")
     return [*lines, ""]
+
+
+def _exports(results: Results) -> list[str]:
+    lines = []
+    for step in ("ONNX Runtime", "TensorRT"):
+        rows = [row for row in results.get(step, []) if "how" in row]
+        if not rows:
+            continue
+        peers = {row["batch"]: row for row in rows if row["how"] == "torch" and "error" not in row}
+        lines += [f"## {step}, SD 2.1 shape, 768 x 768, random weights", ""]
+        lines += [
+            "| how | batch | images/s | x torch | least cosine | minutes to build | MiB on disk |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            if "error" in row:
+                lines.append(f"| {row['how']} | {row['batch']} | {row['error']} | | | | |")
+                continue
+            peer = peers.get(row["batch"])
+            times = f"{row['images_per_s'] / peer['images_per_s']:.2f}" if peer else ""
+            rest = [
+                f"{row[key]:{form}}" if key in row else ""
+                for key, form in (
+                    ("least_cosine", ".4f"), ("build_minutes", ".1f"), ("size_mib", ".0f"),
+                )
+            ]  # fmt: skip
+            cells = [row["how"], str(row["batch"]), f"{row['images_per_s']:.2f}", times, *rest]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines
 
 
 def _ceiling(results: Results, dtype: str) -> float | None:

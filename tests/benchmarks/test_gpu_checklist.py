@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import fake_tensorrt
 import pytest
 import torch
 
-from benchmarks.gpu.__main__ import BUDGET, NO_GPU, ROOT, STEPS, main, run_checklist, run_step
+from benchmarks.gpu import tensorrt as tensorrt_step
+from benchmarks.gpu.__main__ import (
+    BUDGET,
+    EXPORTS,
+    NO_GPU,
+    ROOT,
+    STEPS,
+    main,
+    run_checklist,
+    run_step,
+)
+from benchmarks.gpu.exports import Exported
 from benchmarks.gpu.report import TARGET_SHAPE, Results, markdown, targets
+from vsm_fast.runtimes.exported import read_record
 
+tensorrt = fake_tensorrt.tensorrt
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tries it out on a CPU")
 ENVIRONMENT = {
     "gpu": "Some GPU", "date": "2026-01-01", "torch": "2.11", "copy_tb_per_s": 3.0,
@@ -130,6 +145,59 @@ def test_levers_are_against_the_default() -> None:
     text = markdown({"levers": rows})
     assert "| faster | 60.00 | 1.50 | 0.9000 | 0.99000 | 20 |" in text
     assert "| absent | ImportError: no xformers | | | | |" in text
+
+
+def test_exports_are_a_call_of_their_own(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"how": "tensorrt", "batch": 8, "images_per_s": 60.0, "least_cosine": 0.999,
+         "build_minutes": 3.5, "size_mib": 1700.0},
+        {"how": "tensorrt, CUDA graph", "batch": 8, "error": "ModelError: no"},
+        {"how": "torch", "batch": 8, "images_per_s": 40.0, "least_cosine": 0.9995},
+    ]  # fmt: skip
+    run = fake({**GREEN, "tensorrt": rows})
+    assert "TensorRT" not in run_checklist(tmp_path, 500, run=run)
+    results = run_checklist(tmp_path, 500, ["environment", "tensorrt"], run=run)
+    assert list(results) == ["environment", "TensorRT"]
+    assert {path.name for path in tmp_path.glob("*.json")} == {
+        "some-gpu-2026-01-01.json", "some-gpu-2026-01-01-tensorrt.json",
+    }  # fmt: skip
+    text = markdown(results)
+    assert "| tensorrt | 8 | 60.00 | 1.50 | 0.9990 | 3.5 | 1700 |" in text
+    assert "| tensorrt, CUDA graph | 8 | ModelError: no | | | | |" in text
+    assert "| torch | 8 | 40.00 | 1.00 | 0.9995 |  |  |" in text
+    assert sum(seconds for _, _, seconds in EXPORTS) <= 600
+
+
+def test_onnx_runtime_is_measured_on_a_small_scale(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert run_step("onnx_runtime", path, 280, "--quick") is None
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [one["how"] for one in rows] == ["onnxruntime", "torch"]
+    assert all(one["images_per_s"] > 0 and one["least_cosine"] > 0.9999 for one in rows)
+    assert rows[0]["size_mib"] > 0
+
+
+def test_tensorrt_is_measured_on_a_small_scale(
+    request: pytest.FixtureRequest, small_export: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With a stand-in: what is tried is that a first run on a GPU has no slip in it."""
+    (row,) = tensorrt_step.run(torch.device("cpu"), quick=True)
+    assert "NVIDIA GPU" in row["error"]
+    request.getfixturevalue("tensorrt")
+    folder = shutil.copytree(small_export, tmp_path / "exported")
+    of = Exported(small_export.parent / "model", folder, read_record(folder), 0.1)
+    monkeypatch.setattr(tensorrt_step, "exported", lambda home, quick: of)
+    rows = list(tensorrt_step.run(torch.device("cpu"), quick=True))
+    plan, graph, eager = rows
+    assert [one["how"] for one in rows] == ["tensorrt", "tensorrt, CUDA graph", "torch"]
+    for one in (plan, eager):
+        assert one["images_per_s"] > 0
+        assert one["least_cosine"] > 0.9999
+    assert (plan["layers"], plan["types"]) == (2, {"float16": 1, "float32": 1})
+    assert plan["build_minutes"] >= 0
+    assert "--static-batch" in graph["error"]  # this export takes several sizes
+    assert "| tensorrt | 3 |" in markdown({"TensorRT": rows})
 
 
 def test_an_empty_run_has_a_table_too() -> None:

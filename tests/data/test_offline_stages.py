@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from vsm_fast.data.offline_stages import (
-    GrabCutMasker,
     LabChange,
     OfflineAlterer,
     visibly_changed,
@@ -20,20 +19,6 @@ def _scene() -> tuple[np.ndarray, np.ndarray]:
     mask = (x - 210) ** 2 + (y - 140) ** 2 < 80**2
     pixels[mask] = rng.integers(0, 30, (mask.sum(), 3)) + np.array([210, 120, 20])
     return pixels, mask
-
-
-def test_grabcut_finds_a_subject_that_differs_from_the_rim() -> None:
-    pixels, mask = _scene()
-    found = GrabCutMasker()(pixels, "disc")
-    assert found is not None
-    assert found.shape == mask.shape
-    assert (found & mask).sum() / (found | mask).sum() > 0.95
-    again = GrabCutMasker()(pixels, "disc")
-    assert np.array_equal(found, again)
-
-
-def test_grabcut_finds_nothing_where_nothing_is() -> None:
-    assert GrabCutMasker()(np.zeros((3, 3, 3), np.uint8), "x") is None
 
 
 def test_only_what_looks_different_counts_as_changed() -> None:

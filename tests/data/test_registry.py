@@ -7,13 +7,14 @@ import tiny_models
 from pretrained_models import save_grounding_dino, save_sam, save_sd2_inpainting
 
 from vsm_fast.data import registry
-from vsm_fast.data.offline_stages import GrabCutMasker, LabChange, OfflineAlterer
+from vsm_fast.data.offline_stages import LabChange, OfflineAlterer
 from vsm_fast.data.pretrained.grounded_sam import GroundedSam
 from vsm_fast.data.pretrained.inpainting import Inpainter
 from vsm_fast.data.pretrained.sam import SAM, SegmentAnything
 from vsm_fast.data.pretrained.sam_parts import SamParts
 from vsm_fast.data.registry import StageModels, make_stages
 from vsm_fast.errors import ModelError
+from vsm_fast.grabcut import GrabCutMasker
 
 one_thread = tiny_models.one_thread
 

@@ -11,9 +11,11 @@ import tiny_models
 import torch
 from tiny_models import aggregation_pair, condition_unet, config_of, context, small_vae
 
+from benchmarks.flops import operations_per_image
 from vsm_fast import ModelError
 from vsm_fast.checkpoints import load_model, save_model
 from vsm_fast.export.build_onnx import main
+from vsm_fast.export.graph_facts import graph_facts
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
 from vsm_fast.runtimes.exported import ONNX, RECORD, BatchRange, read_record, verify_graph
@@ -117,6 +119,8 @@ def test_a_fixed_batch_and_float16(small_model, tmp_path):
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert (record.precision, record.batch.static) == ("float16", True)
+    counted = graph_facts(tmp_path / "out" / ONNX).operations
+    assert counted == operations_per_image(load_model(small_model)[1], 32)
     assert any(v.data_type == onnx.TensorProto.FLOAT16 for v in graph.initializer)
     other = export_onnx(
         small_model, tmp_path / "out", ExportOptions("bfloat16", BatchRange(2, 2, 2))
@@ -126,8 +130,11 @@ def test_a_fixed_batch_and_float16(small_model, tmp_path):
 
 def test_the_command(small_model, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]) == 0
+    command = ["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]
+    assert main([*command, "--triton-repository", str(tmp_path / "served")]) == 0
     said = capsys.readouterr().out
+    served = tmp_path / "served/small/1/model.onnx"
+    assert served.read_bytes() == (out / ONNX).read_bytes()
     assert f"wrote {out}" in said
     assert f"vsm-fast score --model {out}" in said
     assert read_record(out).batch == BatchRange(1, 2, 4)

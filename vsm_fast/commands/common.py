@@ -43,24 +43,10 @@ class UsageError(Exception):
     """Arguments that do not fit together; exit code 2."""
 
 
-_Arguments = argparse._ActionsContainer  # a parser or one of its groups
+ArgumentGroup = argparse._ActionsContainer  # a parser or one of its groups
 
 
-def add_masks(group: _Arguments) -> None:
-    """``--masks``, or ``--ref-masks`` and ``--gen-masks``; see :func:`masks_of`."""
-    group.add_argument("--masks", type=Path, metavar="DIR", help="masks of both sides")
-    group.add_argument("--ref-masks", type=Path, metavar="PATH", help="masks of the references")
-    group.add_argument("--gen-masks", type=Path, metavar="PATH", help="masks of the generations")
-
-
-def masks_of(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    """Where the masks of references and of generations are."""
-    if arguments.masks is not None and (arguments.ref_masks or arguments.gen_masks):
-        raise UsageError("--masks is for both sides; give it, or --ref-masks and --gen-masks.")
-    return arguments.ref_masks or arguments.masks, arguments.gen_masks or arguments.masks
-
-
-def add_model(group: _Arguments) -> None:
+def add_model(group: ArgumentGroup) -> None:
     """``--model``, and where, in which precision and by which runtime it runs."""
     group.add_argument(
         "--model", default="tiny", help="name (vsm-fast models) or folder (default: %(default)s)"
@@ -70,12 +56,12 @@ def add_model(group: _Arguments) -> None:
     group.add_argument(
         "--runtime",
         default="auto",
-        choices=("auto", "torch", "torch-compile", "onnxruntime"),
+        choices=("auto", "torch", "torch-compile", "onnxruntime", "tensorrt"),
         help="what runs the network (default: %(default)s)",
     )
 
 
-def add_device(group: _Arguments, *more_dtypes: str) -> None:
+def add_device(group: ArgumentGroup, *more_dtypes: str) -> None:
     """``--device`` and ``--dtype``; see :func:`checked_device`."""
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument(
@@ -99,7 +85,7 @@ def load_scorer(arguments: argparse.Namespace, cache: Path | None = None) -> VSM
         raise UsageError(str(error)) from error
 
 
-def add_thresholds(group: _Arguments, *branches: str) -> None:
+def add_thresholds(group: ArgumentGroup, *branches: str) -> None:
     """``--semantic-threshold`` and ``--visual-threshold``, or one of them."""
     for branch in branches or ("semantic", "visual"):
         group.add_argument(
@@ -107,7 +93,7 @@ def add_thresholds(group: _Arguments, *branches: str) -> None:
         )
 
 
-def add_verbosity(group: _Arguments) -> None:
+def add_verbosity(group: ArgumentGroup) -> None:
     """``--quiet`` and ``--verbose``."""
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")

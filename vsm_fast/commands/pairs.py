@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vsm_fast.commands.common import UsageError, add_masks, masks_of
+from vsm_fast.commands.common import UsageError
+from vsm_fast.commands.mask_options import MaskOptions, add_masks
 
 if TYPE_CHECKING:
     from vsm_fast.pairing import Pairing
@@ -22,11 +23,6 @@ pairing:
                              addresses (s3://...). Or images and all in one, or a folder, of
                              .tar (WebDataset: KEY.ref.jpg, KEY.gen.jpg, ...), .parquet or
                              .arrow (columns of images as in Hugging Face's datasets)
-
-masks (white = subject):
-  NAME_mask.png beside NAME.jpg is found by itself; --masks, --ref-masks and --gen-masks name
-  folders that are laid out like the images', with NAME.png or NAME_mask.png. Without a mask
-  the alpha channel counts, else the whole image.
 
 """
 
@@ -48,24 +44,24 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     add_masks(group)
 
 
-def read_pairs(arguments: argparse.Namespace) -> Pairing:
+def read_pairs(arguments: argparse.Namespace, masks: MaskOptions) -> Pairing:
     """The pairs that the arguments list."""
     from vsm_fast.manifest import read_manifest
     from vsm_fast.pairing import pair_paths
 
-    check_inputs(arguments)
+    check_inputs(arguments, masks)
     if arguments.manifest is not None:
         return read_manifest(arguments.manifest, column_names(arguments))
-    ref_masks, gen_masks = masks_of(arguments)
-    return pair_paths(arguments.refs, arguments.gens, ref_masks=ref_masks, gen_masks=gen_masks)
+    return pair_paths(
+        arguments.refs, arguments.gens, ref_masks=masks.ref_masks, gen_masks=masks.gen_masks
+    )
 
 
-def check_inputs(arguments: argparse.Namespace) -> None:
+def check_inputs(arguments: argparse.Namespace, masks: MaskOptions) -> None:
     """Refuse arguments that list pairs twice, or not at all."""
-    masks = {"--masks": arguments.masks, "--ref-masks": arguments.ref_masks,
-             "--gen-masks": arguments.gen_masks}  # fmt: skip
     if arguments.manifest is not None:
-        others = {"--refs": arguments.refs, "--gens": arguments.gens, **masks}
+        others = {"--refs": arguments.refs, "--gens": arguments.gens,
+                  "folders of masks": masks.ref_masks or masks.gen_masks}  # fmt: skip
         extra = [name for name, value in others.items() if value is not None]
         if extra:
             raise UsageError(f"--manifest lists the pairs itself; leave out {', '.join(extra)}.")

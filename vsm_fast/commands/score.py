@@ -23,11 +23,13 @@ from vsm_fast.commands.common import (
     positive,
     print_text,
 )
+from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions
 from vsm_fast.commands.pairs import PAIRING_HELP, add_inputs, read_pairs
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.pairing import PairRow
     from vsm_fast.results import VSMScores
     from vsm_fast.stored_images import ImageLocation
@@ -40,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "score",
         help="score generated images against references",
-        epilog=PAIRING_HELP + score_job.HELP + EXIT_CODES,
+        epilog=PAIRING_HELP + MASKS_HELP + score_job.HELP + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_inputs(parser)
@@ -74,18 +76,22 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
     )
+    group.add_argument(
+        "--fiftyone", type=Path, metavar="DIR", help="write a data set that FiftyOne imports"
+    )
     add_verbosity(group)
 
 
 def _score(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast score``."""
+    masks = MaskOptions(arguments)
     if score_job.is_job(arguments.out):
-        return score_job.run(arguments)
+        return score_job.run(arguments, masks)
     score_job.refuse_options(arguments)
     arguments.out = None if arguments.out is None else Path(arguments.out)
     try:
         _check_outputs(arguments)
-        pairing = read_pairs(arguments)
+        pairing = read_pairs(arguments, masks)
     except OSError as error:  # a folder that cannot be read or made; later ones are not usage
         raise UsageError(str(error)) from error
     if not arguments.quiet:
@@ -96,7 +102,7 @@ def _score(arguments: argparse.Namespace) -> ExitCode:
     names = {"id": ids, "subject": subjects}
     if any(row.generator for row in pairing.rows):
         names["generator"] = [row.generator for row in pairing.rows]
-    scores = _score_rows(pairing.rows, arguments).with_columns(names)
+    scores = _score_rows(pairing.rows, masks, arguments).with_columns(names)
 
     outputs = []
     if arguments.out is not None:
@@ -105,6 +111,11 @@ def _score(arguments: argparse.Namespace) -> ExitCode:
     if arguments.heatmaps is not None:
         count = _write_heatmaps(scores, pairing.rows, arguments.heatmaps, arguments.limit_heatmaps)
         outputs.append(f"heat maps: {arguments.heatmaps} ({count} PNG)")
+    if arguments.fiftyone is not None:
+        from vsm_fast.fiftyone_export import to_fiftyone
+
+        to_fiftyone(scores, arguments.fiftyone, [row.gen for row in pairing.rows])
+        outputs.append(f"FiftyOne data set: {arguments.fiftyone}")
     if not arguments.quiet:
         from vsm_fast.table import score_table
 
@@ -130,31 +141,38 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         make_folder(out.parent, "--out")
     elif arguments.points:
         raise UsageError("--points needs --out FILE.parquet.")
-    if arguments.heatmaps is None:
-        if arguments.limit_heatmaps is not None:
-            raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
-        return
-    if arguments.visual_threshold == 1:
+    if arguments.heatmaps is None and arguments.limit_heatmaps is not None:
+        raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
+    if _draws(arguments) and arguments.visual_threshold == 1:
         raise UsageError("heat maps need a --visual-threshold below 1.")
-    make_folder(arguments.heatmaps, "--heatmaps")
+    if arguments.heatmaps is not None:
+        make_folder(arguments.heatmaps, "--heatmaps")
+    if arguments.fiftyone is not None:
+        make_folder(arguments.fiftyone, "--fiftyone")
+        if any(arguments.fiftyone.iterdir()):
+            raise UsageError(f"--fiftyone: {arguments.fiftyone} is not empty; give a new folder.")
 
 
-def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMScores:
+def _draws(arguments: argparse.Namespace) -> bool:
+    """Whether an output holds heat maps."""
+    return arguments.heatmaps is not None or arguments.fiftyone is not None
+
+
+def _score_rows(
+    rows: Sequence[PairRow], masks: MaskOptions, arguments: argparse.Namespace
+) -> VSMScores:
     """Score the pairs; each image is passed once, however many pairs it is in."""
     import numpy as np
 
-    refs: dict[tuple[ImageLocation, ImageLocation | None], int] = {}
-    gens: dict[tuple[ImageLocation, ImageLocation | None], int] = {}
-    pairs = np.array(
-        [
-            (
-                refs.setdefault((row.ref, row.ref_mask), len(refs)),
-                gens.setdefault((row.gen, row.gen_mask), len(gens)),
-            )
-            for row in rows
-        ],
-        np.int64,
-    )
+    refs: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
+    gens: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
+    listed = []
+    for row in rows:
+        ref_mask, gen_mask = masks.of_pair(row)
+        ref = refs.setdefault((row.ref, ref_mask), len(refs))
+        gen = gens.setdefault((row.gen, gen_mask), len(gens))
+        listed.append((ref, gen))
+    pairs = np.array(listed, np.int64)
     scorer = load_scorer(arguments, arguments.cache)
     return scorer.score(
         [ref for ref, _ in refs],
@@ -165,7 +183,7 @@ def _score_rows(rows: Sequence[PairRow], arguments: argparse.Namespace) -> VSMSc
         semantic_threshold=arguments.semantic_threshold,
         visual_threshold=arguments.visual_threshold,
         batch_size=arguments.batch_size,
-        heatmaps=arguments.heatmaps is not None or arguments.points,
+        heatmaps=_draws(arguments) or arguments.points,
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsm_fast.commands.common import ExitCode, UsageError, checked_device, positive, similarity
+from vsm_fast.commands.mask_options import MaskOptions
 from vsm_fast.commands.pairs import check_inputs, column_names, read_pairs
 
 if TYPE_CHECKING:
@@ -95,15 +96,22 @@ def refuse_options(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{', '.join(given)} needs a job: --out DIR/ (a folder).")
 
 
-def run(arguments: argparse.Namespace) -> ExitCode:
+def run(arguments: argparse.Namespace, masks: MaskOptions) -> ExitCode:
     """``vsm-fast score --out DIR/``."""
     from vsm_fast.commands.job_reports import make_report, print_summary
     from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
     from vsm_fast.jobs.stopping import stop_on_signals
 
-    check_inputs(arguments)
+    check_inputs(arguments, masks)
+    if masks.automatic:
+        raise UsageError(
+            "--masks auto is for --out FILE: a job takes the masks that are there, or alpha "
+            "channels, or whole images."
+        )
+    if arguments.fiftyone is not None:
+        raise UsageError("--fiftyone is for --out FILE, or none.")
     settings, options = _settings(arguments), _options(arguments)
-    source = _source(arguments)
+    source = _source(arguments, masks)
     out = Path(arguments.out)
     try:
         with (
@@ -212,7 +220,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
     )
 
 
-def _source(arguments: argparse.Namespace) -> PairSource:
+def _source(arguments: argparse.Namespace, masks: MaskOptions) -> PairSource:
     from vsm_fast.jobs.plan import ListedPairs
     from vsm_fast.manifest import Manifest
     from vsm_fast.storage import absolute
@@ -220,10 +228,10 @@ def _source(arguments: argparse.Namespace) -> PairSource:
     if arguments.manifest is None:
         for side in ("refs", "gens"):
             setattr(arguments, side, [Path(absolute(path)) for path in getattr(arguments, side)])
-        for side in ("masks", "ref_masks", "gen_masks"):
-            if (folder := getattr(arguments, side)) is not None:
-                setattr(arguments, side, Path(absolute(folder)))
-        return ListedPairs(read_pairs(arguments))
+        for side in ("ref_masks", "gen_masks"):
+            if (folder := getattr(masks, side)) is not None:
+                setattr(masks, side, Path(absolute(folder)))
+        return ListedPairs(read_pairs(arguments, masks))
     manifest = Manifest(absolute(arguments.manifest), column_names(arguments))
     if not arguments.quiet:
         unused: dict[str, None] = {}

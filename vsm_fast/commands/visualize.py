@@ -13,20 +13,20 @@ from vsm_fast.commands.common import (
     EXIT_CODES,
     ExitCode,
     UsageError,
-    add_masks,
     add_model,
     add_thresholds,
     add_verbosity,
     load_scorer,
     make_folder,
-    masks_of,
     positive,
     print_text,
 )
+from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions, add_masks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.scorer import VSMScorer
     from vsm_fast.visualization import SubjectViews
 
@@ -44,11 +44,6 @@ images:
   every generation, several pair up by equal file names. Bases and clusters are fitted on all
   of these images together. --mixing alone needs no image.
 
-masks (white = subject):
-  NAME_mask.png beside NAME.jpg is found by itself; --masks, --ref-masks and --gen-masks name
-  folders with NAME.png or NAME_mask.png. Without a mask the alpha channel counts, else the
-  whole image.
-
 """
 
 
@@ -57,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "visualize",
         help="draw descriptors, matches and mixing weights",
-        epilog=_HELP + EXIT_CODES,
+        epilog=_HELP + MASKS_HELP + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inputs = parser.add_argument_group("inputs")
@@ -92,7 +87,7 @@ class _Images:
     """What is drawn: images, their masks, and pairs of positions (reference, generation)."""
 
     paths: list[Path]
-    masks: list[Path | None]
+    masks: list[Path | AutoMask | None]
     pairs: list[tuple[int, int]]
     notes: tuple[str, ...] = ()
 
@@ -101,7 +96,8 @@ def _visualize(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast visualize``."""
     kinds = _kinds(arguments)
     _check_arguments(arguments, kinds)
-    images = _read(arguments) if arguments.refs else None
+    masks = MaskOptions(arguments)
+    images = _read(arguments, masks) if arguments.refs else None
     notes = [] if images is None else list(images.notes)
     if images is not None and not images.pairs and "matches" in kinds:
         kinds.remove("matches")
@@ -139,7 +135,6 @@ def _check_arguments(arguments: argparse.Namespace, kinds: Sequence[str]) -> Non
         raise UsageError("give --refs; only --mixing alone needs no image.")
     if arguments.matches and not arguments.gens:
         raise UsageError("--matches draws a reference and a generation; give --gens.")
-    masks_of(arguments)
     if arguments.clusters > MAX_CLUSTERS:
         raise UsageError(
             f"--clusters: only {MAX_CLUSTERS} colours can be told apart; got {arguments.clusters}."
@@ -152,19 +147,17 @@ def _check_arguments(arguments: argparse.Namespace, kinds: Sequence[str]) -> Non
     make_folder(arguments.out, "--out")
 
 
-def _read(arguments: argparse.Namespace) -> _Images:
+def _read(arguments: argparse.Namespace, masks: MaskOptions) -> _Images:
     from vsm_fast.pairing import pair_paths
 
     # Without generations each image stands beside itself, which lists images and their masks.
     alone = not arguments.gens
-    ref_masks, gen_masks = masks_of(arguments)
-    gen_masks = ref_masks if alone else gen_masks
     try:
         pairing = pair_paths(
             arguments.refs,
             arguments.refs if alone else arguments.gens,
-            ref_masks=ref_masks,
-            gen_masks=gen_masks,
+            ref_masks=masks.ref_masks,
+            gen_masks=masks.ref_masks if alone else masks.gen_masks,
         )
     except OSError as error:
         raise UsageError(str(error)) from error
@@ -174,8 +167,8 @@ def _read(arguments: argparse.Namespace) -> _Images:
             f"one subject at a time; got sub-folders for {len(subjects)}, such as {subjects[0]}. "
             f"Give --refs {arguments.refs[0] / subjects[0]}, and --gens likewise."
         )
-    refs = dict.fromkeys((row.ref, row.ref_mask) for row in pairing.rows)
-    gens = dict.fromkeys((row.gen, row.gen_mask) for row in pairing.rows)
+    refs = dict.fromkeys((row.ref, masks.of_pair(row)[0]) for row in pairing.rows)
+    gens = dict.fromkeys((row.gen, masks.of_pair(row)[1]) for row in pairing.rows)
     listed = [*refs, *(() if alone else gens)]
     if len(listed) > MAX_IMAGES:
         raise UsageError(
@@ -184,8 +177,8 @@ def _read(arguments: argparse.Namespace) -> _Images:
     ref_places = {path: place for place, (path, _) in enumerate(refs)}
     gen_places = {path: len(refs) + place for place, (path, _) in enumerate(gens)}
     pairs = [] if alone else [(ref_places[row.ref], gen_places[row.gen]) for row in pairing.rows]
-    paths, masks = zip(*listed, strict=True)
-    return _Images(list(paths), list(masks), pairs, pairing.notes)
+    paths, of_paths = zip(*listed, strict=True)
+    return _Images(list(paths), list(of_paths), pairs, pairing.notes)
 
 
 def _describe(scorer: VSMScorer, images: _Images, arguments: argparse.Namespace) -> SubjectViews:

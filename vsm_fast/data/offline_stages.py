@@ -9,39 +9,8 @@ from vsm_fast.data.alterations import KINDS, MIN_CHANGE, alter, perceptual_chang
 from vsm_fast.data.pairs import Mask, Pixels
 from vsm_fast.data.stages import Alteration, AlterationRequest
 
-_RIM = 0.03  # of the longer side: a subject seldom touches the image's border all around
-_ROUNDS = 5
-_GRABCUT_SIDE = 192  # its time grows with the area: 0.5 s here, 3.3 s at 512 pixels
 _LOCAL_CHANGE = 3.0  # CIE Lab units; 2.3 is just noticeable on flat colour
 _LOCAL_WINDOW = 9
-
-
-class GrabCutMasker:
-    """The subject by GrabCut (Rother, Kolmogorov and Blake, 2004): centred, unlike its rim."""
-
-    name = "grabcut"
-
-    def __call__(self, pixels: Pixels, subject: str) -> Mask | None:
-        """Bool [H, W], the largest piece that is not background; None when nothing is left."""
-        scale = min(1.0, _GRABCUT_SIDE / max(pixels.shape[:2]))
-        small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        height, width = small.shape[:2]
-        rim = max(1, round(_RIM * max(height, width)))
-        if min(height, width) <= 4 * rim:
-            return None
-        labels = np.zeros((height, width), np.uint8)
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        frame = (rim, rim, width - 2 * rim, height - 2 * rim)
-        cv2.setRNGSeed(0)  # its clustering starts at random
-        cv2.grabCut(small, labels, frame, *models, _ROUNDS, cv2.GC_INIT_WITH_RECT)
-        found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
-        found = cv2.morphologyEx(found, cv2.MORPH_OPEN, np.ones((3, 3)))
-        count, pieces, sizes, _ = cv2.connectedComponentsWithStats(found)
-        if count < 2:
-            return None
-        largest = (pieces == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()).astype(np.float32)
-        smooth = cv2.resize(largest, pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return np.asarray(smooth > 0.5)
 
 
 class OfflineAlterer:

@@ -21,6 +21,10 @@ from vsm_fast.weight_files import sha256_of
 RECORD = "export.json"
 ONNX = "model.onnx"
 FORMAT = "vsm_fast-export/1"
+# What reading JSON of any content into a record can raise.
+WRONG_JSON = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 IMAGES, SEMANTIC, VISUAL = "images", "semantic", "visual"  # names of the graph's input and outputs
 
 
@@ -101,7 +105,7 @@ def read_record(folder: Path) -> ExportRecord:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return _record(content, path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except WRONG_JSON as error:
         raise ModelError(
             f"{path} does not describe an exported model ({type(error).__name__}: {error}). "
             "Export the model again: python export/build_onnx.py"

@@ -18,16 +18,20 @@ from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.model_config import ModelConfig, weights_fingerprint
 from vsm_fast.model_location import exports_home, find_model
-from vsm_fast.runtimes.exported import is_exported, read_record
+from vsm_fast.runtimes.exported import ExportRecord, is_exported, read_record
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
+from vsm_fast.runtimes.plans import NoPlan, choose_plan, plans_in
 from vsm_fast.runtimes.quantized import QUANTIZED, quantize_linear
 from vsm_fast.runtimes.runtime import Runtime
+from vsm_fast.runtimes.tensorrt_library import library, machine, unusable
+from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
 from vsm_fast.version import __version__
 
 _log = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "torch", "torch-compile", "onnxruntime")
+RUNTIMES = ("auto", "torch", "torch-compile", "onnxruntime", "tensorrt")
+_EXPORTED = ("onnxruntime", "tensorrt")  # those that run an exported network
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,15 @@ def load_runtime(
         dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), ``"float32"``, ``"bfloat16"``,
             ``"float16"``, or ``"int8"`` or ``"float8"`` for the linear layers of a network in
             ``"auto"``.
-        runtime: One of ``RUNTIMES``. ``"auto"`` is ``"onnxruntime"`` for an exported folder, else
-            ``"torch"``. A model with weights is exported on the first use of ``"onnxruntime"``.
+        runtime: One of ``RUNTIMES``. ``"auto"`` is ``"torch"`` for a model with weights; for an
+            exported folder ``"tensorrt"`` where it has a plan that fits this GPU, else
+            ``"onnxruntime"``. A model with weights is exported on the first use of
+            ``"onnxruntime"`` or ``"tensorrt"``, and a plan built for the latter.
         local_files_only: Never ask the network, even for a Hub repository.
 
     Raises:
         ModelError: Files are missing, altered or do not fit together.
-        ValueError: An unknown dtype or runtime.
+        ValueError: An unknown dtype or runtime, or ``"tensorrt"`` without an NVIDIA GPU.
         ImportError: A package that the dtype or the runtime needs is not installed.
     """
     if runtime not in RUNTIMES:
@@ -89,10 +95,18 @@ def load_runtime(
         local_files_only=local_files_only,
         compiled=runtime == "torch-compile",
     )
-    if runtime == "onnxruntime":
+    if runtime in _EXPORTED:
         if dtype in QUANTIZED:
-            raise ValueError(f"runtime 'onnxruntime' has no dtype {dtype!r}; use 'auto'.")
-        exported = exported_folder(os.fspath(name_or_path), folder, precision_name(precision))
+            raise ValueError(
+                f"runtime {runtime!r} makes no graph in {dtype!r} by itself; use 'auto'. For int8 "
+                "on a CPU, which is calibrated: python export/build_onnx.py --dtype int8 "
+                "--calibration PHOTOGRAPHS, and score with the folder that it writes as the model."
+            )
+        if runtime == "tensorrt":
+            library(where)  # refused before minutes of exporting
+        exported = exported_folder(folder, precision_name(precision))
+        if runtime == "tensorrt":
+            _ensure_plan(exported, folder, where)
         loaded = load_exported(exported, where, "auto", runtime)
         if loaded.runtime.precision == "float32":
             return loaded
@@ -106,11 +120,12 @@ def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) 
     """Load an exported folder.
 
     Raises:
-        ModelError: Its files are missing, altered or damaged, or the runtime needs weights.
-        ValueError: It was exported in another precision.
-        ImportError: onnxruntime is not installed.
+        ModelError: Its files are missing, altered or damaged, it has no plan for this GPU, or the
+            runtime needs weights.
+        ValueError: It was exported in another precision, or ``"tensorrt"`` without an NVIDIA GPU.
+        ImportError: onnxruntime or tensorrt is not installed.
     """
-    if runtime not in ("auto", "onnxruntime"):
+    if runtime not in ("auto", *_EXPORTED):
         raise ModelError(
             f"{folder} is an exported network, which runtime {runtime!r} cannot run; use 'auto', "
             "or give the model that it was exported from."
@@ -121,22 +136,48 @@ def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) 
             f"{folder} was exported in {record.precision}, got dtype {dtype!r}; use 'auto', or "
             "export it again."
         )
+    if runtime == "tensorrt" or (runtime == "auto" and _plan_fits(folder, record, device)):
+        return LoadedModel(record.model, load_tensorrt(folder, record, device))
     return LoadedModel(record.model, OnnxRuntime(folder, record, device))
 
 
-def exported_folder(model: str, folder: Path, precision: str) -> Path:
+def _plan_fits(folder: Path, record: ExportRecord, device: torch.device) -> bool:
+    """Whether a folder has a plan for this machine; why not is logged where it has any."""
+    if not plans_in(folder):
+        return False
+    reason = unusable(device)
+    if not reason:
+        try:
+            choose_plan(folder, record, machine(library(device), device))
+            return True
+        except NoPlan as error:
+            reason = str(error)
+    _log.warning("%s is scored by ONNX Runtime, not by TensorRT: %s", folder, reason)
+    return False
+
+
+def _ensure_plan(exported: Path, folder: Path, device: torch.device) -> None:
+    """Build a plan for this GPU into our own export of a model, unless it is there."""
+    from vsm_fast.export.trt_plans import ensure_plan, torch_references
+
+    record = read_record(exported)
+    ensure_plan(
+        exported, record, device, lambda: torch_references(os.fspath(folder), record, device)
+    )
+
+
+def exported_folder(folder: Path, precision: str) -> Path:
     """The export of a model with weights, made when it is missing.
 
     Args:
-        model: Its name.
-        folder: Where it is.
+        folder: Where the model is.
         precision: Of the export.
 
     Raises:
         ModelError: It cannot be exported.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    required("onnxruntime", "onnx", "runtime 'onnxruntime'")
+    required("onnxruntime", "onnx", "the check of an exported graph")
     config = read_config(folder)
     versions = f"{__version__} {torch.__version__} {config.to_json()}"
     settings = hashlib.sha256(versions.encode()).hexdigest()[:8]
@@ -145,8 +186,8 @@ def exported_folder(model: str, folder: Path, precision: str) -> Path:
         from vsm_fast.export import onnx_graph
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        _log.warning("exporting %s for ONNX Runtime into %s, which happens once", model, out)
-        onnx_graph.export_onnx(model, out, onnx_graph.ExportOptions(precision))
+        _log.warning("exporting %s to ONNX into %s, which happens once", config.name, out)
+        onnx_graph.export_onnx(os.fspath(folder), out, onnx_graph.ExportOptions(precision))
     return out
 
 

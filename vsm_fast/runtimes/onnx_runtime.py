@@ -38,6 +38,7 @@ class OnnxRuntime:
         runtime = required("onnxruntime", "onnx", "runtime 'onnxruntime'")
         path = verify_graph(folder, record)
         self.device, self.precision = device, record.precision
+        self.concurrent = device.type == "cpu"
         self._batch = record.batch
         self._refuse(runtime, device, record.precision, folder)
         options = runtime.SessionOptions()
@@ -83,6 +84,10 @@ class OnnxRuntime:
             raise ModelError(
                 f"{folder} is in bfloat16, which ONNX Runtime cannot compute on a CPU. Export it "
                 "with --dtype fp32."
+            )
+        if device.type != "cpu" and precision == "int8":
+            raise ModelError(
+                f"{folder} is in int8 for CPUs; on {device} use a graph in fp16: --dtype fp16."
             )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,10 @@ class Runtime(Protocol):
     def device(self) -> torch.device:
         """Where descriptors come out."""
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether threads gain by calling it at once, as on a CPU; it must then be safe."""
+
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images.
 

@@ -25,6 +25,7 @@ class TorchRuntime:
         weight = network.semantic.mixing_weights
         self.device = weight.device
         self.precision = precision or precision_name(weight.dtype)
+        self.concurrent = self.device.type == "cpu"
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +49,7 @@ class CompiledRuntime(TorchRuntime):
 
     def __init__(self, network: DescriptorNetwork, precision: str | None = None) -> None:
         super().__init__(network, precision)
+        self.concurrent = False  # the first call of each size compiles
         self._sizes = BatchSizes()
         mode = "max-autotune" if self.device.type == "cuda" else None
         self._compiled = torch.compile(network, mode=mode, dynamic=False)

@@ -120,7 +120,8 @@ def describe_subjects(
     Args:
         scorer: The model.
         images: As for :meth:`VSMScorer.describe`, at least one.
-        masks: Subject masks; None = alpha channel if there is one, else the whole image.
+        masks: Subject masks as for :meth:`VSMScorer.describe`; None = alpha channel if there is
+            one, else the whole image.
         names: What to call the images; None = their file names, or their positions.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
@@ -146,19 +147,20 @@ def describe_subjects(
         if not -1 <= value <= 1:
             raise ValueError(f"{name}_threshold must be a similarity in [-1, 1]; got {value}.")
 
-    drawn = []
+    drawn, found = [], []
     for image, mask, name in zip(listed, all_masks, known, strict=True):
         subject = prepare_subject(image, mask, name, scorer.config)
         if subject.status is not Status.OK:
             raise InputError(subject.status, subject.reason)
         assert subject.mask is not None  # of every subject that is ok
+        found.append(subject.mask)
         pixels, region, box = load_image(image).pixels, subject.mask, subject.box
         if crop:
             left, top, right, bottom = box
             pixels, region = pixels[top:bottom, left:right], region[top:bottom, left:right]
             box = (0, 0, right - left, bottom - top)
         drawn.append(_at_drawn_size(pixels, region, box))
-    descriptors = scorer.describe(listed, all_masks)
+    descriptors = scorer.describe(listed, found)
     views = tuple(
         _view(name, *parts, descriptors, index)
         for index, (name, parts) in enumerate(zip(known, drawn, strict=True))

@@ -82,6 +82,13 @@ def test_the_mask_is_sams_in_that_box(detector, sam, pixels):
     assert np.array_equal(mask, wanted.numpy())
 
 
+def test_a_square_photograph(detector, sam, pixels):
+    # Its last level is one cell; Grounding DINO normalises each level by groups of channels.
+    masker = GroundedSam.from_pretrained(detector, sam, box_threshold=0.0, device="cpu")
+    square = np.pad(pixels[:, :48], ((200, 200), (200, 200), (0, 0)))
+    assert masker.find_box(square, "robot_toy") is not None
+
+
 def test_a_threshold_between_two_scores_decides(detector, sam, pixels):
     best = float(plain_boxes(detector, pixels, "robot toy.")[0].max())
     assert best < 1

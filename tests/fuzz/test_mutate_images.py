@@ -1,0 +1,90 @@
+"""A few hundred damaged files of mutate_images.py, which reads as many as wanted by itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("mutate_images.py")
+_spec = importlib.util.spec_from_file_location("mutate_images", SCRIPT)
+fuzz = importlib.util.module_from_spec(_spec)
+sys.modules["mutate_images"] = fuzz  # its dataclass looks itself up
+_spec.loader.exec_module(fuzz)
+
+SEED, COUNT = 7, 300
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fuzz.seeds()
+
+
+def test_whole_files_load(whole, tmp_path):
+    for name, content in whole.items():
+        (tmp_path / name).write_bytes(content)
+        assert fuzz.outcome(tmp_path / name) == fuzz.Outcome("loaded"), name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_damaged_files_load_or_are_refused(whole, tmp_path, capfd):
+    kinds, bad = Counter(), []
+    for number in range(COUNT):
+        name, content = fuzz.mutated(whole, SEED, number)
+        (tmp_path / "image").write_bytes(content)
+        found = fuzz.outcome(tmp_path / "image")
+        kinds[found.kind] += 1
+        if found.bad:
+            bad.append((number, name, found.kind))
+    capfd.readouterr()  # libtiff writes a line or more for each damaged TIFF
+    assert not bad
+    assert kinds["loaded"] > 0.1 * COUNT  # damage is not always noticed,
+    assert kinds["unreadable_image"] > 0.4 * COUNT  # but mostly
+
+
+def test_a_number_is_the_same_file_each_time(whole):
+    assert fuzz.mutated(whole, 1, 5) == fuzz.mutated(whole, 1, 5)
+    assert fuzz.mutated(whole, 1, 5) != fuzz.mutated(whole, 2, 5)
+
+
+def test_what_is_not_handled_is_told_from_what_is(monkeypatch, whole, tmp_path):
+    (tmp_path / "image").write_bytes(whole["png"])
+    monkeypatch.setattr("vsm_fast.images.load_image", lambda path: 1 / 0)
+    assert fuzz.outcome(tmp_path / "image") == fuzz.Outcome(
+        "ZeroDivisionError: division by zero", bad=True
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr(fuzz, "CPU_SECONDS", 0.0)
+    assert fuzz.outcome(tmp_path / "image").bad
+
+
+def test_a_reader_that_dies_is_noticed_and_started_again(monkeypatch, capsys):
+    answers = [[0, 1], [3]]  # the first reader dies at number 2
+
+    class Reader:
+        def __init__(self, command, **_):
+            start = int(command[command.index("--start") + 1])
+            lines = [json.dumps({"number": number, "kind": "loaded", "bad": False, "peak": 0})
+                     for number in answers.pop(0)]  # fmt: skip
+            assert start in (0, 3)
+            self.stdout = iter([*(f"{line}\n" for line in lines), ""])
+            self.stdout = type("Out", (), {"readline": lambda _, it=self.stdout: next(it)})()
+
+        def kill(self):
+            raise AssertionError
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Reader)
+    monkeypatch.setattr(sys, "argv", ["mutate_images.py", "--count", "4"])
+    assert fuzz.main() == 1
+    output = capsys.readouterr().out
+    assert "3 loaded" in output
+    assert "not handled: number 2" in output

@@ -18,6 +18,8 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,7 @@ from vsm_fast.jobs.stopping import Stop
 _log = logging.getLogger(__name__)
 
 _LOCAL_STORE = 200 << 20  # bytes of shared memory of a Ray that is started here: rows are small
+_POLL = 0.5  # seconds between two looks at whether a signal came
 _BLOCK = 1  # byte: every shard is a block of its own, so that each goes to a free actor
 
 
@@ -93,6 +96,8 @@ def ray_session(pool: ActorPool) -> Iterator[None]:
         JobError: No cluster answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Else a thread that still waits for answers would start another Ray after this one is left.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     ray = required("ray", "ray", "a job on several machines")
     required("ray.data", "ray", "a job on several machines")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -126,8 +131,8 @@ def run_distributed(
 ) -> dict[str, Any]:
     """Run a job on Ray actors, under :func:`ray_session`; see ``vsm_fast.jobs.runner.run_job``.
 
-    A run of either kind goes on with what the other left. When it is asked to stop, the shards
-    that are being scored are dropped.
+    A run of either kind goes on with what the other left. When it is asked to stop, it takes what
+    is finished within ``options.grace`` seconds and drops the rest.
 
     Args:
         source: The pairs; read by this process and by one task.
@@ -159,15 +164,16 @@ def run_distributed(
         work = {*folder.pending, *retried}
         if work:
             reader = _ShardReader(source, plan, work, retried)
-            for entry in _answers(reader, folder, settings, options, pool):
+            answers = _answers(reader, folder, settings, options, pool)
+            for entry in _until_stopped(answers, stop, options.grace):
                 before = folder.finished.get(entry.shard)
                 folder.record(entry)
                 rows = before.failed if before is not None else entry.rows
                 progress.advance(rows, entry.failed)
                 report(finished_event(folder, entry.shard, before is not None))
                 check_failures(progress.failed, progress.total, options)
-                if stop.signal is not None:
-                    end(folder, stop, report)
+            if folder.pending and stop.signal is not None:
+                end(folder, stop, report)
         return finish(folder, report)
 
 
@@ -226,6 +232,40 @@ def _answers(
             yield FinishedShard(**row)
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
+
+
+def _until_stopped(
+    answers: Iterator[FinishedShard], stop: Stop, grace: float
+) -> Iterator[FinishedShard]:
+    """The answers, or those that come until some seconds after a request to stop.
+
+    A thread waits for them, so that a signal is seen also when no answer comes: whoever ends a
+    whole process group ends a local Ray with it.
+    """
+    queue: SimpleQueue[FinishedShard | Exception | None] = SimpleQueue()
+
+    def take() -> None:
+        try:
+            for answer in answers:
+                queue.put(answer)
+            queue.put(None)
+        except Exception as error:  # raised where the answers are read
+            queue.put(error)
+
+    Thread(target=take, name="vsm-answers", daemon=True).start()
+    deadline = math.inf
+    while time.monotonic() < deadline:
+        if stop.signal is not None and deadline == math.inf:
+            deadline = time.monotonic() + grace
+        try:
+            answer = queue.get(timeout=_POLL)
+        except Empty:
+            continue
+        if answer is None:
+            return
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
 
 
 def _cause(error: BaseException) -> Exception:

@@ -79,6 +79,8 @@ def test_failures_and_their_exit_codes(score, tmp_path, capsys):
         ((*base, "--max-failed", "some"), "--max-failed"),
         ((*base, "--thresholds", "0.5", "0.5"), "must differ"),
         ((*base, "--limit-heatmaps", "1", "--heatmaps", "x"), "--limit-heatmaps is for"),
+        ((*base, "--fiftyone", "x"), "--fiftyone is for"),
+        ((*base, "--actors", "2"), "--actors needs --ray"),
         (("--manifest", manifest, "--out", "x.csv", "--json"), "--json needs a job"),
         (("--manifest", manifest, "--out", "x.xlsx"), "or in / for a job"),
         (("--manifest", tmp_path / "no.csv", "--out", tmp_path / "o"), "does not exist"),

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt
 PACKAGING := setup.py pyproject.toml constraints.txt
 
-.PHONY: score test bench lint docs train-tiny clean
+.PHONY: score test bench lint docs sbom train-tiny clean
 
 score: $(VENV)/.score
 	$(BIN)/vsm-fast score --refs examples/refs --gens examples/gens \
@@ -28,6 +28,13 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+
+# A CycloneDX list of every pinned version, by the tool of that standard (Apache-2.0).
+sbom: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) 'cyclonedx-bom>=7'
+	@mkdir -p build
+	$(BIN)/python -m cyclonedx_py requirements constraints.txt \
+		--output-reproducible --of JSON -o build/sbom.json
 
 # PHOTOS: DreamBooth photographs, one sub-folder per subject (see vsm_fast/models/tiny/README.md).
 train-tiny: $(VENV)/.test

@@ -31,17 +31,21 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 raise SystemExit(main(sys.argv[1:]))
 """
-# Slow enough to be met by a signal while it scores; says when it does.
+# Slow enough to be met by a signal while it scores, or has written a part; says when it does.
 _SLOW = """
 import sys, time
+import pyarrow.parquet
 from vsm_fast import cli, describer
-computed = describer.Describer.computed
-def slow(self, images, masks):
-    print("scoring", flush=True)
+def slow(*arguments, **settings):
+    if sys.argv[1] == "writing":
+        open(arguments[1], "wb").write(b"part")
+    print("now", flush=True)
     time.sleep(30)
-    return computed(self, images, masks)
-describer.Describer.computed = slow
-raise SystemExit(cli.main(sys.argv[1:]))
+if sys.argv[1] == "scoring":
+    describer.Describer.computed = slow
+else:
+    pyarrow.parquet.write_table = slow
+raise SystemExit(cli.main(sys.argv[2:]))
 """
 
 
@@ -100,25 +104,26 @@ def test_a_folder_that_may_not_be_written_to_is_found_before_scoring(
 
 
 @pytest.mark.parametrize(
-    ("sent", "codes"),
-    [(signal.SIGINT, {int(ExitCode.INTERRUPTED)}), (signal.SIGTERM, {143, -signal.SIGTERM})],
-)
+    ("sent", "during", "code"),
+    [(signal.SIGINT, "scoring", 130), (signal.SIGINT, "writing", 130),
+     (signal.SIGTERM, "writing", 143)],
+)  # fmt: skip
 def test_a_signal_ends_the_run_and_leaves_no_part_of_a_file(
-    sent: signal.Signals, codes: set[int], tmp_path: Path
+    sent: signal.Signals, during: str, code: int, tmp_path: Path
 ) -> None:
     out = tmp_path / "scores.parquet"
     out.write_bytes(b"old")
     command = [*PAIR, "--out", str(out), "--heatmaps", str(tmp_path / "maps")]
     with subprocess.Popen(
-        [sys.executable, "-c", _SLOW, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", _SLOW, during, *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        assert process.stdout.readline() == "scoring\n"
+        assert process.stdout.readline() == "now\n"
         time.sleep(0.2)
         process.send_signal(sent)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode in codes, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert files(tmp_path) == ["scores.parquet"]
     assert out.read_bytes() == b"old"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from vsm_fast.commands import (
     convert,
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        with _ended_by_signal():
+            return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("vsm-fast: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -66,6 +70,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"{type(error).__name__}: {message} (-v shows where)"
         print(f"vsm-fast: error: {message}", file=sys.stderr)
         return code
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """SIGTERM unwinds, as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # others may set no handler
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(error: Exception) -> ExitCode:

@@ -53,15 +53,16 @@ def test_scale_refuses_thresholds_without_a_scale(threshold):
         inconsistency([0.5], threshold)
 
 
-@pytest.mark.parametrize("sigma", [1.0, 1.5])
+@pytest.mark.parametrize("sigma", [None, 1.5])
 def test_filling_keeps_judged_cells_and_agrees_with_scipy_elsewhere(sigma, monkeypatch):
-    monkeypatch.setattr(vsm_fast.heatmap, "SMOOTHING_SIGMA", sigma)
+    if sigma is not None:
+        monkeypatch.setattr(vsm_fast.heatmap, "SMOOTHING_SIGMA", sigma)
     rng = np.random.default_rng(1)
     values = rng.random((9, 12)).astype(np.float32)
     judged = rng.random((9, 12)) < 0.4
     filled = fill_cells(values, judged)
     np.testing.assert_array_equal(filled[judged], values[judged])
-    options = {"sigma": sigma, "mode": "constant", "radius": 3}
+    options = {"sigma": sigma or 1.0, "mode": "constant", "radius": 3}
     weight = gaussian_filter(judged.astype(float), **options)
     expected = gaussian_filter(np.where(judged, values, 0).astype(float), **options) / weight
     np.testing.assert_allclose(filled[~judged], expected[~judged], rtol=1e-5)

@@ -176,6 +176,8 @@ def main() -> int:
         "--again", type=Path, metavar="FILE", help="only what survived in this earlier output"
     )
     arguments, options = parser.parse_known_args()
+    if not (ROOT / arguments.module).is_file():
+        parser.error(f"module must be a file's path from {ROOT}; got {arguments.module}.")
     only = survivors(arguments.again) if arguments.again else None
     os.chdir(ROOT)
     began = time.monotonic()

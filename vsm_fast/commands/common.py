@@ -35,7 +35,7 @@ exit codes:
   4    the model is missing, incomplete or altered
   5    stopped, because more pairs failed than --max-failed allows
   130  interrupted
-  143  terminated, by a job that was asked to end
+  143  terminated
 """
 
 

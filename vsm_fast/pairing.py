@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.errors import PairingError
 from vsm_fast.stored_images import ImageLocation
 
@@ -38,7 +39,8 @@ class PairRow:
         subject: name of its subject, ``""`` when there are no subjects.
         ref: the reference image.
         gen: the generated image.
-        ref_mask: subject mask of the reference, None = alpha channel or whole image.
+        ref_mask: subject mask of the reference; None = alpha channel or whole image; an
+            ``AutoMask`` finds it.
         gen_mask: the same for the generated image.
         generator: name of what generated it, ``""`` when it is not known.
     """
@@ -47,8 +49,8 @@ class PairRow:
     subject: str
     ref: ImageLocation
     gen: ImageLocation
-    ref_mask: ImageLocation | None = None
-    gen_mask: ImageLocation | None = None
+    ref_mask: ImageLocation | AutoMask | None = None
+    gen_mask: ImageLocation | AutoMask | None = None
     generator: str = ""
 
 

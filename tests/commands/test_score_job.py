@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast.cli import ExitCode, main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +126,23 @@ def test_signals_keep_what_is_finished(score, tmp_path, number, code):
     assert not list(out.glob(".*"))
     assert score(*base) == 0
     assert pq.read_table(out).num_rows == 120
+
+
+def test_a_job_finds_masks_where_none_is_given(score, tmp_path, capsys):
+    for side in ("refs", "gens"):  # copies without the masks that lie beside them
+        (tmp_path / side).mkdir()
+    shutil.copy(EXAMPLES / "refs/robot_toy/reference.jpg", tmp_path / "refs")
+    for name in ("repainted", "other_photo"):
+        shutil.copy(EXAMPLES / f"gens/robot_toy/{name}.jpg", tmp_path / "gens")
+    sides = ["--refs", tmp_path / "refs", "--gens", tmp_path / "gens"]
+    found = [*sides, "--masks", "auto", "--mask-method", "grabcut", "--quiet"]
+    assert score(*found, "--out", tmp_path / "plain.parquet") == ExitCode.OK
+    assert score(*found, "--out", f"{tmp_path}/job/") == ExitCode.OK
+    plain, rows = pq.read_table(tmp_path / "plain.parquet"), read_rows(tmp_path / "job")
+    assert set(rows["gen_mask_origin"].to_pylist()) == {"grabcut"}
+    assert rows["n_source"].to_pylist() == plain["n_source"].to_pylist()
+    for one, other in zip(rows["score"].to_pylist(), plain["score"].to_pylist(), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    capsys.readouterr()
+    assert score(*sides, "--out", f"{tmp_path}/job/") == ExitCode.USAGE  # other rows, another job
+    assert "manifest" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -97,6 +98,7 @@ class MaskOptions:
             device = checked_device(self._device)
             mask = AutoMask(prompt, self._method or "auto", detector, sam, device)
             mask.load()
+            mask = replace(mask, method=mask.chosen_method())
         except (ImportError, ValueError) as error:
             raise UsageError(f"masks auto: {error}") from error
         return mask

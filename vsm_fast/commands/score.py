@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions
 from vsm_fast.commands.pairs import PAIRING_HELP, add_inputs, read_pairs
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.pairing import PairRow
     from vsm_fast.results import VSMScores
@@ -199,33 +196,15 @@ def _write_heatmaps(
     scores: VSMScores, rows: Sequence[PairRow], folder: Path, limit: int | None
 ) -> int:
     """Write one overlay a scored pair and say how many."""
-    from vsm_fast.overlay import save_overlay
+    from vsm_fast.pair_overlays import save_pair_overlays
 
-    load = lru_cache(maxsize=4)(_load)  # the pairs of one subject share their references
     scored = [result for result in scores if result.ok][:limit]
     taken: set[str] = set()
-    for result in scored:
-        row = rows[result.index]
-        save_overlay(
-            folder / f"{_file_name(row.id, taken)}.png",
-            load(row.ref),
-            load(row.gen),
-            result.heatmap(),
-            result.score,
-            row.id,
-            result.visual_threshold,
-            result.n_matched,
-            result.n_source,
-        )
+    save_pair_overlays(
+        (folder / f"{_file_name(rows[result.index].id, taken)}.png", rows[result.index], result)
+        for result in scored
+    )
     return len(scored)
-
-
-def _load(path: ImageLocation) -> Image.Image:
-    from PIL import Image
-
-    from vsm_fast.images import load_image
-
-    return Image.fromarray(load_image(path).pixels)
 
 
 def _file_name(pair_id: str, taken: set[str]) -> str:

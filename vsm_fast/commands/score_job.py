@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from vsm_fast.commands.pairs import check_inputs, column_names, read_pairs
 if TYPE_CHECKING:
     from vsm_fast.jobs.plan import PairSource
     from vsm_fast.jobs.settings import JobSettings, RunOptions
+    from vsm_fast.pairing import PairRow
 
 HELP = """\
 jobs:
@@ -77,6 +78,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cpus-per-actor", type=float, metavar="F", help="default: 1")
 
 
+@dataclass(frozen=True)
+class AutoMaskedPairs:
+    """Pairs whose masks are to be found where none is given.
+
+    How is decided when the job starts, and part of its manifest: a machine with other models is
+    another job.
+    """
+
+    source: PairSource
+    masks: MaskOptions
+
+    @property
+    def base(self) -> str:
+        """As of the source."""
+        return self.source.base
+
+    def rows(self) -> Iterator[PairRow]:
+        """The pairs."""
+        for row in self.source.rows():
+            ref, gen = self.masks.of_pair(row)
+            yield replace(row, ref_mask=ref, gen_mask=gen)
+
+
 def is_job(out: str | None) -> bool:
     """Whether ``--out`` asks for a job: a folder, or a name without a suffix."""
     if out is None:
@@ -103,15 +127,12 @@ def run(arguments: argparse.Namespace, masks: MaskOptions) -> ExitCode:
     from vsm_fast.jobs.stopping import stop_on_signals
 
     check_inputs(arguments, masks)
-    if masks.automatic:
-        raise UsageError(
-            "--masks auto is for --out FILE: a job takes the masks that are there, or alpha "
-            "channels, or whole images."
-        )
     if arguments.fiftyone is not None:
         raise UsageError("--fiftyone is for --out FILE, or none.")
     settings, options = _settings(arguments), _options(arguments)
     source = _source(arguments, masks)
+    if masks.automatic:
+        source = AutoMaskedPairs(source, masks)
     out = Path(arguments.out)
     try:
         with (

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.pairing import PairRow
 from vsm_fast.references import References
 from vsm_fast.scorer import VSMScorer
@@ -19,7 +20,9 @@ def reference_key(row: PairRow) -> ReferenceKey:
     return _identity(row.ref), None if row.ref_mask is None else _identity(row.ref_mask)
 
 
-def _identity(image: ImageLocation) -> str:
+def _identity(image: ImageLocation | AutoMask) -> str:
+    if isinstance(image, AutoMask):
+        return repr(image)
     return image.identity() if isinstance(image, StoredImage) else os.fspath(image)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.errors import ModelError
-from vsm_fast.jobs.heatmap_files import heatmap_path, save_pair_overlays
 from vsm_fast.jobs.plan import Shard
 from vsm_fast.jobs.reference_memory import ReferenceKey, ReferenceMemory, reference_key
 from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer, score_column
 from vsm_fast.jobs.shard_files import SCHEMA_VERSION, failed_rows
 from vsm_fast.model_config import weights_fingerprint
+from vsm_fast.pair_overlays import save_pair_overlays
 from vsm_fast.pairing import PairRow
 from vsm_fast.results import VSMScores
 from vsm_fast.scorer import VSMScorer
@@ -125,7 +127,7 @@ class ShardScorer:
     ) -> pa.Table:
         begin = time.perf_counter()
         refs: dict[ReferenceKey, tuple[int, PairRow]] = {}
-        gens: dict[tuple[ImageLocation, ImageLocation | None], int] = {}
+        gens: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
         pairs = [
             (
                 refs.setdefault(keys[i], (len(refs), shard.rows[i]))[0],
@@ -202,6 +204,11 @@ class ShardScorer:
             if path is not None
         )
         return pa.array([None if path is None else str(path) for path in paths], pa.string())
+
+
+def heatmap_path(folder: str, shard: int, position: int) -> Path:
+    """Where the picture of a row is; ids may repeat and are no file names, positions are."""
+    return Path(folder) / f"{shard:06d}" / f"{position}.png"
 
 
 def _chunks(keys: Sequence[ReferenceKey]) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Heat maps of a job: one PNG a scored pair, in a folder a shard."""
+"""Overlays of scored pairs as files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from vsm_fast.overlay import save_overlay
 from vsm_fast.pairing import PairRow
 from vsm_fast.results import VSMResult
 from vsm_fast.stored_images import ImageLocation
-
-
-def heatmap_path(folder: str, shard: int, position: int) -> Path:
-    """Where the picture of a row is; ids may repeat and are no file names, positions are."""
-    return Path(folder) / f"{shard:06d}" / f"{position}.png"
 
 
 def save_pair_overlays(pairs: Iterable[tuple[Path, PairRow, VSMResult]]) -> None:

@@ -31,12 +31,7 @@ def made_scores(count, points=300, seed=0, refs=(), gens=(), names=()):
     visual = np.concatenate(
         [p.visual_similarity for p in kept if p is not None] or [np.empty(0, np.float32)]
     )
-    mask = np.ones(SIZE, bool)
-    evidence = [
-        None if p is None else HeatmapEvidence.pack(
-            p.cells, np.ones(points, bool), p.visual_similarity, GRID, BOX, mask)
-        for p in kept
-    ]  # fmt: skip
+    evidence = [None if p is None else p.evidence for p in kept]
     offsets = np.concatenate([[0], np.cumsum(matched)])
     scores = VSMScores(
         score=np.full(count, np.nan), n_matched=matched, n_source=np.full(count, points + 60),
@@ -60,14 +55,13 @@ def made_scores(count, points=300, seed=0, refs=(), gens=(), names=()):
 def made_points(rng, count):
     cells = GRID[0] * GRID[1]
     subject = np.sort(rng.permutation(cells)[: count + 60])
-    mine = np.sort(rng.permutation(subject)[:count])
-    similarity = rng.uniform(-0.2, 1, count).astype(np.float32)
-    similarity[0] = np.float32(0.66)  # equal to the threshold: not above it
-    frame = GridFrame(BOX, SIZE)
-    return MatchedPoints(
-        mine, rng.permutation(cells)[:count], rng.uniform(0.5, 1, count), similarity, subject,
-        frame, frame,
-    )  # fmt: skip
+    kept = np.zeros(len(subject), bool)
+    kept[rng.permutation(len(subject))[:count]] = True
+    similarity = rng.uniform(-0.2, 1, len(subject)).astype(np.float32)
+    similarity[kept.argmax()] = np.float32(0.66)  # equal to the threshold: not above it
+    evidence = HeatmapEvidence.pack(subject, kept, similarity, GRID, BOX, np.ones(SIZE, bool))
+    targets = rng.permutation(cells)[:count]
+    return MatchedPoints(evidence, targets, rng.uniform(0.5, 1, count), GridFrame(BOX, SIZE))
 
 
 def made_images(folder, count):

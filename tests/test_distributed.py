@@ -24,8 +24,9 @@ def session(tmp_path_factory):
     """One Ray for all tests; afterwards none of its processes is left."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as an actor with one CPU has
+    others = set(psutil.Process().children(recursive=True))  # of tests that ran before
     with ray_session(POOL):
-        processes = psutil.Process().children(recursive=True)
+        processes = [*set(psutil.Process().children(recursive=True)) - others]
         assert processes
         yield processes
     torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -62,3 +63,13 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ExportOptions(batch=BatchRange(2, 3, 4))
     export_onnx(str(home / "model"), home / "exported", options)
     return home / "exported"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """A shell starts what runs in its background deaf to Ctrl-C; tests of Ctrl-C would wait."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -3,19 +3,12 @@ from __future__ import annotations
 import os
 
 import pytest
-import torch
+import tiny_models
 from job_inputs import write_model
 
 from vsm_fast.scorer import VSMScorer
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Forked children must not need the threads of their parent."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = tiny_models.one_thread  # forked children must not need their parent's threads
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,7 @@ class MaskOptions:
         self._method, self._prompt = arguments.mask_method, arguments.mask_prompt
         self._models = (arguments.detector_model, arguments.sam_model)
         self._device = arguments.device
+        self._loaded: dict[str, AutoMask] = {}  # by prompt: a subject has many pairs
         options = {"--mask-method": self._method, "--mask-prompt": self._prompt,
                    "--detector-model": self._models[0], "--sam-model": self._models[1]}  # fmt: skip
         unused = [name for name, value in options.items() if value is not None]
@@ -93,6 +94,8 @@ class MaskOptions:
         from vsm_fast.automatic_masks import AutoMask
 
         prompt = row.subject if self._prompt is None else self._prompt
+        if prompt in self._loaded:
+            return self._loaded[prompt]
         detector, sam = self._models
         try:
             device = checked_device(self._device)
@@ -101,7 +104,7 @@ class MaskOptions:
             mask = replace(mask, method=mask.chosen_method())
         except (ImportError, ValueError) as error:
             raise UsageError(f"masks auto: {error}") from error
-        return mask
+        return self._loaded.setdefault(prompt, mask)
 
 
 def _place(text: str) -> Path | Literal["auto"]:

@@ -35,11 +35,16 @@ _KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("", 9), "End": ("", 35
          "PageDown": ("", 34)}  # fmt: skip
 
 
+def _connected(address: str) -> websocket.WebSocket:
+    """Chromium answers whoever names no origin, and nobody that names one it was not told."""
+    return websocket.create_connection(address, timeout=_PATIENCE, suppress_origin=True)
+
+
 class Tab:
     """One tab; whatever its pages complain about is in ``complaints``."""
 
     def __init__(self, address: str) -> None:
-        self._socket = websocket.create_connection(address, timeout=_PATIENCE)
+        self._socket = _connected(address)
         self._numbers = itertools.count(1)
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -176,7 +181,7 @@ def _tab_address(port_file: Path, process: subprocess.Popen[bytes]) -> str:
         assert time.monotonic() < end, "Chromium did not open its port"
         time.sleep(0.05)
     port, path = port_file.read_text().split("\n")[:2]
-    browser = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=_PATIENCE)
+    browser = _connected(f"ws://127.0.0.1:{port}{path}")
     browser.send(json.dumps({"id": 1, "method": "Target.createTarget",
                              "params": {"url": "about:blank"}}))  # fmt: skip
     while True:

@@ -34,6 +34,17 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
+def autocast_bfloat16(device: torch.device, *, wanted: bool = True) -> torch.autocast:
+    """Mixed precision for training: bfloat16 where it is wanted and the device multiplies it.
+
+    A CPU without such instructions emulates them, many times slower than float32; it stays there.
+    """
+    emulated = device.type == "cpu" and not (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and not emulated)
+
+
 def precision_name(dtype: torch.dtype) -> str:
     """``torch.float32`` -> ``"float32"``."""
     return str(dtype).removeprefix("torch.")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vsm_fast.devices import autocast_bfloat16
 from vsm_fast.training.state import load_state, save_state
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def denoising_loss(unet: UNet2DModel, clean: Tensor, step: int, seed: int) -> Te
     signal = noise_schedule()[timestep].view(-1, 1, 1, 1)
     noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
     velocity = signal.sqrt() * noise - (1 - signal).sqrt() * clean
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast_bfloat16(noisy.device):
         predicted = unet(noisy, timestep).sample
     return F.mse_loss(predicted.float(), velocity)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.devices import autocast_bfloat16
 from vsm_fast.extras import required
 from vsm_fast.training.features import PairFeatures
 from vsm_fast.training.losses import TEMPERATURE, matched_cross_entropy, nearest_margin
@@ -50,7 +51,8 @@ class ContrastiveTraining:
         visual_weight: Weight of the visual terms against the semantic one; the paper's α.
         margin_weight: Weight of the hinge on the visual similarity; 0 = the paper's objective.
         margin: Similarity under which an altered point should stay; see ``nearest_margin``.
-        precision: ``"bf16"``: the networks run under autocast, weights stay float32.
+        precision: ``"bf16"``: the networks run under autocast, weights stay float32 (all does on a
+            CPU that would emulate bfloat16).
         save_every: Steps between checkpoints; each epoch ends with one anyway.
         seed: Of the order of the pairs and of the first weights.
     """
@@ -275,7 +277,7 @@ def _step_losses(
         torch.cat(views).to(device).float()
         for views in zip(*(visit.levels for visit in visits), strict=True)
     ]
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with autocast_bfloat16(device, wanted=settings.precision == "bf16"):
         described = model(levels)
     semantic, visual = (maps.float().unflatten(0, (len(visits), 3)) for maps in described)
     idle = accelerator.process_index >= len(batch)

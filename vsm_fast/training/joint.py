@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vsm_fast.devices import autocast_bfloat16
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.training.examples import ExampleShards, TrainingExample, varied
 from vsm_fast.training.metric_losses import (
@@ -93,8 +94,9 @@ def _describe(
         pictures if example.exact else pictures[[1, 2]]
         for example, (pictures, _) in zip(examples, visits, strict=True)
     ]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        branches = network(torch.cat(shown).to(memory_format=torch.channels_last))
+    pixels = torch.cat(shown).to(memory_format=torch.channels_last)
+    with autocast_bfloat16(pixels.device):
+        branches = network(pixels)
     counts = [len(pictures) for pictures in shown]
     semantic, visual = (
         branch.float().flatten(2).transpose(1, 2).split(counts) for branch in branches

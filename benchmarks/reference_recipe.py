@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.pixel_statistics import LEVEL as PIXELS
 from vsm_fast.backbones.pixel_statistics import PixelStatistics
-from vsm_fast.checkpoints import build_network, read_config
+from vsm_fast.checkpoints.loading import build_network, read_config
+from vsm_fast.images.subjects import prepare_subject
 from vsm_fast.model_config import ModelConfig
-from vsm_fast.subjects import prepare_subject
 
 Picture = tuple[Any, Any]  # an image and its subject mask, as for VSMScorer.score
 

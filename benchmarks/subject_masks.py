@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vsm_fast
-from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.data.photographs import Photograph, load_photographs
+from vsm_fast.images.automatic_masks import AutoMask
 
 HAND_DRAWN = Path(vsm_fast.__file__).parent / "training" / "masks"
 

@@ -130,9 +130,9 @@ def _exported(options: argparse.Namespace, out: Path) -> tuple[Path, ExportRecor
     if options.onnx is not None:
         folder = options.onnx if options.onnx.is_dir() else options.onnx.parent
         return folder, read_record(folder)
-    from vsm_fast.checkpoints import read_config
+    from vsm_fast.checkpoints.loading import read_config
+    from vsm_fast.checkpoints.location import find_model
     from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
-    from vsm_fast.model_location import find_model
 
     wanted = ExportOptions(PRECISIONS[options.dtype], options.batch or DEFAULT_BATCH)
     if is_exported(out):

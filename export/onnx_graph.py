@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vsm_fast.checkpoints import load_model, new_folder
+from vsm_fast.checkpoints.loading import load_model
+from vsm_fast.checkpoints.saving import new_folder
+from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_graph
@@ -33,7 +35,6 @@ from vsm_fast.runtimes.exported import (
     ExportRecord,
 )
 from vsm_fast.version import __version__
-from vsm_fast.weight_files import sha256_of
 
 _log = logging.getLogger(__name__)
 

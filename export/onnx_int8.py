@@ -19,10 +19,10 @@ from vsm_fast.data.photographs import load_photographs
 from vsm_fast.errors import InputError, ModelError, PairingError
 from vsm_fast.export.onnx_check import on_cpu
 from vsm_fast.extras import required
+from vsm_fast.images.subjects import prepare_subject
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import ModelConfig
 from vsm_fast.runtimes.exported import IMAGES
-from vsm_fast.subjects import prepare_subject
 
 MOST_PHOTOGRAPHS = 64  # more change the ranges of activations little, and take memory
 LEAST_MEAN_COSINE = 0.99

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vsm_fast.atomic import alone
-from vsm_fast.checkpoints import load_model
+from vsm_fast.checkpoints.loading import load_model
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export import runtime_check, trt_engine

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vsm_fast.errors import InputError
-from vsm_fast.images import load_image
+from vsm_fast.images.loading import load_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 

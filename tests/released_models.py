@@ -14,7 +14,7 @@ from tiny_models import aggregation_pair, condition_unet, published_names, small
 
 from vsm_fast.backbones.presets import Preset, TextEncoder
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.hub_files import HubFiles
+from vsm_fast.checkpoints.hub_files import HubFiles
 from vsm_fast.model_config import AggregationConfig, BackboneConfig
 
 PIECES = ("!", "a", "a</w>", "<|startoftext|>", "<|endoftext|>")

@@ -18,7 +18,7 @@ from training_runs import write_backbone
 import vsm_fast
 from vsm_fast import ModelError, VSMScorer
 from vsm_fast.cache import DescriptorCache, image_key, model_key
-from vsm_fast.checkpoints import read_config
+from vsm_fast.checkpoints.loading import read_config
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.runtimes.loading import LoadedModel
 

@@ -14,7 +14,7 @@ from vsm_fast.distributed import ActorPool, ray_session, run_distributed
 from vsm_fast.errors import PairingError
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import JobSettings, RunOptions
-from vsm_fast.manifest import Manifest
+from vsm_fast.manifests.manifest import Manifest
 
 POOL = ActorPool(2, 2)
 

@@ -15,8 +15,8 @@ from vsm_fast import VSMScorer
 from vsm_fast.backbones.folding import ConstantCrossAttention, fold_constants
 from vsm_fast.backbones.latents import MeanEncoder
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import build_network, read_config
-from vsm_fast.model_location import find_model
+from vsm_fast.checkpoints.loading import build_network, read_config
+from vsm_fast.checkpoints.location import find_model
 
 one_thread = tiny_models.one_thread
 LEVELS = ("us3", "us8", "us12")

@@ -23,8 +23,9 @@ import torch
 from image_files import icc_profile, png, saved, written
 from PIL import ExifTags, Image
 
-from vsm_fast import AutoMask, Status, VSMScorer, decoding
+from vsm_fast import AutoMask, Status, VSMScorer
 from vsm_fast.cli import ExitCode, main
+from vsm_fast.images import decoding
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 from tiny_models import aggregation_pair, config_of, edit_config, pixel_unet, write_folder
 
-from vsm_fast.checkpoints import load_model
+from vsm_fast.checkpoints.loading import load_model
 from vsm_fast.errors import ModelError
 from vsm_fast.model_config import AggregationConfig, ModelConfig, Thresholds, weights_fingerprint
 

@@ -71,7 +71,7 @@ for command in json.loads(sys.argv[1]):
         "import socket; socket.create_connection(('192.0.2.1', 80), 1)",
         "import socket; socket.socket().connect(('192.0.2.1', 80))",
         "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
-        "from vsm_fast.model_location import find_model; find_model('org/absent')",
+        "from vsm_fast.checkpoints.location import find_model; find_model('org/absent')",
     ],
 )
 def test_an_attempt_is_seen(tmp_path: Path, code: str) -> None:

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.presets import PRESETS, converted_folder
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import backbone_of
+from vsm_fast.checkpoints.loading import backbone_of
+from vsm_fast.checkpoints.location import find_model
 from vsm_fast.errors import ModelError
-from vsm_fast.model_location import find_model
 
 SD21 = {
     "sample_size": 96, "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024,

@@ -19,7 +19,8 @@ from tiny_models import (
 from vsm_fast import VSMScorer
 from vsm_fast.backbones.folding import ConstantModulation
 from vsm_fast.backbones.transformer import TransformerFeatures
-from vsm_fast.checkpoints import load_model, save_model
+from vsm_fast.checkpoints.loading import load_model
+from vsm_fast.checkpoints.saving import save_model
 from vsm_fast.errors import ModelError
 
 one_thread = tiny_models.one_thread

@@ -16,8 +16,8 @@ from vsm_fast.version import __version__
 
 if TYPE_CHECKING:
     from vsm_fast.api import score_batch
-    from vsm_fast.automatic_masks import AutoMask
     from vsm_fast.descriptors import Descriptors
+    from vsm_fast.images.automatic_masks import AutoMask
     from vsm_fast.metric import VisualSemanticMatching as VisualSemanticMatching
     from vsm_fast.results import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutoMask": "automatic_masks",
+    "AutoMask": "images.automatic_masks",
     "Descriptors": "descriptors",
     "VSMResult": "results",
     "VSMScorer": "scorer",

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import Status
 from vsm_fast.heatmap import HeatmapEvidence
+from vsm_fast.images.subjects import Subject
 from vsm_fast.matches import Matches
 from vsm_fast.points import GridFrame, MatchedPoints
 from vsm_fast.results import VSMScores
 from vsm_fast.scoring import score
-from vsm_fast.subjects import Subject
 
 _NONE = np.empty(0, np.float32)
 

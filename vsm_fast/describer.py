@@ -16,7 +16,7 @@ from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
 from vsm_fast.errors import ModelError
-from vsm_fast.feeding import PreparedBatch
+from vsm_fast.images.feeding import PreparedBatch
 from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
 

@@ -179,7 +179,7 @@ def _examine_model(report: Report, model: str) -> ModelConfig | None:
     """
     import torch
 
-    from vsm_fast.checkpoints import load_model
+    from vsm_fast.checkpoints.loading import load_model
 
     try:
         config, network = load_model(

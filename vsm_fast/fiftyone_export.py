@@ -18,7 +18,7 @@ from PIL import Image
 
 from vsm_fast.atomic import replacing, write_json
 from vsm_fast.errors import InputError
-from vsm_fast.images import ImageSource, load_image
+from vsm_fast.images.loading import ImageSource, load_image
 from vsm_fast.results import VSMResult, VSMScores
 
 HEATMAP = "vsm_heatmap"

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from vsm_fast.automatic_masks import AutoMask
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import PairingError
-from vsm_fast.images import ImageSource
-from vsm_fast.masks import MaskSource
+from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.loading import ImageSource
+from vsm_fast.images.masks import MaskSource
+from vsm_fast.images.stored import StoredImage
 from vsm_fast.references import References
-from vsm_fast.stored_images import StoredImage
 
 Images = ImageSource | Sequence[ImageSource]
 Mask = MaskSource | AutoMask | None

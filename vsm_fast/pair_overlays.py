@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from vsm_fast.images import load_image
+from vsm_fast.images.loading import load_image
+from vsm_fast.images.stored import ImageLocation
+from vsm_fast.manifests.pairing import PairRow
 from vsm_fast.overlay import save_overlay
-from vsm_fast.pairing import PairRow
 from vsm_fast.results import VSMResult
-from vsm_fast.stored_images import ImageLocation
 
 
 def save_pair_overlays(pairs: Iterable[tuple[Path, PairRow, VSMResult]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.heatmap import HeatmapEvidence
-from vsm_fast.images import Box
+from vsm_fast.images.framing import Box
 
 if TYPE_CHECKING:
     import pyarrow

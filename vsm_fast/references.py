@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.subjects import Subject
+from vsm_fast.images.subjects import Subject
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from vsm_fast.collector import MatchedSides, ScoreCollector
 from vsm_fast.describer import Describer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, PairingError, Status
-from vsm_fast.feeding import PreparedBatch, prepared_batches
-from vsm_fast.images import ImageSource
+from vsm_fast.images.feeding import PreparedBatch, prepared_batches
+from vsm_fast.images.loading import ImageSource
+from vsm_fast.images.subjects import Subject
+from vsm_fast.images.tensor_subjects import prepare_tensors
 from vsm_fast.inputs import (
     Images,
     Mask,
@@ -42,8 +44,6 @@ from vsm_fast.results import VSMScores
 from vsm_fast.runtimes.loading import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
 from vsm_fast.streams import STREAMS, in_streams
-from vsm_fast.subjects import Subject
-from vsm_fast.tensor_subjects import prepare_tensors
 
 OnError = Literal["record", "raise"]
 

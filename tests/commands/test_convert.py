@@ -28,7 +28,7 @@ def files(tmp_path, monkeypatch):
     small = {p.name: p for p in (released_models.RELEASED, released_models.UNTRAINED)}
     for module in (presets, command):
         monkeypatch.setattr(module, "PRESETS", small)
-    monkeypatch.setattr("vsm_fast.model_location.PRESETS", small)
+    monkeypatch.setattr("vsm_fast.checkpoints.location.PRESETS", small)
     released_models.save_released(tmp_path)
     return released_models.released_files(tmp_path)
 

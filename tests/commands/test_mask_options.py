@@ -13,10 +13,10 @@ import tiny_models
 from PIL import Image
 from pretrained_models import save_grounding_dino, save_sam
 
-from vsm_fast.automatic_masks import METHODS
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.commands.common import add_device
 from vsm_fast.commands.mask_options import MaskOptions, add_masks
+from vsm_fast.images.automatic_masks import METHODS
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[2] / "examples"

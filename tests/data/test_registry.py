@@ -14,7 +14,7 @@ from vsm_fast.data.pretrained.sam import SAM, SegmentAnything
 from vsm_fast.data.pretrained.sam_parts import SamParts
 from vsm_fast.data.registry import StageModels, make_stages
 from vsm_fast.errors import ModelError
-from vsm_fast.grabcut import GrabCutMasker
+from vsm_fast.images.grabcut import GrabCutMasker
 
 one_thread = tiny_models.one_thread
 

@@ -256,7 +256,7 @@ class TestDryRun:
         self, folder: Path, model: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from benchmarks.flops import operations_per_image
-        from vsm_fast.checkpoints import load_model
+        from vsm_fast.checkpoints.loading import load_model
 
         before = sorted(folder.iterdir())
         assert main(["--onnx", str(folder), "--dry-run"]) == 0
@@ -287,7 +287,7 @@ class TestDryRun:
 
     def test_counts_operations_as_torch_does(self, folder: Path, model: str) -> None:
         from benchmarks.flops import operations_per_image
-        from vsm_fast.checkpoints import load_model
+        from vsm_fast.checkpoints.loading import load_model
         from vsm_fast.export.graph_facts import graph_facts
 
         network = load_model(model)[1]

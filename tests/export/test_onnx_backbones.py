@@ -20,7 +20,8 @@ from tiny_models import (
 )
 
 from vsm_fast import ModelError
-from vsm_fast.checkpoints import load_model, save_model
+from vsm_fast.checkpoints.loading import load_model
+from vsm_fast.checkpoints.saving import save_model
 from vsm_fast.export import onnx_graph
 from vsm_fast.export.graph_facts import graph_facts
 from vsm_fast.export.onnx_check import check_graph, on_cpu, smooth_pictures

@@ -13,7 +13,8 @@ from tiny_models import aggregation_pair, condition_unet, config_of, context, sm
 
 from benchmarks.flops import operations_per_image
 from vsm_fast import ModelError
-from vsm_fast.checkpoints import load_model, save_model
+from vsm_fast.checkpoints.loading import load_model
+from vsm_fast.checkpoints.saving import save_model
 from vsm_fast.export.build_onnx import main
 from vsm_fast.export.graph_facts import graph_facts
 from vsm_fast.export.onnx_check import check_graph

@@ -5,7 +5,7 @@ import pytest
 from tiny_models import config_of
 
 from vsm_fast import ModelError, VSMScorer
-from vsm_fast.checkpoints import load_model
+from vsm_fast.checkpoints.loading import load_model
 from vsm_fast.export import onnx_int8
 from vsm_fast.export.build_onnx import main
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx

@@ -141,8 +141,8 @@ def _damage(content: bytearray, whole: dict[str, bytes], rng: np.random.Generato
 def outcome(path: Path) -> Outcome:
     """Read a file as an image and as a mask, and check what comes out."""
     from vsm_fast.errors import InputError
-    from vsm_fast.images import load_image
-    from vsm_fast.masks import load_mask
+    from vsm_fast.images.loading import load_image
+    from vsm_fast.images.masks import load_mask
 
     begin = time.process_time()
     try:
@@ -164,7 +164,7 @@ def outcome(path: Path) -> Outcome:
 
 
 def _checked(loaded: object) -> Outcome:
-    from vsm_fast.images import LoadedImage
+    from vsm_fast.images.loading import LoadedImage
 
     assert isinstance(loaded, LoadedImage)
     pixels, alpha = loaded.pixels, loaded.alpha
@@ -243,7 +243,7 @@ def _reader_lines(seed: int, start: int, count: int) -> Iterator[dict[str, Any]]
 
 def _read(seed: int, start: int, count: int) -> None:
     """Read files and print one JSON object a line."""
-    import vsm_fast.masks  # noqa: F401 - before memory is measured
+    import vsm_fast.images.masks  # noqa: F401 - before memory is measured
 
     whole = seeds()
     status = Path("/proc/self/statm")

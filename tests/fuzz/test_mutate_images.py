@@ -48,7 +48,7 @@ def test_a_number_is_the_same_file_each_time(whole):
 
 def test_what_is_not_handled_is_told_from_what_is(monkeypatch, whole, tmp_path):
     (tmp_path / "image").write_bytes(whole["png"])
-    monkeypatch.setattr("vsm_fast.images.load_image", lambda path: 1 / 0)
+    monkeypatch.setattr("vsm_fast.images.loading.load_image", lambda path: 1 / 0)
     assert fuzz.outcome(tmp_path / "image") == fuzz.Outcome(
         "ZeroDivisionError: division by zero", bad=True
     )

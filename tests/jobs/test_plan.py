@@ -9,7 +9,7 @@ import pytest
 
 from vsm_fast.errors import PairingError
 from vsm_fast.jobs.plan import ListedPairs, make_plan, read_shards
-from vsm_fast.pairing import Pairing, PairRow
+from vsm_fast.manifests.pairing import Pairing, PairRow
 
 
 def _rows(count):

@@ -14,7 +14,7 @@ import torch
 from training_runs import a_pair, write_backbone, write_pairs
 
 from vsm_fast import VSMScorer
-from vsm_fast.checkpoints import build_backbone, read_config
+from vsm_fast.checkpoints.loading import build_backbone, read_config
 from vsm_fast.data.pair_shards import read_pairs, write_shard
 from vsm_fast.errors import TrainingError
 from vsm_fast.model_config import ModelConfig

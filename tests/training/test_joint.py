@@ -13,7 +13,7 @@ from tiny_models import aggregation_pair, pixel_unet
 
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.data.pairs import ControlledPair
-from vsm_fast.images import to_input
+from vsm_fast.images.framing import to_input
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import BackboneConfig
 from vsm_fast.training.examples import (

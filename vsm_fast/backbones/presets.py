@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from vsm_fast.checkpoints.hub_files import HubFiles
 from vsm_fast.errors import ModelError
-from vsm_fast.hub_files import HubFiles
 from vsm_fast.model_config import AggregationConfig, BackboneConfig
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

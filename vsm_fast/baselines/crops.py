@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsm_fast.data.pairs import Mask, Pixels
-from vsm_fast.images import on_grey, subject_box
+from vsm_fast.images.framing import on_grey, subject_box
 
 
 def subject_crop(pixels: Pixels, mask: Mask, size: int) -> tuple[Pixels, Mask]:

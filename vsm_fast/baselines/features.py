@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.errors import Status
+from vsm_fast.images.subjects import prepare_subject
 from vsm_fast.scorer import VSMScorer
-from vsm_fast.subjects import prepare_subject
 
 _BATCH = 8  # images per forward pass
 

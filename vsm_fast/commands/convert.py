@@ -92,7 +92,7 @@ def _convert(arguments: argparse.Namespace) -> ExitCode:
     _check(arguments, preset)
     import torch
 
-    from vsm_fast.conversion import LocalFiles, convert, model_name
+    from vsm_fast.checkpoints.conversion import LocalFiles, convert, model_name
 
     name = model_name(preset, tiny_vae=arguments.tiny_vae)
     out = arguments.out or converted_folder(name)

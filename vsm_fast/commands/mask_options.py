@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from vsm_fast.commands.common import ArgumentGroup, UsageError, checked_device
 
 if TYPE_CHECKING:
-    from vsm_fast.automatic_masks import AutoMask
-    from vsm_fast.pairing import PairRow
-    from vsm_fast.stored_images import ImageLocation
+    from vsm_fast.images.automatic_masks import AutoMask
+    from vsm_fast.images.stored import ImageLocation
+    from vsm_fast.manifests.pairing import PairRow
 
 MASKS_HELP = """\
 masks (white = subject):
@@ -91,7 +91,7 @@ class MaskOptions:
         return ref, gen
 
     def _found(self, row: PairRow) -> AutoMask:
-        from vsm_fast.automatic_masks import AutoMask
+        from vsm_fast.images.automatic_masks import AutoMask
 
         prompt = row.subject if self._prompt is None else self._prompt
         if prompt in self._loaded:

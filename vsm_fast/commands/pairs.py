@@ -10,7 +10,7 @@ from vsm_fast.commands.common import UsageError
 from vsm_fast.commands.mask_options import MaskOptions, add_masks
 
 if TYPE_CHECKING:
-    from vsm_fast.pairing import Pairing
+    from vsm_fast.manifests.pairing import Pairing
 
 PAIRING_HELP = """\
 pairing:
@@ -46,8 +46,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def read_pairs(arguments: argparse.Namespace, masks: MaskOptions) -> Pairing:
     """The pairs that the arguments list."""
-    from vsm_fast.manifest import read_manifest
-    from vsm_fast.pairing import pair_paths
+    from vsm_fast.manifests.manifest import read_manifest
+    from vsm_fast.manifests.pairing import pair_paths
 
     check_inputs(arguments, masks)
     if arguments.manifest is not None:

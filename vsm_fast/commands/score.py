@@ -26,10 +26,10 @@ from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions
 from vsm_fast.commands.pairs import PAIRING_HELP, add_inputs, read_pairs
 
 if TYPE_CHECKING:
-    from vsm_fast.automatic_masks import AutoMask
-    from vsm_fast.pairing import PairRow
+    from vsm_fast.images.automatic_masks import AutoMask
+    from vsm_fast.images.stored import ImageLocation
+    from vsm_fast.manifests.pairing import PairRow
     from vsm_fast.results import VSMScores
-    from vsm_fast.stored_images import ImageLocation
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 

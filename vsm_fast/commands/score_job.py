@@ -20,7 +20,7 @@ from vsm_fast.commands.pairs import check_inputs, column_names, read_pairs
 if TYPE_CHECKING:
     from vsm_fast.jobs.plan import PairSource
     from vsm_fast.jobs.settings import JobSettings, RunOptions
-    from vsm_fast.pairing import PairRow
+    from vsm_fast.manifests.pairing import PairRow
 
 HELP = """\
 jobs:
@@ -243,7 +243,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 
 def _source(arguments: argparse.Namespace, masks: MaskOptions) -> PairSource:
     from vsm_fast.jobs.plan import ListedPairs
-    from vsm_fast.manifest import Manifest
+    from vsm_fast.manifests.manifest import Manifest
     from vsm_fast.storage import absolute
 
     if arguments.manifest is None:

@@ -26,7 +26,7 @@ from vsm_fast.commands.mask_options import MASKS_HELP, MaskOptions, add_masks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vsm_fast.automatic_masks import AutoMask
+    from vsm_fast.images.automatic_masks import AutoMask
     from vsm_fast.scorer import VSMScorer
     from vsm_fast.visualization import SubjectViews
 
@@ -148,7 +148,7 @@ def _check_arguments(arguments: argparse.Namespace, kinds: Sequence[str]) -> Non
 
 
 def _read(arguments: argparse.Namespace, masks: MaskOptions) -> _Images:
-    from vsm_fast.pairing import pair_paths
+    from vsm_fast.manifests.pairing import pair_paths
 
     # Without generations each image stands beside itself, which lists images and their masks.
     alone = not arguments.gens

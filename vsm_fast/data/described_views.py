@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vsm_fast.data.pairs import Mask, Pixels
 from vsm_fast.data.stages import DescribedView
 from vsm_fast.heatmap import cell_centres
-from vsm_fast.images import subject_box
+from vsm_fast.images.framing import subject_box
 from vsm_fast.scorer import VSMScorer
 
 _AROUND = 1  # cells in each direction that describe the point: one alone is noisy

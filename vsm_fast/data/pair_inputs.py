@@ -17,8 +17,8 @@ from vsm_fast.data.pairs import Mask, Pixels, points_of_flow
 from vsm_fast.data.photographs import SUFFIXES, Photograph, load_photographs
 from vsm_fast.data.warps import colour_jitter, random_warp, replace_background
 from vsm_fast.errors import PairingError
-from vsm_fast.images import load_image
-from vsm_fast.masks import subject_mask
+from vsm_fast.images.loading import load_image
+from vsm_fast.images.masks import subject_mask
 
 _POINT_STRIDE = 4
 _MOST_PADDING = 0.06  # of a half's width, around each image of Subjects200K

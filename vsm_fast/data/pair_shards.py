@@ -23,7 +23,7 @@ from PIL import Image
 from vsm_fast.atomic import replacing
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.errors import InputError, PairingError
-from vsm_fast.images import load_image
+from vsm_fast.images.loading import load_image
 
 IMAGES = {
     "original_1": "image_1_original",

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.errors import PairingError
-from vsm_fast.images import load_image
-from vsm_fast.masks import load_mask
+from vsm_fast.images.loading import load_image
+from vsm_fast.images.masks import load_mask
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 

@@ -11,7 +11,7 @@ from vsm_fast.data.described_views import DescriptorParts
 from vsm_fast.data.offline_stages import LabChange, OfflineAlterer
 from vsm_fast.data.pair_pipeline import Stages
 from vsm_fast.data.stages import Alterer, ChangeMeasure, PartSegmenter, SubjectMasker
-from vsm_fast.grabcut import GrabCutMasker
+from vsm_fast.images.grabcut import GrabCutMasker
 
 if TYPE_CHECKING:
     from vsm_fast.data.pretrained.loading import ModelSource

@@ -6,11 +6,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from vsm_fast.automatic_masks import AutoMask
-from vsm_fast.pairing import PairRow
+from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.stored import ImageLocation, StoredImage
+from vsm_fast.manifests.pairing import PairRow
 from vsm_fast.references import References
 from vsm_fast.scorer import VSMScorer
-from vsm_fast.stored_images import ImageLocation, StoredImage
 
 ReferenceKey = tuple[str, str | None]
 

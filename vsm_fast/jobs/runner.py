@@ -34,7 +34,7 @@ def run_job(
     """Score all pairs of a manifest into Parquet shards; go on where an earlier run ended.
 
     Args:
-        source: The pairs: a ``vsm_fast.manifest.Manifest``, or ``ListedPairs``.
+        source: The pairs: a ``vsm_fast.manifests.manifest.Manifest``, or ``ListedPairs``.
         out: Folder of the shards.
         settings: What decides the rows; None = defaults.
         options: What may differ between runs of one job; None = defaults.

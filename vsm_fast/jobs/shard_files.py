@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vsm_fast.atomic import replacing, sync_folder
+from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.errors import Status
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard
-from vsm_fast.weight_files import sha256_of
 
 SCHEMA_VERSION = 1  # of the columns and their meaning
 # A row without a match has a result; the images of the others could not be used.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsm_fast.errors import InputError
-from vsm_fast.images import load_image
+from vsm_fast.images.loading import load_image
 from vsm_fast.report.data import Results
 
 LONGEST = 360  # pixels; three of them side by side fill a wide screen

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vsm_fast.atomic import write_json
+from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.errors import WRONG_JSON, ModelError
 from vsm_fast.model_config import ModelConfig
-from vsm_fast.weight_files import sha256_of
 
 RECORD = "export.json"
 ONNX = "model.onnx"

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from vsm_fast.atomic import alone
-from vsm_fast.checkpoints import load_model, read_config
+from vsm_fast.checkpoints.loading import load_model, read_config
+from vsm_fast.checkpoints.location import exports_home, find_model
 from vsm_fast.devices import choose_device, choose_dtype, precision_name
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.model_config import ModelConfig, weights_fingerprint
-from vsm_fast.model_location import exports_home, find_model
 from vsm_fast.runtimes.exported import DamagedExport, ExportRecord, is_exported, read_record
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.runtimes.plans import NoPlan, choose_plan, plans_in

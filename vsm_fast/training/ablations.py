@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from vsm_fast.atomic import replacing
-from vsm_fast.checkpoints import build_backbone, read_config
+from vsm_fast.checkpoints.loading import build_backbone, read_config
+from vsm_fast.checkpoints.location import find_model
 from vsm_fast.evaluation.tables import aligned
-from vsm_fast.model_location import find_model
 from vsm_fast.scorer import VSMScorer
 from vsm_fast.training.contrastive import AggregationPair
 from vsm_fast.training.feature_cache import validation_features

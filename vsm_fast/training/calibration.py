@@ -16,7 +16,7 @@ from vsm_fast.evaluation.bootstrap import Bootstrap
 from vsm_fast.evaluation.evaluating import OTHER_SUBJECT, UNALTERED
 from vsm_fast.evaluation.measures import Correlation, auroc, correlations, separation
 from vsm_fast.heatmap import cells_inside
-from vsm_fast.images import subject_box
+from vsm_fast.images.framing import subject_box
 from vsm_fast.matching import match
 from vsm_fast.model_config import ModelConfig
 from vsm_fast.scorer import VSMScorer

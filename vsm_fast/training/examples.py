@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vsm_fast.data.pairs import ControlledPair, Mask
 from vsm_fast.heatmap import cells_inside
-from vsm_fast.images import on_grey, resized_region, subject_box
+from vsm_fast.images.framing import on_grey, resized_region, subject_box
 from vsm_fast.model_config import BackboneConfig
 from vsm_fast.training.metric_losses import PairCells
 from vsm_fast.training.rows import RowShards, write_rows

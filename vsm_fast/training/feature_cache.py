@@ -26,8 +26,8 @@ from vsm_fast.data.pair_shards import read_pairs, shard_paths
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.errors import TrainingError
 from vsm_fast.evaluation.evaluating import OTHER_SUBJECT
+from vsm_fast.images.subjects import prepare_subject
 from vsm_fast.model_config import ModelConfig, weights_fingerprint
-from vsm_fast.subjects import prepare_subject
 from vsm_fast.training.calibration import altered_cells
 from vsm_fast.training.examples import training_example
 from vsm_fast.training.features import FeatureSettings, pair_features, stored_levels

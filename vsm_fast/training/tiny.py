@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.pixel_statistics import CHANNELS
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.checkpoints import load_model, save_model
+from vsm_fast.checkpoints.loading import load_model
+from vsm_fast.checkpoints.location import find_model
+from vsm_fast.checkpoints.saving import save_model
 from vsm_fast.data import splits
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.data.photographs import load_photographs
@@ -37,7 +39,6 @@ from vsm_fast.data.protocol import benchmark_pairs
 from vsm_fast.evaluation.evaluating import OTHER_SUBJECT
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import AggregationConfig, BackboneConfig, ModelConfig, Thresholds
-from vsm_fast.model_location import find_model
 from vsm_fast.scorer import VSMScorer
 from vsm_fast.training.backbone import BackboneTraining, make_unet, train_backbone
 from vsm_fast.training.calibration import PointTable, calibrate, match_points, report

@@ -18,18 +18,14 @@ import torch
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.atomic import write_json
-from vsm_fast.checkpoints import (
-    build_backbone,
-    read_config,
-    save_trained,
-    verify_files,
-)
+from vsm_fast.checkpoints.loading import build_backbone, read_config, verify_files
+from vsm_fast.checkpoints.location import find_model
+from vsm_fast.checkpoints.saving import save_trained
 from vsm_fast.data.pair_shards import count_pairs
 from vsm_fast.devices import choose_device, choose_dtype
 from vsm_fast.errors import TrainingError
 from vsm_fast.extras import required
 from vsm_fast.model_config import ModelConfig, Thresholds
-from vsm_fast.model_location import find_model
 from vsm_fast.progress import Progress, reporting
 from vsm_fast.scorer import VSMScorer
 from vsm_fast.training.contrastive import (

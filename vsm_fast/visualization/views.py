@@ -14,10 +14,11 @@ from PIL import Image
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, Status, VSMError
 from vsm_fast.heatmap import cell_centres, cells_to_pixels
-from vsm_fast.images import Box, ImageSource, load_image
+from vsm_fast.images.framing import Box
+from vsm_fast.images.loading import ImageSource, load_image
+from vsm_fast.images.subjects import prepare_subject
 from vsm_fast.inputs import Images, Masks, image_list, mask_list
 from vsm_fast.scorer import VSMScorer
-from vsm_fast.subjects import prepare_subject
 from vsm_fast.visualization.page import footer_of
 
 DRAWN_SIDE = 720  # pixels of the longer side of an image in a figure, enough at 200 dpi

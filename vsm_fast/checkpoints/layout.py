@@ -1,0 +1,24 @@
+"""What a model folder holds, and under which names.
+
+``config.json``, ``aggregation.safetensors``, ``unet/`` or ``transformer/`` and perhaps ``vae/`` in
+diffusers' format, and perhaps ``conditioning.safetensors`` with constant inputs.
+"""
+
+from __future__ import annotations
+
+AGGREGATION = "aggregation.safetensors"
+CONDITIONING = "conditioning.safetensors"
+# Classes of diffusers that a denoiser may have, by its sub-folder, and what each loses when it is
+# cut for its features.
+DENOISERS = {
+    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "transformer": ("SD3Transformer2DModel",),
+}
+BRANCHES = ("semantic", "visual")
+LAST_LAYERS = {"unet": "conv_out", "transformer": "proj_out", "vae": "decoder"}
+
+
+def published_key(key: str, branch: str) -> str:
+    """Name in the file: ``bottleneck_layers.0.0…`` -> ``bottleneck_layers_semantic.0.0…``."""
+    first, dot, rest = key.partition(".")
+    return f"{first}_{branch}{dot}{rest}"

@@ -1,0 +1,101 @@
+"""One image prepared for the network: decoded, masked, framed and resized."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vsm_fast.errors import InputError, Status
+from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.framing import Box, on_grey, subject_box, to_input
+from vsm_fast.images.loading import ImageSource, load_image
+from vsm_fast.images.masks import MaskSource, reduce_mask, subject_mask
+from vsm_fast.images.stored import StoredImage
+from vsm_fast.model_config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image, framed and ready for the network, or the reason why it is not.
+
+    Attributes:
+        status: ``OK``, or what the rows of this image will say.
+        reason: The status for people; "" when ok.
+        notes: Conversions that were done to the image or its mask.
+        mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found the
+            mask: ``"grabcut"``, ``"grounded-sam"``; "" when unknown.
+        pixels: float32 [3, R, R] in [-1, 1]; None unless ok.
+        cell_mask: bool [h, w], the subject on the descriptor grid; None unless ok.
+        box: (left, top, right, bottom) in pixels of the region that the network sees.
+        size: (H, W) of the image in pixels; zeros where it is not known.
+        mask: bool [H, W], the subject on the image; None unless ok.
+    """
+
+    status: Status = Status.OK
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    mask_origin: str = ""
+    pixels: Tensor | None = None
+    cell_mask: NDArray[np.bool_] | None = None
+    box: Box = (0, 0, 0, 0)
+    size: tuple[int, int] = (0, 0)
+    mask: NDArray[np.bool_] | None = None
+
+    def without_pixels(self) -> Subject:
+        """The same after its pixels went into a batch."""
+        return replace(self, pixels=None)
+
+    def summary(self) -> Subject:
+        """The same without pixels and masks: what is kept of a described reference."""
+        return replace(self, pixels=None, cell_mask=None, mask=None)
+
+
+def prepare_subject(
+    source: ImageSource, mask_source: MaskSource | AutoMask | None, name: str, config: ModelConfig
+) -> Subject:
+    """Decode, mask, frame and resize one image.
+
+    Args:
+        source: The image.
+        mask_source: Its subject mask, or ``AutoMask`` to find it, or None.
+        name: What to call the image in a reason.
+        config: The model that will see it.
+
+    Returns:
+        The prepared subject; a bad image or mask gives a status, never an exception.
+
+    Raises:
+        ImportError, ModelError: What finds masks is not here.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+    elif isinstance(source, StoredImage):
+        name = source.name
+    try:
+        image = load_image(source)
+        mask = subject_mask(mask_source, image)
+    except InputError as error:
+        message = str(error)
+        return Subject(error.status, message if name in message else f"{name}: {message}")
+    notes = image.notes + tuple(f"mask: {note}" for note in mask.notes)
+    if not mask.pixels.any():
+        reason = f"{name}: the mask ({mask.origin}) marks no pixel of the image."
+        return Subject(Status.EMPTY_MASK, reason, notes, mask.origin)
+    backbone = config.backbone
+    box = subject_box(mask.pixels, backbone.framing)
+    pixels = image.pixels
+    if backbone.background == "grey":
+        pixels = on_grey(pixels, mask.pixels)
+    return Subject(
+        notes=notes,
+        mask_origin=mask.origin,
+        pixels=to_input(pixels, box, backbone.resolution, backbone.interpolation),
+        cell_mask=reduce_mask(mask.pixels, box, config.aggregation.grid),
+        box=box,
+        size=(mask.pixels.shape[0], mask.pixels.shape[1]),
+        mask=mask.pixels,
+    )

@@ -1,11 +1,13 @@
-"""Prepared subjects to descriptors: by a runtime, or from a cache of what it gave before."""
+"""Images to descriptors: prepared ahead, described by a runtime, or known from before."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +17,21 @@ from torch import Tensor
 from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
-from vsm_fast.errors import ModelError
-from vsm_fast.images.feeding import PreparedBatch
+from vsm_fast.errors import InputError, ModelError, Status
+from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.feeding import PreparedBatch, prepared_batches
+from vsm_fast.images.loading import ImageSource
+from vsm_fast.images.masks import MaskSource
+from vsm_fast.images.subjects import Subject
 from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
+from vsm_fast.streams import STREAMS, in_streams
+
+OnError = Literal["record", "raise"]
 
 _log = logging.getLogger(__name__)
+_CPU_BATCH = 4  # in each stream; larger batches gain nothing on a CPU and hold more memory
+_CUDA_BATCH = 32
 
 
 class Describer:
@@ -53,6 +64,61 @@ class Describer:
     def dtype(self) -> torch.dtype:
         """Of the descriptors."""
         return choose_descriptor_dtype(self._runtime.precision, self._device)
+
+    def batch_size(self, wanted: int | None) -> int:
+        """Images per forward pass, with a choice for None.
+
+        Raises:
+            ValueError: It is below 1.
+        """
+        if wanted is None:
+            return _CUDA_BATCH if self._device.type == "cuda" else _CPU_BATCH
+        if wanted < 1:
+            raise ValueError(f"batch_size must be at least 1; got {wanted}.")
+        return wanted
+
+    def batches(
+        self,
+        images: Sequence[ImageSource],
+        masks: Sequence[MaskSource | AutoMask | None],
+        batch_size: int | None,
+        on_error: OnError,
+        positions: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Descriptors, Sequence[Subject]]]:
+        """Describe images while the next ones are decoded.
+
+        Args:
+            images: Sources of images.
+            masks: One per image, ``AutoMask`` to find it, or None.
+            batch_size: Images per forward pass; None chooses.
+            on_error: What a bad image does: ``"raise"``, or ``"record"`` for a status.
+            positions: Of the images that are wanted; None = all.
+
+        Yields:
+            (how many came before, descriptors, subjects) of each batch, in order.
+        """
+        size = self.batch_size(batch_size)
+        chosen = range(len(images)) if positions is None else positions
+        cuda = self._device.type == "cuda"
+        batches = prepared_batches(
+            [images[n] for n in chosen],
+            [masks[n] for n in chosen],
+            [f"image {n}" for n in chosen],
+            self._config,
+            size,
+            ahead=2 if cuda else 1,
+            pinned=cuda,
+        )
+
+        def describe(batch: PreparedBatch) -> tuple[int, Descriptors, Sequence[Subject]]:
+            if on_error == "raise":
+                _raise_first(batch.subjects)
+            return batch.start, self(batch), batch.subjects
+
+        several = self._runtime.concurrent and torch.get_num_threads() > 1 and len(chosen) > size
+        streams = STREAMS if several else 1
+        with closing(batches), closing(in_streams(describe, batches, streams)) as described:
+            yield from described
 
     @torch.inference_mode()
     def __call__(self, batch: PreparedBatch) -> Descriptors:
@@ -185,3 +251,9 @@ class Describer:
 def _finite(*descriptors: Tensor) -> bool:
     # A sum of numbers in [-1, 1] is finite exactly when all are, and one pass without a copy.
     return all(bool(torch.isfinite(branch.sum())) for branch in descriptors)
+
+
+def _raise_first(subjects: Sequence[Subject]) -> None:
+    for subject in subjects:
+        if subject.status is not Status.OK:
+            raise InputError(subject.status, subject.reason)

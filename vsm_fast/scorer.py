@@ -8,9 +8,7 @@ with their number.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,10 +17,9 @@ from torch import Tensor
 
 from vsm_fast.cache import DescriptorCache
 from vsm_fast.collector import MatchedSides, ScoreCollector
-from vsm_fast.describer import Describer
+from vsm_fast.describer import Describer, OnError
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.errors import InputError, ModelError, PairingError, Status
-from vsm_fast.images.feeding import PreparedBatch, prepared_batches
+from vsm_fast.errors import ModelError, PairingError, Status
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.subjects import Subject
 from vsm_fast.images.tensor_subjects import prepare_tensors
@@ -43,12 +40,6 @@ from vsm_fast.references import References
 from vsm_fast.results import VSMScores
 from vsm_fast.runtimes.loading import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
-from vsm_fast.streams import STREAMS, in_streams
-
-OnError = Literal["record", "raise"]
-
-_CPU_BATCH = 4  # in each stream; larger batches gain nothing on a CPU and hold more memory
-_CUDA_BATCH = 32
 
 
 class VSMScorer:
@@ -193,7 +184,7 @@ class VSMScorer:
             InputError: Images or masks of another type or shape, or finite values beyond [0, 1].
             ValueError: A batch size below 1.
         """
-        size = self._batch_size(batch_size)
+        size = self._describer.batch_size(batch_size)
         parts = [self._describer.nothing()]
         for start in range(0, len(images), size):
             span = slice(start, start + size)
@@ -278,7 +269,7 @@ class VSMScorer:
                 ref_list, ref_masks, batch_size, on_error, advance
             )
             described_pairs = np.stack([place[pair_index[:, 0]], pair_index[:, 1]], axis=1)
-            for first, described, subjects in self._described_batches(
+            for first, described, subjects in self._describer.batches(
                 gen_list, gen_mask_list, batch_size, on_error
             ):
                 last = first + len(subjects)
@@ -365,44 +356,12 @@ class VSMScorer:
     ) -> tuple[Descriptors, list[Subject]]:
         """Descriptors and subjects of the images at ``positions``; None = of all."""
         parts, subjects = [self._describer.nothing()], []
-        batches = self._described_batches(images, masks, batch_size, on_error, positions)
+        batches = self._describer.batches(images, masks, batch_size, on_error, positions)
         for _, part, batch in batches:
             parts.append(part)
             subjects += [subject.summary() for subject in batch]
             advance(len(batch))
         return Descriptors.cat(parts), subjects
-
-    def _described_batches(
-        self,
-        images: Sequence[ImageSource],
-        masks: Sequence[Mask],
-        batch_size: int | None,
-        on_error: OnError,
-        positions: Sequence[int] | None = None,
-    ) -> Iterator[tuple[int, Descriptors, Sequence[Subject]]]:
-        """(index of the first image, descriptors, subjects) of each batch, in order."""
-        size = self._batch_size(batch_size)
-        chosen = range(len(images)) if positions is None else positions
-        cuda = self.device.type == "cuda"
-        batches = prepared_batches(
-            [images[n] for n in chosen],
-            [masks[n] for n in chosen],
-            [f"image {n}" for n in chosen],
-            self.config,
-            size,
-            ahead=2 if cuda else 1,
-            pinned=cuda,
-        )
-
-        def describe(batch: PreparedBatch) -> tuple[int, Descriptors, Sequence[Subject]]:
-            if on_error == "raise":
-                _raise_first(batch.subjects)
-            return batch.start, self._describer(batch), batch.subjects
-
-        several = self.runtime.concurrent and torch.get_num_threads() > 1 and len(chosen) > size
-        streams = STREAMS if several else 1
-        with closing(batches), closing(in_streams(describe, batches, streams)) as described:
-            yield from described
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation
@@ -413,13 +372,6 @@ class VSMScorer:
                 f"the references were described by another model: grid and channels are {found}, "
                 f"those of {self.config.name!r} are {wanted}. Describe them with this scorer."
             )
-
-    def _batch_size(self, wanted: int | None) -> int:
-        if wanted is None:
-            return _CUDA_BATCH if self.device.type == "cuda" else _CPU_BATCH
-        if wanted < 1:
-            raise ValueError(f"batch_size must be at least 1; got {wanted}.")
-        return wanted
 
 
 def _threshold(name: str, given: float | None, default: float) -> float:
@@ -433,9 +385,3 @@ def _described_subject(described: Descriptors, image: int) -> Subject:
     if described.points(image):
         return Subject()
     return Subject(Status.EMPTY_MASK, "its descriptors have no point.")
-
-
-def _raise_first(subjects: Sequence[Subject]) -> None:
-    for subject in subjects:
-        if subject.status is not Status.OK:
-            raise InputError(subject.status, subject.reason)

@@ -12,9 +12,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import aggregation_pair, condition_unet, published_names, small_vae
 
-from vsm_fast.backbones.presets import Preset, TextEncoder
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.checkpoints.hub_files import HubFiles
+from vsm_fast.checkpoints.presets import Preset, TextEncoder
 from vsm_fast.model_config import AggregationConfig, BackboneConfig
 
 PIECES = ("!", "a", "a</w>", "<|startoftext|>", "<|endoftext|>")

@@ -70,17 +70,6 @@ def is_folder(location: str) -> bool:
     return bool(filesystem(location).isdir(location))
 
 
-def size_of(location: str) -> int:
-    """Bytes of a file.
-
-    Raises:
-        OSError: There is none.
-    """
-    if not is_remote(location):
-        return Path(location).stat().st_size
-    return int(filesystem(location).size(location))
-
-
 def files_in(folder: str) -> list[str]:
     """Locations of the files directly in a folder, sorted, hidden ones left out."""
     if is_remote(folder):

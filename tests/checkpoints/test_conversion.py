@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import images, plain_levels
 from training_runs import write_pairs
 
-from vsm_fast.backbones.presets import TextEncoder
 from vsm_fast.checkpoints.conversion import LocalFiles, convert
 from vsm_fast.checkpoints.loading import build_backbone, build_network, load_model, read_config
+from vsm_fast.checkpoints.presets import TextEncoder
 from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork

@@ -16,11 +16,11 @@ from tiny_models import images
 from training_runs import write_pairs
 
 from vsm_fast import VSMScorer
-from vsm_fast.backbones.presets import TextEncoder, with_revisions
 from vsm_fast.backbones.transformer import TransformerFeatures
 from vsm_fast.checkpoints.conversion import LocalFiles, convert
 from vsm_fast.checkpoints.hub_files import HubFiles
 from vsm_fast.checkpoints.loading import build_backbone, read_config
+from vsm_fast.checkpoints.presets import TextEncoder, with_revisions
 from vsm_fast.errors import ModelError
 from vsm_fast.model_config import BackboneConfig
 from vsm_fast.training.contrastive import ContrastiveTraining

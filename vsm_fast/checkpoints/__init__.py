@@ -2,5 +2,5 @@
 
 ``location`` finds a folder by a model's name, ``layout`` says what it holds, ``loading`` reads it
 and ``saving`` writes it; ``conversion`` makes one of released files (``released_files``), which
-``sources`` and ``hub_files`` find and ``weight_files`` opens, safetensors only.
+``presets`` knows, ``sources`` and ``hub_files`` find and ``weight_files`` opens, safetensors only.
 """

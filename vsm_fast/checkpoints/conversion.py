@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.presets import PRESETS, Preset, converted_folder, with_revisions
 from vsm_fast.checkpoints.layout import AGGREGATION, BRANCHES, CONDITIONING, published_key
 from vsm_fast.checkpoints.loading import backbone_of
+from vsm_fast.checkpoints.presets import PRESETS, Preset, converted_folder, with_revisions
 from vsm_fast.checkpoints.released_files import (
     BACKBONE_PREFIX,
     aggregation_names,

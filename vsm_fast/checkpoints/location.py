@@ -7,7 +7,7 @@ import re
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from vsm_fast.backbones.presets import PRESETS, converted_folder, home
+from vsm_fast.checkpoints.presets import PRESETS, converted_folder, home
 from vsm_fast.errors import ModelError
 
 EMBEDDED = ("tiny",)

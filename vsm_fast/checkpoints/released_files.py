@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsm_fast.backbones.presets import TextEncoder
+from vsm_fast.checkpoints.presets import TextEncoder
 from vsm_fast.checkpoints.weight_files import WeightFile, some_keys
 from vsm_fast.data.pretrained.loading import ModelSource, load_transformer
 from vsm_fast.errors import ModelError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vsm_fast.backbones.presets import PRESETS, Preset, converted_folder
+from vsm_fast.checkpoints.presets import PRESETS, Preset, converted_folder
 from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError, print_text
 
 _DESCRIPTION = """\

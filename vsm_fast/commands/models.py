@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from vsm_fast.commands.common import EXIT_CODES, ExitCode, print_text
 
 if TYPE_CHECKING:
-    from vsm_fast.backbones.presets import Preset
+    from vsm_fast.checkpoints.presets import Preset
 
 
 class ModelEntry(TypedDict):
@@ -47,7 +47,7 @@ def _models(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast models``."""
     import json
 
-    from vsm_fast.backbones.presets import PRESETS
+    from vsm_fast.checkpoints.presets import PRESETS
 
     entries = [_embedded(), *(_entry(preset) for preset in PRESETS.values())]
     print_text(json.dumps(entries, indent=2) if arguments.json else render(entries))
@@ -78,7 +78,7 @@ def _embedded() -> ModelEntry:
 
 
 def _entry(preset: Preset) -> ModelEntry:
-    from vsm_fast.backbones.presets import converted_folder
+    from vsm_fast.checkpoints.presets import converted_folder
 
     folder = converted_folder(preset.name)
     return ModelEntry(

@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.presets import PRESETS, converted_folder
 from vsm_fast.backbones.unet import UNetFeatures
 from vsm_fast.checkpoints.loading import backbone_of
 from vsm_fast.checkpoints.location import find_model
+from vsm_fast.checkpoints.presets import PRESETS, converted_folder
 from vsm_fast.errors import ModelError
 
 SD21 = {

@@ -8,14 +8,21 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt
 PACKAGING := setup.py pyproject.toml constraints.txt
 
-.PHONY: score test bench lint docs sbom train-tiny clean
+.PHONY: score test coverage bench lint docs sbom train-tiny clean
 
 score: $(VENV)/.score
 	$(BIN)/vsm-fast score --refs examples/refs --gens examples/gens \
 		--out out/scores.parquet --heatmaps out/heatmaps
 
+# Most tests use one core; two processes that share the cores must not spin while they wait.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+coverage: $(VENV)/.test
+	$(INSTALL) --editable '.[dev]'
+	$(PYTEST) --cov --cov-report term:skip-covered
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only

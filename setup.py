@@ -87,6 +87,7 @@ EXTRAS = {
         "onnxruntime>=1.22",
         TRITON,  # without a GPU the kernels are interpreted, and compiled ahead of time
         "pytest-benchmark>=5.1",
+        "pytest-xdist>=3.6",  # the suite in two processes: most tests use one core
         "hypothesis>=6.100",
         "opencv-python-headless>=4.10",
         "scipy>=1.13",
@@ -112,7 +113,7 @@ EXTRAS = {
     "fuzz": ["atheris>=3.0; platform_system == 'Linux' and platform_machine == 'x86_64'"],
     # Peers in the benchmarks that the tests do without.
     "bench": ["pykeops>=2.3; platform_system != 'Windows'"],
-    "dev": ["ruff>=0.12", "mypy>=1.16", "pre-commit>=4.0"],
+    "dev": ["ruff>=0.12", "mypy>=1.16", "pre-commit>=4.0", "pytest-cov>=7.0"],
 }
 
 setup(

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.backbones.config_limits import bounded_model, without_memory
 from vsm_fast.backbones.latents import VAE_CLASSES
 from vsm_fast.backbones.transformer import TransformerFeatures
 from vsm_fast.backbones.unet import UNetFeatures
-from vsm_fast.errors import WRONG_JSON, ModelError
+from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import BackboneConfig, ModelConfig
 from vsm_fast.model_location import find_model
@@ -357,8 +358,6 @@ def _save_diffusers(model: Any, folder: Path, dtype: torch.dtype) -> None:
 
 def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
     """A diffusers model from its folder, float32, keys checked strictly."""
-    import diffusers
-
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -367,18 +366,8 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
     if name not in classes:
         raise ModelError(f"{folder}/config.json must be of {' or '.join(classes)}; got {name!r}.")
     path = folder / WEIGHTS
-    try:
-        # On the meta device, so that no time goes into random weights that are replaced at once.
-        with torch.device("meta"):
-            model = getattr(diffusers, name).from_config(settings)
-        if any(True for _ in model.buffers()):
-            model = getattr(diffusers, name).from_config(settings)
-    except (*WRONG_JSON, AssertionError, RuntimeError) as error:  # from anywhere in diffusers
-        raise ModelError(
-            f"{folder}/config.json describes no {name} ({type(error).__name__}: {error})."
-        ) from error
     weights = {modern_key(key): value for key, value in read_weights(path).items()}
-    check_fit(shapes_of(weights), shapes_of(model.state_dict()), str(path))
+    model = bounded_model(settings, shapes_of(weights), folder / "config.json", path)
     model.load_state_dict(weights, assign=True)
     return model
 
@@ -388,9 +377,10 @@ def _load_aggregation(
 ) -> list[AggregationNetwork]:
     """The semantic and the visual network, from one file under the published names."""
     weights = read_weights(path)
-    networks = {
-        branch: AggregationNetwork(level_channels, config.aggregation) for branch in BRANCHES
-    }
+    with without_memory(f"{path.parent}/config.json", "aggregation network"):
+        networks = {
+            branch: AggregationNetwork(level_channels, config.aggregation) for branch in BRANCHES
+        }
     wanted = {
         published_key(key, branch): value
         for branch, network in networks.items()

@@ -15,7 +15,7 @@ from torch import Tensor
 from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
-from vsm_fast.errors import ModelError
+from vsm_fast.errors import ModelError, out_of_memory
 from vsm_fast.feeding import PreparedBatch
 from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
@@ -150,8 +150,8 @@ class Describer:
             part = images[start : start + self._at_once]
             try:
                 parts.append(runtime(part))
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(part) == 1:
                     raise
                 with self._lock:
                     self._at_once = min(self._at_once, len(part) // 2)

@@ -157,3 +157,39 @@ def test_an_image_that_does_not_fit_into_memory_costs_its_own_row_only(
     assert "does not fit into the memory" in found.reason[1]
     assert (found.score[[0, 2]] == wanted.score).all()
     assert np.isnan(found.score[1])
+
+
+# As when a package that imports another one goes on without it.
+_SWALLOWED = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    raise RuntimeError("half imported")
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "command", "said"),
+    [
+        ("argparse", "raise KeyboardInterrupt", ["-m", "vsm_fast"], "vsm-fast: interrupted"),
+        ("torch", "raise KeyboardInterrupt", ["-m", "vsm_fast", "doctor"], "vsm-fast: interrupted"),
+        ("torch", _SWALLOWED, ["-m", "vsm_fast", "doctor"], "vsm-fast: interrupted"),
+        ("torch", _SWALLOWED, ["export/build_onnx.py"],
+         "build_onnx.py: interrupted; nothing was written"),
+        ("torch", _SWALLOWED, ["export/build_trt.py"],
+         "build_trt.py: interrupted; no plan was written"),
+    ],
+)  # fmt: skip
+def test_ctrl_c_while_packages_are_imported_is_one_line(
+    package: str, content: str, command: list[str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{package}.py").write_text(content)
+    if command[0].startswith("export"):
+        command = [*command, "--model", "tiny", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120,
+        cwd=EXAMPLES.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, f"{said}\n")
+    assert not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ from vsm_fast.commands import (
 )
 from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError
 from vsm_fast.errors import InputError, ModelError, PairingError, ResultsError, out_of_memory
+from vsm_fast.interrupts import interruptible
 from vsm_fast.version import __version__
 
 __all__ = ["ExitCode", "main"]
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        with _ended_by_signal():
+        with _ended_by_signal(), interruptible():
             return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("vsm-fast: interrupted", file=sys.stderr)

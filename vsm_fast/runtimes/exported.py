@@ -16,7 +16,6 @@ from typing import Any
 from vsm_fast.atomic import write_json
 from vsm_fast.errors import WRONG_JSON, ModelError
 from vsm_fast.model_config import ModelConfig
-from vsm_fast.weight_files import sha256_of
 
 RECORD = "export.json"
 ONNX = "model.onnx"
@@ -134,6 +133,8 @@ def verify_graph(folder: Path, record: ExportRecord) -> Path:
     Raises:
         DamagedExport: A file is missing, altered or not inside the folder.
     """
+    from vsm_fast.weight_files import sha256_of  # torch, for which refusing options need not wait
+
     if ONNX not in record.files:
         raise DamagedExport(f"{folder / RECORD} lists no {ONNX}. Export the model again.")
     for name, expected in record.files.items():

@@ -153,7 +153,7 @@ setup(
         "pyarrow>=16",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["vsm-fast=vsm_fast.cli:main"]},
+    entry_points={"console_scripts": ["vsm-fast=vsm_fast.__main__:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vsm_fast.errors import VSMError
-from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange
+from vsm_fast.interrupts import interruptible
+from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange, ExportRecord
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 INT8 = "int8"  # of ONNX Runtime on CPUs only
@@ -67,31 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.dtype == INT8) != (options.calibration is not None):
         parser.error("--dtype int8 needs --calibration DIR, and nothing else takes it")
-    # Slow to import, and not needed to refuse wrong options. Torch says at each export that
-    # torchvision, which nothing here uses, is not installed.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
-        from vsm_fast.export.triton_repository import write_repository
-
-        record = export_onnx(
-            options.model,
-            options.out,
-            ExportOptions(
-                PRECISIONS.get(options.dtype, options.dtype),
-                options.batch or DEFAULT_BATCH,
-                options.opset,
-                options.fuse_matching,
-                options.calibration,
-            ),
-            local_files_only=options.local_files_only,
-            tell=print,
-        )
-        if options.triton_repository:
-            served = write_repository(
-                options.triton_repository, options.out, record, options.out / ONNX
-            )
-            print(f"wrote {served} for the Triton Inference Server")
+        with interruptible():
+            record = _exported(options)
     except KeyboardInterrupt:
         print("build_onnx.py: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
@@ -105,6 +84,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"wrote {options.out}: {size:.1f} MiB, operator set {record.opset}")
     print(f"Score with it: vsm-fast score --model {options.out} --refs ... --gens ...")
     return 0
+
+
+def _exported(options: argparse.Namespace) -> ExportRecord:
+    """Export the model, and write what else is asked for."""
+    # Slow to import, and not needed to refuse wrong options. Torch says at each export that
+    # torchvision, which nothing here uses, is not installed.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+    from vsm_fast.export.triton_repository import write_repository
+
+    record: ExportRecord = export_onnx(
+        options.model,
+        options.out,
+        ExportOptions(
+            PRECISIONS.get(options.dtype, options.dtype),
+            options.batch or DEFAULT_BATCH,
+            options.opset,
+            options.fuse_matching,
+            options.calibration,
+        ),
+        local_files_only=options.local_files_only,
+        tell=print,
+    )
+    if options.triton_repository:
+        served = write_repository(
+            options.triton_repository, options.out, record, options.out / ONNX
+        )
+        print(f"wrote {served} for the Triton Inference Server")
+    return record
 
 
 def _refuse(error: Exception, code: int) -> int:

@@ -15,8 +15,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vsm_fast.errors import VSMError
+from vsm_fast.errors import VSMError, out_of_memory
 from vsm_fast.export.build_onnx import FAILED, MODEL, PRECISIONS, USAGE, add_model_options
+from vsm_fast.interrupts import interruptible
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, ExportRecord, is_exported, read_record
 
 if TYPE_CHECKING:
@@ -44,10 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.onnx is not None and (options.out or options.batch or options.dtype != "fp32"):
         parser.error("--out, --dtype and batch sizes are those of the export that --onnx names")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in build_onnx.py
-    import torch  # slow, and not needed to refuse wrong options
-
     try:
-        _run(options)
+        with interruptible():
+            _run(options)
     except KeyboardInterrupt:
         print("build_trt.py: interrupted; no plan was written", file=sys.stderr)
         return INTERRUPTED
@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error, MODEL if isinstance(error, VSMError) else USAGE)
     except VSMError as error:
         return _refuse(error, MODEL)
-    except (OSError, torch.OutOfMemoryError) as error:
+    except OSError as error:
+        return _refuse(error, FAILED)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         return _refuse(error, FAILED)
     return 0
 
@@ -104,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    import torch
+    import torch  # slow, and not needed to refuse wrong options
 
     from vsm_fast.export.trt_dry_run import describe
     from vsm_fast.runtimes.tensorrt_library import library

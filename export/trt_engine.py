@@ -17,6 +17,7 @@ import torch
 from vsm_fast.atomic import replacing
 from vsm_fast.checkpoints.location import tensorrt_home
 from vsm_fast.errors import ModelError
+from vsm_fast.progress import progress_bar
 from vsm_fast.runtimes.exported import IMAGES, ExportRecord
 from vsm_fast.runtimes.tensorrt_library import Machine, created, failure, logger
 
@@ -169,7 +170,6 @@ def _built(
 
 def _monitor(trt: Any, progress: bool) -> Any:
     """What TensorRT reports to, from threads of its own: a bar, and whether to go on."""
-    from tqdm import tqdm
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -180,12 +180,11 @@ def _monitor(trt: Any, progress: bool) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
-                self._bars[phase_name] = tqdm(
+                self._bars[phase_name] = progress_bar(
                     total=num_steps,
                     desc=phase_name,
                     disable=not progress,
                     leave=parent_phase is None,
-                    dynamic_ncols=True,
                 )
 
         def step_complete(self, phase_name: str, step: int) -> bool:

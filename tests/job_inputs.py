@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +69,17 @@ def same_files(out: Path) -> set[str]:
     """Names of the files of a finished job."""
     assert (out / SUMMARY).exists()
     return {path.name for path in out.iterdir()}
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes | tuple[bytes, str]]]) -> Path:
+    """A tar of files (name, content) and of links (name, (type, target)), in order."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content
+                tar.addfile(info)
+    return path

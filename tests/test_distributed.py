@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from job_inputs import picture, read_rows, same_files, write_model, write_pairs
 
+from vsm_fast import distributed
+from vsm_fast.checkpoints.loading import load_model
 from vsm_fast.distributed import ActorPool, ray_session, run_distributed
-from vsm_fast.errors import PairingError
+from vsm_fast.errors import ModelError, PairingError
+from vsm_fast.jobs.errors import JobError
+from vsm_fast.jobs.plan import Shard, make_plan
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import JobSettings, RunOptions
+from vsm_fast.jobs.shard_files import temporary_files
+from vsm_fast.jobs.shard_scoring import ShardScorer
 from vsm_fast.manifests.manifest import Manifest
+from vsm_fast.manifests.pairing import PairRow
 
 POOL = ActorPool(2, 2)
 
@@ -89,6 +101,82 @@ def test_an_actor_dies_and_all_rows_are_those_of_a_plain_job(session, settings, 
     # Either kind of run goes on with what the other left: here nothing, so no actor is started.
     assert run_distributed(manifest, plain, settings)["all"]["rows"] == 83
     assert run_job(manifest, out, settings) == summary
+
+
+@pytest.fixture
+def actor(tmp_path, monkeypatch):
+    """Function: an actor in this process, whose scoring is a function."""
+
+    def make(complete):
+        scorer = SimpleNamespace(identity=lambda: {}, complete=complete)
+        monkeypatch.setattr(ShardScorer, "load", lambda *_: scorer)
+        return distributed._ShardActor(str(tmp_path), {}, JobSettings(), RunOptions())
+
+    return make
+
+
+def _batch(shard):
+    return {"shard": [shard], "retried": [False]}
+
+
+SHARD = Shard(3, [0], [PairRow("a", "", Path("r"), Path("g"))])
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "message"),
+    [
+        (lambda: np.empty(1 << 50), JobError, r"an actor is out of memory: Unable .* fewer actors"),
+        (lambda: torch.empty(1 << 50), JobError, r"an actor is out of memory: .*can't allocate"),
+        (lambda: load_model("nowhere"), ModelError, "nowhere"),
+        (lambda: int("x\ny"), JobError, "an actor failed: ValueError: invalid literal"),
+    ],
+)
+def test_what_goes_wrong_in_an_actor_is_said_in_one_line(actor, tmp_path, fail, kind, message):
+    answer = actor(lambda *_: fail())(_batch(SHARD))["answer"][0]
+    with pytest.raises(kind, match=message) as caught:
+        distributed._opened(pickle.loads(pickle.dumps(answer)))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_goes_wrong_with_the_manifest_comes_through_the_actors(actor, tmp_path):
+    source = Manifest(str(write_pairs(tmp_path, 9)))
+    plan = make_plan(source, 4)
+    write_pairs(tmp_path, 8)
+    cells = list(distributed._ShardReader(source, plan, range(3), ())({}))
+    assert [cell["shard"][0].number for cell in cells[:-1]] == [0, 1]
+    answer = actor(lambda *_: 1 / 0)(cells[-1])["answer"][0]
+    with pytest.raises(JobError, match=r"^the manifest changed"):
+        distributed._opened(answer)
+
+
+def test_a_shard_that_ends_every_actor_ends_the_job(actor, tmp_path):
+    """As the system does that has no memory left: without an exception."""
+    dying, scored = actor(lambda *_: os._exit(9)), []
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            dying(_batch(SHARD))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    answer = actor(lambda *_: scored.append(1))(_batch(SHARD))["answer"][0]
+    with pytest.raises(JobError, match="shard 3 has ended 5 processes"):
+        distributed._opened(answer)
+    assert not scored
+    assert len(temporary_files(tmp_path)) == 1  # which the next run removes
+
+
+def test_what_ray_says_of_a_dead_actor_is_one_line():
+    from ray import exceptions
+
+    text = "\x1b[36mray::MapWorker\x1b[39m was killed:\n  the node is low on memory"
+    for error in (exceptions.OutOfMemoryError(text), exceptions.NodeDiedError(text)):
+        said = str(distributed._cause(error))
+        assert said == (
+            f"an actor failed: {type(error).__name__}: ray::MapWorker was killed: the node is low "
+            "on memory"
+        )
+    assert "died unexpectedly" in str(distributed._cause(exceptions.WorkerCrashedError()))
 
 
 def test_pools_are_sized_by_the_cluster():

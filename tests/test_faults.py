@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny_models
+from job_inputs import picture, write_model
+from PIL import Image, PngImagePlugin
 
+from vsm_fast import VSMScorer
 from vsm_fast.cli import ExitCode, main
 
 one_thread = tiny_models.one_thread
@@ -127,3 +131,65 @@ def test_a_signal_ends_the_run_and_leaves_no_part_of_a_file(
     assert "Traceback" not in errors
     assert files(tmp_path) == ["scores.parquet"]
     assert out.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("step", ["_open", "tell", "getexif", "load", "convert", "resize"])
+def test_an_image_that_does_not_fit_into_memory_costs_its_own_row_only(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = tmp_path / "large.png", tmp_path / "small.jpg"
+    Image.new("RGBA", (77, 55), "red").save(large)  # the only PNG, and the only one of its size
+    picture(0).save(small)
+    scorer = VSMScorer.from_pretrained(write_model(tmp_path / "model"), device="cpu")
+    wanted = scorer.score([small], [small], batch_size=1)
+    owner = Image.Image if step in ("convert", "resize") else PngImagePlugin.PngImageFile
+    plain = getattr(owner, step)
+
+    def fail(image: Image.Image, *arguments: object, **options: object) -> object:
+        if owner is Image.Image and image.size != (77, 55):
+            return plain(image, *arguments, **options)
+        raise MemoryError
+
+    monkeypatch.setattr(owner, step, fail)
+    found = scorer.score([small], [small, large, small], batch_size=1)
+    assert found.status.tolist() == ["ok", "image_too_large", "ok"]
+    assert str(large) in found.reason[1]
+    assert "does not fit into the memory" in found.reason[1]
+    assert (found.score[[0, 2]] == wanted.score).all()
+    assert np.isnan(found.score[1])
+
+
+# As when a package that imports another one goes on without it.
+_SWALLOWED = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    raise RuntimeError("half imported")
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "command", "said"),
+    [
+        ("argparse", "raise KeyboardInterrupt", ["-m", "vsm_fast"], "vsm-fast: interrupted"),
+        ("torch", "raise KeyboardInterrupt", ["-m", "vsm_fast", "doctor"], "vsm-fast: interrupted"),
+        ("torch", _SWALLOWED, ["-m", "vsm_fast", "doctor"], "vsm-fast: interrupted"),
+        ("torch", _SWALLOWED, ["export/build_onnx.py"],
+         "build_onnx.py: interrupted; nothing was written"),
+        ("torch", _SWALLOWED, ["export/build_trt.py"],
+         "build_trt.py: interrupted; no plan was written"),
+    ],
+)  # fmt: skip
+def test_ctrl_c_while_packages_are_imported_is_one_line(
+    package: str, content: str, command: list[str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{package}.py").write_text(content)
+    if command[0].startswith("export"):
+        command = [*command, "--model", "tiny", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120,
+        cwd=EXAMPLES.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, f"{said}\n")
+    assert not (tmp_path / "out").exists()

@@ -281,39 +281,3 @@ print(hashlib.sha256(scores.visual_similarity.tobytes() + scores.score.tobytes()
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_stays_halved(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    scorer = VSMScorer.from_pretrained("tiny", device="cpu")
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(7)]
-    wanted = scorer.describe(images, batch_size=7)
-    plain, sizes = scorer.network.forward, []
-
-    def forward(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        sizes.append(len(batch))
-        if len(batch) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return plain(batch)
-
-    monkeypatch.setattr(scorer.network, "forward", forward)
-    found = scorer.describe(images, batch_size=7)
-    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
-    torch.testing.assert_close(found.visual, wanted.visual, atol=1e-5, rtol=1e-5)
-    assert "7 images at once do not fit" in caplog.text
-    sizes.clear()
-    scorer.describe(images[:2])
-    assert sizes == [1, 1]
-
-
-def test_one_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = VSMScorer.from_pretrained("tiny", device="cpu")
-
-    def forward(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(scorer.network, "forward", forward)
-    with pytest.raises(torch.OutOfMemoryError):
-        scorer.describe([np.zeros((32, 32, 3), np.uint8)])

@@ -1,6 +1,23 @@
-"""``python -m vsm_fast`` is ``vsm-fast``."""
+"""``vsm-fast`` and ``python -m vsm_fast``: the command line, which Ctrl-C ends in one line.
 
-from vsm_fast.cli import main
+Also while it is being imported, which takes a while where disks are slow.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line of ``vsm_fast.cli``."""
+    try:
+        from vsm_fast import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        print("vsm-fast: interrupted", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -23,7 +23,8 @@ from vsm_fast.commands import (
     visualize,
 )
 from vsm_fast.commands.common import EXIT_CODES, ExitCode, UsageError
-from vsm_fast.errors import InputError, ModelError, PairingError, ResultsError
+from vsm_fast.errors import InputError, ModelError, PairingError, ResultsError, out_of_memory
+from vsm_fast.interrupts import interruptible
 from vsm_fast.version import __version__
 
 __all__ = ["ExitCode", "main"]
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        with _ended_by_signal():
+        with _ended_by_signal(), interruptible():
             return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("vsm-fast: interrupted", file=sys.stderr)
@@ -66,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         message = " ".join(str(error).split()) or type(error).__name__
         code = _exit_code(error)
-        if code is ExitCode.FAILED:
+        if out_of_memory(error):
+            hint = "; smaller batches (--batch-size) need less"
+            message = f"out of memory: {message}{hint if hasattr(arguments, 'batch_size') else ''}"
+        elif code is ExitCode.FAILED:
             message = f"{type(error).__name__}: {message} (-v shows where)"
         print(f"vsm-fast: error: {message}", file=sys.stderr)
         return code

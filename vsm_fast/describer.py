@@ -17,7 +17,7 @@ from torch import Tensor
 from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
-from vsm_fast.errors import InputError, ModelError, Status
+from vsm_fast.errors import InputError, ModelError, Status, out_of_memory
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.feeding import PreparedBatch, prepared_batches
 from vsm_fast.images.loading import ImageSource
@@ -216,8 +216,8 @@ class Describer:
             part = images[start : start + self._at_once]
             try:
                 parts.append(runtime(part))
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(part) == 1:
                     raise
                 with self._lock:
                     self._at_once = min(self._at_once, len(part) // 2)

@@ -4,8 +4,10 @@ The plan, the rows and the files are those of ``vsm_fast.jobs``; Ray Data only b
 actors. One task reads the manifest as a stream, and back-pressure holds it as soon as a few shards
 wait; what travels are the rows of the manifest, never pixels. An actor loads the model once,
 scores whole shards, writes them, and answers with a line for the ledger, which this process keeps.
-An actor or machine that dies costs the shard it had: Ray gives it to another one, which replaces
-the same file. All machines need the manifest, the images and the folder under the same paths.
+An actor or machine that dies, of whatever, costs the shard it had: Ray gives it to another one,
+which replaces the same file; a shard that has cost several actors ends the job. What goes wrong in
+an actor otherwise is an answer too, because Ray would make a page of text of an exception. All
+machines need the manifest, the images and the folder under the same paths.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -24,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from vsm_fast.errors import VSMError
+from vsm_fast.errors import ModelError, PairingError, VSMError, out_of_memory
 from vsm_fast.extras import required
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.job_folder import JobFolder, locked_folder, open_job
@@ -41,7 +44,7 @@ from vsm_fast.jobs.runner import (
     report_start,
 )
 from vsm_fast.jobs.settings import JobSettings, RunOptions
-from vsm_fast.jobs.shard_files import read_shard, write_shard
+from vsm_fast.jobs.shard_files import counted_try, read_shard, write_shard
 from vsm_fast.jobs.shard_scoring import ShardScorer
 from vsm_fast.jobs.stopping import Stop
 
@@ -50,6 +53,7 @@ _log = logging.getLogger(__name__)
 _LOCAL_STORE = 200 << 20  # bytes of shared memory of a Ray that is started here: rows are small
 _POLL = 0.5  # seconds between two looks at whether a signal came
 _BLOCK = 1  # byte: every shard is a block of its own, so that each goes to a free actor
+_MOST_DEATHS = 5  # of actors by one shard; Ray would give it to others without end
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,7 @@ def _answers(
     )
     try:
         for row in entries.iter_rows():
-            yield FinishedShard(**row)
+            yield _opened(row["answer"])
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
 
@@ -269,14 +273,41 @@ def _until_stopped(
 
 
 def _cause(error: BaseException) -> Exception:
-    """What went wrong in an actor, without Ray's wrapping."""
+    """What ended an actor or a task, in one line, without Ray's wrapping and colours."""
     inner: BaseException | None = error
     while inner is not None:
         cause = getattr(inner, "cause", None) or inner.__cause__
         if isinstance(cause, VSMError):
             return type(cause)(*cause.args)
         inner = cause
-    return JobError(f"an actor failed: {error}")
+    said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return JobError(f"an actor failed: {type(error).__name__}: {said}")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong in another process, as what it answers."""
+
+    kind: type[VSMError]
+    message: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        said = " ".join(str(error).split()) or type(error).__name__
+        for kind in (ModelError, PairingError, JobError):
+            if isinstance(error, kind):
+                return cls(kind, said)
+        if out_of_memory(error):
+            hint = "fewer actors a machine or smaller batches (--batch-size) need less"
+            return cls(JobError, f"an actor is out of memory: {said}; {hint}.")
+        return cls(JobError, f"an actor failed: {type(error).__name__}: {said}")
+
+
+def _opened(answer: FinishedShard | _Failure) -> FinishedShard:
+    """An answer that is no failure."""
+    if isinstance(answer, _Failure):
+        raise answer.kind(answer.message)
+    return answer
 
 
 class _ShardReader:
@@ -289,8 +320,11 @@ class _ShardReader:
         self._wanted, self._retried = set(wanted), set(retried)
 
     def __call__(self, _: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        for shard in read_shards(self._source, self._plan, self._wanted):
-            yield {"shard": _cell(shard), "retried": np.array([shard.number in self._retried])}
+        try:
+            for shard in read_shards(self._source, self._plan, self._wanted):
+                yield {"shard": _cell(shard), "retried": np.array([shard.number in self._retried])}
+        except Exception as error:
+            yield {"shard": _cell(_Failure.of(error)), "retried": np.array([False])}
 
 
 class _ShardActor:
@@ -304,24 +338,39 @@ class _ShardActor:
         options: RunOptions,
     ) -> None:
         self._folder, self._identity = Path(folder), identity
-        self._scorer = ShardScorer.load(settings, options)
-        own = self._scorer.identity()
-        other = [name for name, value in own.items() if identity[name] != value]
+        self._settings, self._options = settings, options
+        self._scorer: ShardScorer | None = None
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        answer = shard = batch["shard"][0]
+        if not isinstance(shard, _Failure):
+            try:
+                answer = self._finished(shard, batch["retried"][0])
+            except Exception as error:
+                _log.exception("shard %d", shard.number)  # where Ray keeps the actor's output
+                answer = _Failure.of(error)
+        return {"answer": _cell(answer)}
+
+    def _finished(self, shard: Shard, retried: bool) -> FinishedShard:
+        begin = time.monotonic()
+        with counted_try(self._folder, shard.number, _MOST_DEATHS):
+            scorer = self._scorer = self._scorer or self._loaded()
+            before = read_shard(self._folder, shard.number) if retried else None
+            table = scorer.complete(shard, before, lambda rows, failed: None)
+            return write_shard(
+                table, self._folder, shard.number, self._identity, time.monotonic() - begin
+            )
+
+    def _loaded(self) -> ShardScorer:
+        scorer = ShardScorer.load(self._settings, self._options)
+        own = scorer.identity()
+        other = [name for name, value in own.items() if self._identity[name] != value]
         if other:
             raise JobError(
                 f"this machine would score with another {', '.join(other)} than the one that "
                 "was asked first; give all machines the same library, model and kind of device."
             )
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        begin = time.monotonic()
-        shard: Shard = batch["shard"][0]
-        before = read_shard(self._folder, shard.number) if batch["retried"][0] else None
-        table = self._scorer.complete(shard, before, lambda rows, failed: None)
-        entry = write_shard(
-            table, self._folder, shard.number, self._identity, time.monotonic() - begin
-        )
-        return {name: [value] for name, value in asdict(entry).items()}
+        return scorer
 
 
 def _cell(value: object) -> Any:

@@ -54,3 +54,11 @@ class TrainingError(VSMError, RuntimeError):
 WRONG_JSON = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, a GPU's or the machine's: less at a time may fit."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    # What torch's allocator of the CPU says has no class of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -13,7 +13,7 @@ import tiny_models
 from PIL import Image
 
 import vsm_fast
-from vsm_fast.backbones import presets
+from vsm_fast.checkpoints import presets
 from vsm_fast.cli import ExitCode, main
 from vsm_fast.commands import convert as command
 

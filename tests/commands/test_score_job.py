@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast.cli import ExitCode, main
+from vsm_fast.describer import Describer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -126,6 +129,51 @@ def test_signals_keep_what_is_finished(score, tmp_path, number, code):
     assert not list(out.glob(".*"))
     assert score(*base) == 0
     assert pq.read_table(out).num_rows == 120
+
+
+def _leak_until_refused():
+    """Keep a piece of memory with every batch; the system refuses the eighth."""
+    import resource
+
+    piece, kept, plain = 2**28, [], Describer.computed
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + 7 * piece + piece // 2
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def leaking(*arguments):
+        kept.append(np.empty(piece, np.uint8))  # never touched: addresses are what is limited
+        return plain(*arguments)
+
+    Describer.computed = leaking
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_job_without_memory_keeps_what_is_finished(score, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 40)
+    out = tmp_path / "out"
+    base = ("--manifest", manifest, "--out", out, "--shard-rows", "4", "--quiet")
+    torch.set_num_threads(1)  # a forked child has no others
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            sys.stderr = (tmp_path / "errors").open("w", buffering=1)
+            _leak_until_refused()
+            code = score(*base)
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    said = (tmp_path / "errors").read_text()
+    assert os.waitstatus_to_exitcode(status) == ExitCode.FAILED, said
+    assert said.startswith("vsm-fast: error: out of memory: Unable to allocate 256. MiB")
+    assert said.endswith("smaller batches (--batch-size) need less\n")
+    assert said.count("\n") == 1
+    assert 1 <= len(list(out.glob("*.parquet"))) < 10
+    assert not list(out.glob(".*"))
+    assert score(*base) == ExitCode.OK
+    rows = read_rows(out)  # each row once, in order
+    assert rows["id"].to_pylist() == [f"pair {number}" for number in range(40)]
+    assert set(rows["status"].to_pylist()) == {"ok"}
 
 
 def test_a_job_finds_masks_where_none_is_given(score, tmp_path, capsys):

@@ -17,11 +17,13 @@ one_thread = tiny_models.one_thread
 COUNTS = {"manifest": 400, "records": 400, "weights": 400, "unet": 40}
 # Found by fuzz_*.py, or by reading; each was an exception of another kind once.
 DEEP, LONG = b"[" * 200_000, b"9" * 5_000
+TALL = TARGETS["unet"].seeds()[0].replace(b'block": 1', b'block": 100000')
+assert TALL not in TARGETS["unet"].seeds()
 FOUND = {
     "manifest": [b"\1" + DEEP, b'\1{"ref": ' + LONG + b"}"],
     "records": [DEEP, LONG],
     "weights": [],
-    "unet": [DEEP],
+    "unet": [DEEP, TALL],
 }
 
 

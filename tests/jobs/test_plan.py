@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vsm_fast.errors import PairingError
+from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.plan import ListedPairs, make_plan, read_shards
 from vsm_fast.manifests.pairing import Pairing, PairRow
 
@@ -70,6 +71,15 @@ def test_the_streams_of_a_plan_hold_one_shard():
     alive.clear()
     first = next(iter(read_shards(Endless(), plan, range(10))))
     assert len(first.rows) == len(alive) == 10
+
+
+@pytest.mark.parametrize("left", [0, 4, 8, 9, 11])
+def test_a_manifest_that_became_shorter_is_noticed(left):
+    rows = _rows(12)
+    plan = make_plan(_listed(rows), 4)
+    with pytest.raises(JobError, match="manifest changed"):
+        list(read_shards(_listed(rows[:left]), plan, range(3)))
+    assert len(list(read_shards(_listed(rows[:8]), plan, {0, 1}))) == 2  # all that was wanted
 
 
 def test_an_empty_list():

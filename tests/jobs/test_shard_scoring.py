@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from job_inputs import picture, write_pairs
-from test_manifest import write_tar
+from job_inputs import picture, write_pairs, write_tar
 
 from vsm_fast.jobs import shard_scoring
 from vsm_fast.jobs.plan import Shard

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from job_inputs import picture
+from job_inputs import picture, write_tar
 
 from vsm_fast.errors import InputError, PairingError, Status
 from vsm_fast.images.loading import load_image
@@ -35,19 +35,6 @@ def assert_shows(image, seed):
         assert again == image
         assert hash(again) == hash(image)
     np.testing.assert_array_equal(load_image(image).pixels, np.asarray(picture(seed)))
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            else:
-                info.type, info.linkname = content
-                tar.addfile(info)
-    return path
 
 
 def test_pairs_in_tars(tmp_path):

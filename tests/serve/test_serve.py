@@ -15,6 +15,7 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import clocks
 import pytest
 import uvicorn
 from browser import chromium, needs_chromium
@@ -30,6 +31,7 @@ REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
 REPAINTED = EXAMPLES / "gens/robot_toy/repainted.jpg"
 SMALL = Limits(file_bytes=1000, all_bytes=3000, files=4, references=2, seconds=1)
 BOUNDARY = "form-boundary"
+jumping_clock = clocks.jumping_clock
 
 
 def mask_of(path):
@@ -173,13 +175,16 @@ def test_more_bytes_than_were_announced(port):
     assert ask(port, "GET", "/")[0] == 200
 
 
+@pytest.mark.usefixtures("jumping_clock")
 def test_an_upload_that_does_not_arrive(port):
+    begin = time.monotonic()
     with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as connection:
         connection.sendall(
             b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n"
             b"Content-Type: multipart/form-data; boundary=" + BOUNDARY.encode() + b"\r\n\r\n--"
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    assert 0.9 * SMALL.seconds < time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("path", ["/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/x", "//"])
@@ -189,6 +194,7 @@ def test_no_path_leads_to_a_file(port, path):
     assert b"root:" not in body
 
 
+@pytest.mark.usefixtures("jumping_clock")
 def test_one_at_a_time_and_few_waiting():
     go, running, most = threading.Event(), [], []
 

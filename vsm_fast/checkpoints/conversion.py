@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.checkpoints.config_limits import skeleton
 from vsm_fast.checkpoints.layout import AGGREGATION, BRANCHES, CONDITIONING, published_key
 from vsm_fast.checkpoints.loading import backbone_of
 from vsm_fast.checkpoints.presets import PRESETS, Preset, converted_folder, with_revisions
@@ -316,13 +317,10 @@ def _check(
     networks: _Networks | None,
 ) -> None:
     """Check every weight against the models that it is for, which are built without memory."""
-    import diffusers
-
     models = {}
     for part, weights in backbone.parts.items():
-        with torch.device("meta"):
-            settings = backbone.settings[part]
-            models[part] = getattr(diffusers, settings["_class_name"]).from_config(settings)
+        settings = backbone.settings[part]
+        models[part] = skeleton(settings, len(weights.names), f"{part}/config.json")
         check_fit(_shapes(weights), _wanted(models[part]), f"{weights.file} ({part})")
     without_values = {name: value.to("meta") for name, value in constants.items()}
     features = backbone_of(config.backbone, models, without_values)

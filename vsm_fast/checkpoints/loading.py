@@ -19,6 +19,7 @@ from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.backbones.latents import VAE_CLASSES
 from vsm_fast.backbones.transformer import TransformerFeatures
 from vsm_fast.backbones.unet import UNetFeatures
+from vsm_fast.checkpoints.config_limits import bounded_model, without_memory
 from vsm_fast.checkpoints.layout import (
     AGGREGATION,
     BRANCHES,
@@ -36,7 +37,7 @@ from vsm_fast.checkpoints.weight_files import (
     sha256_of,
     shapes_of,
 )
-from vsm_fast.errors import WRONG_JSON, ModelError
+from vsm_fast.errors import ModelError
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import BackboneConfig, ModelConfig
 
@@ -187,8 +188,6 @@ def backbone_of(
 
 def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
     """A diffusers model from its folder, float32, keys checked strictly."""
-    import diffusers
-
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -197,18 +196,8 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
     if name not in classes:
         raise ModelError(f"{folder}/config.json must be of {' or '.join(classes)}; got {name!r}.")
     path = folder / WEIGHTS
-    try:
-        # On the meta device, so that no time goes into random weights that are replaced at once.
-        with torch.device("meta"):
-            model = getattr(diffusers, name).from_config(settings)
-        if any(True for _ in model.buffers()):
-            model = getattr(diffusers, name).from_config(settings)
-    except (*WRONG_JSON, AssertionError, RuntimeError) as error:  # from anywhere in diffusers
-        raise ModelError(
-            f"{folder}/config.json describes no {name} ({type(error).__name__}: {error})."
-        ) from error
     weights = {modern_key(key): value for key, value in read_weights(path).items()}
-    check_fit(shapes_of(weights), shapes_of(model.state_dict()), str(path))
+    model = bounded_model(settings, shapes_of(weights), folder / "config.json", path)
     model.load_state_dict(weights, assign=True)
     return model
 
@@ -218,9 +207,10 @@ def _load_aggregation(
 ) -> list[AggregationNetwork]:
     """The semantic and the visual network, from one file under the published names."""
     weights = read_weights(path)
-    networks = {
-        branch: AggregationNetwork(level_channels, config.aggregation) for branch in BRANCHES
-    }
+    with without_memory(f"{path.parent}/config.json", "aggregation network"):
+        networks = {
+            branch: AggregationNetwork(level_channels, config.aggregation) for branch in BRANCHES
+        }
     wanted = {
         published_key(key, branch): value
         for branch, network in networks.items()

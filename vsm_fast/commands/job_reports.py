@@ -13,6 +13,7 @@ from typing import Any
 
 from vsm_fast.commands.common import print_text
 from vsm_fast.jobs.progress import Event, Report
+from vsm_fast.progress import progress_bar
 
 _MOST_GROUPS = 40
 _QUIET_SECONDS = 30.0  # between two lines of a log
@@ -76,15 +77,12 @@ class _Bar:
             self._bar.close()
 
     def __call__(self, event: Event) -> None:
-        from tqdm import tqdm
-
         if event["event"] == "start":
             for note in _note_start(event):
                 print(f"vsm-fast: note: {note}", file=sys.stderr)
-            self._bar = tqdm(
-                total=event["rows"], initial=event["finished_rows"], unit="pair",
-                dynamic_ncols=True, smoothing=0.05,
-            )  # fmt: skip
+            self._bar = progress_bar(
+                total=event["rows"], initial=event["finished_rows"], unit="pair", smoothing=0.05
+            )
         elif event["event"] == "rows" and self._bar is not None:
             self._bar.set_postfix_str(f"{event['failed']} failed", refresh=False)
             self._bar.update(event["done"] - self._bar.n)

@@ -79,15 +79,24 @@ def decode(
             ``TOO_LARGE``.
     """
     limit = default_max_pixels() if max_pixels is None else max_pixels
-    if isinstance(source, Image.Image):
-        # Closed after one frame was loaded, it cannot count its frames any more.
-        return _load(source, "the PIL image", limit, _frame_note_if_open(source))
-    if isinstance(source, StoredImage):
-        content = source.read()
-        if not content:
-            raise InputError(Status.UNREADABLE, f"{source.name} is empty (0 bytes).")
-        return _decode_file(BytesIO(content), source.name, limit)
-    name = os.fsdecode(source)
+    name = "the PIL image"
+    try:
+        if isinstance(source, Image.Image):
+            # Closed after one frame was loaded, it cannot count its frames any more.
+            return _load(source, name, limit, _frame_note_if_open(source))
+        if isinstance(source, StoredImage):
+            name = source.name
+            content = source.read()
+            if not content:
+                raise InputError(Status.UNREADABLE, f"{name} is empty (0 bytes).")
+            return _decode_file(BytesIO(content), name, limit)
+        name = os.fsdecode(source)
+        return _decode_path(name, limit)
+    except MemoryError as error:
+        raise InputError(Status.TOO_LARGE, f"{name} does not fit into the memory.") from error
+
+
+def _decode_path(name: str, limit: int) -> Decoded:
     _check_file(name)
     try:
         with Path(name).open("rb") as file:
@@ -161,6 +170,8 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         raise InputError(
             Status.TOO_LARGE, f"{name} is above Pillow's Image.MAX_IMAGE_PIXELS: {error}"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
         # Decoders meet damaged files with exceptions of many types.
         file.seek(0)
@@ -193,6 +204,8 @@ def _decode_file(file: BinaryIO, name: str, max_pixels: int) -> Decoded:
     check_size(*image.size, name, max_pixels)
     try:
         note = _frame_note(image)
+    except MemoryError:
+        raise
     except Exception as error:  # as in _open; which frame it stands at now is not known
         raise _damaged(name, error) from error
     return _load(image, name, max_pixels, note)
@@ -206,8 +219,8 @@ def _load(image: Image.Image, name: str, max_pixels: int, frame_note: list[str])
         notes.append("damaged exif ignored")
     try:
         image.load()
-    except MemoryError as error:
-        raise InputError(Status.TOO_LARGE, f"{name} does not fit into the memory.") from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise _damaged(name, error) from error
     # Pillow's TIFF decoder turns the pixels itself, others leave it to the reader.
@@ -247,6 +260,8 @@ def _orientation(image: Image.Image) -> int | None:
     """EXIF orientation in 1..8; None if the EXIF data is damaged."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except MemoryError:  # the data may be whole: without it the image would lie on its side
+        raise
     except Exception:  # as above; a photograph with damaged EXIF is still a photograph
         return None
     # 0 and values above 8 occur in the wild and mean nothing.

@@ -76,11 +76,19 @@ def prepare_subject(
     elif isinstance(source, StoredImage):
         name = source.name
     try:
-        image = load_image(source)
-        mask = subject_mask(mask_source, image)
+        return _prepared(source, mask_source, name, config)
     except InputError as error:
         message = str(error)
         return Subject(error.status, message if name in message else f"{name}: {message}")
+    except MemoryError:  # others of the batch may fit
+        return Subject(Status.TOO_LARGE, f"{name} does not fit into the memory.")
+
+
+def _prepared(
+    source: ImageSource, mask_source: MaskSource | AutoMask | None, name: str, config: ModelConfig
+) -> Subject:
+    image = load_image(source)
+    mask = subject_mask(mask_source, image)
     notes = image.notes + tuple(f"mask: {note}" for note in mask.notes)
     if not mask.pixels.any():
         reason = f"{name}: the mask ({mask.origin}) marks no pixel of the image."

@@ -120,18 +120,25 @@ def read_shards(source: PairSource, plan: Plan, wanted: Collection[int]) -> Iter
     Raises:
         JobError: The manifest is not the one that was planned.
     """
-    digest, last = hashlib.sha256(), max(wanted, default=-1)
+    digest, last, read = hashlib.sha256(), max(wanted, default=-1), 0
     for number, rows in enumerate(_runs(source.rows(), plan.shard_rows)):
         if number > last:
             return
         if number >= plan.shards or _continued(digest, rows, source.base) != plan.digests[number]:
-            raise JobError(
-                "the manifest changed while the job was running; put it back and run the same "
-                "command again, or start another job."
-            )
+            raise _changed()
+        read = number + 1
         if number in wanted:
             first = number * plan.shard_rows
             yield Shard(number, range(first, first + len(rows)), rows)
+    if read <= last:
+        raise _changed()
+
+
+def _changed() -> JobError:
+    return JobError(
+        "the manifest changed while the job was running; put it back and run the same "
+        "command again, or start another job."
+    )
 
 
 def _runs(rows: Iterator[PairRow], length: int) -> Iterator[tuple[PairRow, ...]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,35 @@ def shard_path(folder: Path, shard: int) -> Path:
 def temporary_files(folder: Path) -> list[Path]:
     """What killed processes left."""
     return sorted(folder.glob(".*.tmp*"))
+
+
+@contextmanager
+def counted_try(folder: Path, shard: int, most: int) -> Iterator[None]:
+    """Do what may end this process, and see to it that not one process after the other dies of it.
+
+    Args:
+        folder: Of the job; a file in it counts the processes that did not come back from here.
+        shard: What is tried.
+        most: Such processes.
+
+    Raises:
+        JobError: It has cost so many.
+    """
+    counter = shard_path(folder, shard).with_name(f".scores-{shard:06d}.tries.tmp")
+    with counter.open("ab") as file:
+        file.write(b".")
+        file.flush()
+        tries = file.tell()
+    if tries > most:
+        raise JobError(
+            f"shard {shard} has ended {most} processes, each without a word: most likely for want "
+            "of memory, or by an image that a decoder does not survive. What was finished is "
+            "kept; give each process more memory, or find the image by scoring these rows alone."
+        )
+    try:
+        yield
+    finally:
+        counter.unlink(missing_ok=True)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

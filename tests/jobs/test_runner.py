@@ -81,17 +81,25 @@ def test_a_shard_says_what_it_is(job, tmp_path):
     assert metadata[b"vsm_fast.grid"] == b"6x6"
 
 
+def _shards(out):
+    return len(list(out.glob("scores-*.parquet")))
+
+
 def test_killed_at_random_moments_it_ends_like_one_that_was_not(job, in_child, tmp_path):
     manifest = write_pairs(tmp_path / "in", 60, broken=(7, 30))
     job(manifest, "first")  # what is loaded once is not among the moments
     begin = time.monotonic()
     job(manifest, "whole")
-    whole = time.monotonic() - begin
+    shard = (time.monotonic() - begin) / 15
     draw = random.Random(0)
     kills = 0
     for _ in range(200):
+        wanted = _shards(tmp_path / "killed") + draw.randrange(3)
         child = in_child(lambda: job(manifest, "killed") and 0)
-        time.sleep(draw.uniform(0.2, 0.6) * whole)
+        while _shards(tmp_path / "killed") < min(wanted, 15):
+            time.sleep(0.002)
+            assert time.monotonic() - begin < 300
+        time.sleep(draw.uniform(0, 2) * shard)  # in the middle of something
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):

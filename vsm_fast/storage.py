@@ -101,5 +101,7 @@ def _filesystem(protocol: str) -> Any:
 
     try:
         return fsspec.filesystem(protocol)
-    except (ImportError, ValueError) as error:  # the package of the protocol, or the protocol
+    # No such protocol, no package for it, or it wants more than an address has, like a host or the
+    # file that a reference:// looks into, which a manifest cannot give.
+    except (ImportError, ValueError, TypeError, AttributeError, OSError) as error:
         raise PairingError(f"{protocol}:// addresses cannot be opened here: {error}") from error

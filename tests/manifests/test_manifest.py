@@ -223,10 +223,15 @@ def test_tars_and_image_tables_at_addresses(bucket, tmp_path):
     assert_shows(rows[18].ref, 18)
 
 
-def test_locations_that_cannot_be_read(tmp_path):
-    (tmp_path / "a.csv").write_text("ref,gen\nnosuch://a/b.png,x.png\n")
-    with pytest.raises(PairingError, match="nosuch:// addresses cannot be opened"):
+@pytest.mark.parametrize("protocol", ["nosuch", "github", "reference", "dir", "zip"])
+def test_addresses_that_nothing_opens(tmp_path, protocol):
+    """No such protocol, or it takes more than its name to open its files."""
+    (tmp_path / "a.csv").write_text(f"ref,gen\n{protocol}://a/b.png,x.png\n")
+    with pytest.raises(PairingError, match=f"{protocol}:// addresses cannot be opened"):
         read_manifest(tmp_path / "a.csv")
+
+
+def test_locations_that_cannot_be_read(tmp_path):
     with pytest.raises(PairingError, match="cannot be read"):
         read_manifest("memory://nowhere/pairs.csv")
     with pytest.raises(PairingError, match="should hold files of one of"):

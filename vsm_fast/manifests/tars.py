@@ -74,6 +74,9 @@ def _members(archive: str) -> Iterator[tarfile.TarInfo]:
     """Regular files; links, devices and files with holes are no images."""
     try:
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            # An empty one: next() of Python 3.10 would read before its beginning.
+            if tar.firstmember is None:  # type: ignore[attr-defined]
+                return
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
                 if member.isreg() and not member.issparse():

@@ -4,11 +4,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+AUDIT_ARGS ?=
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt
 PACKAGING := setup.py pyproject.toml constraints.txt
 
-.PHONY: score test coverage bench lint docs sbom train-tiny clean
+.PHONY: score test coverage bench lint docs sbom audit train-tiny clean
 
 score: $(VENV)/.score
 	$(BIN)/vsm-fast score --refs examples/refs --gens examples/gens \
@@ -42,6 +43,13 @@ sbom: | $(VENV)/bin/python
 	@mkdir -p build
 	$(BIN)/python -m cyclonedx_py requirements constraints.txt \
 		--output-reproducible --of JSON -o build/sbom.json
+
+# Known vulnerabilities of every pinned version, by PyPA's tool (Apache-2.0); AUDIT_ARGS="-s osv"
+# asks another database. Without --strict, versions that it cannot look up would count as harmless.
+audit: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) 'pip-audit>=2.9'
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip $(AUDIT_ARGS) \
+		--requirement constraints.txt
 
 # PHOTOS: DreamBooth photographs, one sub-folder per subject (see vsm_fast/models/tiny/README.md).
 train-tiny: $(VENV)/.test

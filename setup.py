@@ -53,7 +53,7 @@ EXTRAS = {
     "pairs": [
         "transformers>=5.23",
         "accelerate>=1.10",
-        "diffusers>=0.42",
+        "diffusers>=0.42.1",
         "opencv-python-headless>=4.10",
         "scipy>=1.13",
     ],
@@ -71,10 +71,10 @@ EXTRAS = {
     # VSM as a metric in training loops (Apache-2.0; its figures need matplotlib).
     "metric": ["torchmetrics>=1.4", "matplotlib>=3.9"],
     # Tables as data frames, and a page to explore results in a browser (Jinja2: its template).
-    "report": ["pandas>=2.2", "jinja2>=3.1"],
+    "report": ["pandas>=2.2", "jinja2>=3.1.6"],
     # The same page from a local server that scores uploads: a web framework without pydantic,
     # the server that its authors write, and the parser of forms that it asks for.
-    "serve": ["jinja2>=3.1", "starlette>=0.41", "uvicorn>=0.30", "python-multipart>=0.0.18"],
+    "serve": ["jinja2>=3.1.6", "starlette>=1.3.1", "uvicorn>=0.30", "python-multipart>=0.0.31"],
     # Documentation: Sphinx makes the reference from docstrings, MyST reads Markdown. (Material for
     # MkDocs, which would do as well, ends in 2027.)
     "docs": DOCS,
@@ -101,10 +101,10 @@ EXTRAS = {
         "torchmetrics>=1.4",
         "faiss-cpu>=1.9",  # a peer in the benchmarks
         *DOCS,
-        "jinja2>=3.1",
-        "starlette>=0.41",
+        "jinja2>=3.1.6",
+        "starlette>=1.3.1",
         "uvicorn>=0.30",
-        "python-multipart>=0.0.18",
+        "python-multipart>=0.0.31",
         "websocket-client>=1.8",  # speaks to Chromium, in the tests of pages
         "ray[data]>=2.40",  # jobs are tested on a real one of two actors
         "psutil>=5.9",  # which of its processes are left
@@ -149,7 +149,7 @@ setup(
         "fsspec>=2024.2",  # manifests and images at addresses; huggingface-hub brings it anyway
         "pyyaml>=6.0",  # the configuration that published networks were trained with
         "tqdm>=4.66",
-        "filelock>=3.12",  # one export of a model at a time; torch and the Hub's client need it too
+        "filelock>=3.20.1",  # one export of a model at a time; torch needs it too
         "pyarrow>=16",
     ],
     extras_require=EXTRAS,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import vsm_fast
 
@@ -47,3 +50,20 @@ def test_every_public_name_can_be_imported() -> None:
 def test_the_embedded_model_is_at_most_20_megabytes() -> None:
     folder = ROOT / "vsm_fast" / "models" / "tiny"
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 20e6
+
+
+def test_constraints_min_holds_the_lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is always installed, torch aside, and of the extras that are tried with it."""
+    given: dict = {}
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: given.update(arguments))
+    runpy.run_path(str(ROOT / "setup.py"))
+    extras = given["extras_require"]
+    bounds = {}
+    for text in [*given["install_requires"], *extras["report"], *extras["serve"]]:
+        (bound,) = (requirement := Requirement(text)).specifier
+        assert bound.operator == ">="
+        bounds[requirement.name.lower()] = Version(bound.version)
+    del bounds["torch"]
+    pins = (ROOT / "constraints-min.txt").read_text(encoding="utf-8").splitlines()
+    parts = (line.split("==") for line in pins if not line.startswith("#"))
+    assert {name.lower(): Version(version) for name, version in parts} == bounds

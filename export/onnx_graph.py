@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vsm_fast.atomic import new_folder
 from vsm_fast.checkpoints.loading import load_model
-from vsm_fast.checkpoints.saving import new_folder
-from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_int8 import calibration_images, check_quantized, quantize_graph
 from vsm_fast.export.scores_graph import SCORES, export_scores
 from vsm_fast.extras import required
+from vsm_fast.hashes import sha256_of
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import ModelConfig, weights_fingerprint
 from vsm_fast.runtimes.exported import (

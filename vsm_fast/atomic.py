@@ -1,14 +1,17 @@
-"""Files that are either complete or not there, and that one writer makes at a time."""
+"""Files and folders that are complete or not there, and that one writer makes at a time."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from vsm_fast.errors import ModelError
 
 
 @contextmanager
@@ -34,6 +37,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path, mark: str) -> Iterator[Path]:
+    """A folder to write into, which then replaces ``folder`` in one step.
+
+    Args:
+        folder: Is replaced if it has a file ``mark``.
+        mark: By which a folder of this kind is known.
+
+    Raises:
+        ModelError: ``folder`` exists and is something else.
+    """
+    if folder.exists() and not (folder / mark).is_file():
+        raise ModelError(f"{folder} exists and has no {mark}; it is left as it is.")
+    writer = f"{os.getpid()}-{threading.get_ident():x}"
+    temporary = folder.with_name(f".{folder.name}.{writer}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        _replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -66,3 +93,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object for people and programs, complete or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put ``new`` in the place of ``folder``; a folder that is in use is never half there."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)

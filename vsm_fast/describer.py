@@ -18,10 +18,9 @@ from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.devices import choose_descriptor_dtype
 from vsm_fast.errors import InputError, ModelError, Status, out_of_memory
-from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.feeding import PreparedBatch, prepared_batches
 from vsm_fast.images.loading import ImageSource
-from vsm_fast.images.masks import MaskSource
+from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject
 from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
@@ -80,7 +79,7 @@ class Describer:
     def batches(
         self,
         images: Sequence[ImageSource],
-        masks: Sequence[MaskSource | AutoMask | None],
+        masks: Sequence[Mask],
         batch_size: int | None,
         on_error: OnError,
         positions: Sequence[int] | None = None,

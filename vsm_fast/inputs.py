@@ -14,12 +14,11 @@ from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import PairingError
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.loading import ImageSource
-from vsm_fast.images.masks import MaskSource
+from vsm_fast.images.masks import Mask
 from vsm_fast.images.stored import StoredImage
 from vsm_fast.references import References
 
 Images = ImageSource | Sequence[ImageSource]
-Mask = MaskSource | AutoMask | None
 Masks = Mask | Sequence[Mask]
 
 _SINGLE = (str, os.PathLike, Image.Image, StoredImage)

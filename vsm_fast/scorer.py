@@ -21,11 +21,11 @@ from vsm_fast.describer import Describer, OnError
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError, PairingError, Status
 from vsm_fast.images.loading import ImageSource
+from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject
 from vsm_fast.images.tensor_subjects import prepare_tensors
 from vsm_fast.inputs import (
     Images,
-    Mask,
     Masks,
     distinct,
     image_list,

@@ -26,8 +26,8 @@ from training_runs import write_pairs
 from vsm_fast.checkpoints.conversion import LocalFiles, convert
 from vsm_fast.checkpoints.loading import build_backbone, build_network, load_model, read_config
 from vsm_fast.checkpoints.presets import TextEncoder
-from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.errors import ModelError
+from vsm_fast.hashes import sha256_of
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.training.contrastive import ContrastiveTraining
 from vsm_fast.training.features import FeatureSettings

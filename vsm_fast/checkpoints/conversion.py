@@ -17,8 +17,16 @@ import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.atomic import new_folder
 from vsm_fast.checkpoints.config_limits import skeleton
-from vsm_fast.checkpoints.layout import AGGREGATION, BRANCHES, CONDITIONING, published_key
+from vsm_fast.checkpoints.layout import (
+    AGGREGATION,
+    BRANCHES,
+    CONDITIONING,
+    CONFIG,
+    WEIGHTS,
+    published_key,
+)
 from vsm_fast.checkpoints.loading import backbone_of
 from vsm_fast.checkpoints.presets import PRESETS, Preset, converted_folder, with_revisions
 from vsm_fast.checkpoints.released_files import (
@@ -31,16 +39,9 @@ from vsm_fast.checkpoints.released_files import (
     read_cleandift,
     read_experiment,
 )
-from vsm_fast.checkpoints.saving import new_folder, seal
+from vsm_fast.checkpoints.saving import seal
 from vsm_fast.checkpoints.sources import Sources, check_lock, write_lock
-from vsm_fast.checkpoints.weight_files import (
-    WEIGHTS,
-    Shapes,
-    check_fit,
-    modern_key,
-    opened,
-    save_weights,
-)
+from vsm_fast.checkpoints.weight_files import Shapes, check_fit, modern_key, opened, save_weights
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.model_config import AggregationConfig, ModelConfig
@@ -152,7 +153,7 @@ def convert(
     constants = _constants(chosen, backbone, config.backbone.resolution)
     _check(config, backbone, constants, found)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(out) as folder:
+    with new_folder(out, CONFIG) as folder:
         for part, weights in backbone.parts.items():
             (folder / part).mkdir()
             text = json.dumps(backbone.settings[part], indent=2) + "\n"

@@ -6,8 +6,10 @@ diffusers' format, and perhaps ``conditioning.safetensors`` with constant inputs
 
 from __future__ import annotations
 
+CONFIG = "config.json"
 AGGREGATION = "aggregation.safetensors"
 CONDITIONING = "conditioning.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # in each sub-folder, beside its config.json
 # Classes of diffusers that a denoiser may have, by its sub-folder, and what each loses when it is
 # cut for its features.
 DENOISERS = {

@@ -25,19 +25,19 @@ from vsm_fast.checkpoints.layout import (
     BRANCHES,
     CONDITIONING,
     DENOISERS,
+    WEIGHTS,
     published_key,
 )
 from vsm_fast.checkpoints.location import find_model
 from vsm_fast.checkpoints.weight_files import (
     PICKLED,
-    WEIGHTS,
     check_fit,
     modern_key,
     read_weights,
-    sha256_of,
     shapes_of,
 )
 from vsm_fast.errors import ModelError
+from vsm_fast.hashes import sha256_of
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import BackboneConfig, ModelConfig
 

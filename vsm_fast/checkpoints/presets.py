@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from vsm_fast.checkpoints.hub_files import HubFiles
+from vsm_fast.checkpoints.layout import WEIGHTS
 from vsm_fast.errors import ModelError
 from vsm_fast.model_config import AggregationConfig, BackboneConfig
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _CONFIGS = ("unet/config.json", "vae/config.json")
-_MODELS = (*_CONFIGS, f"unet/{_WEIGHTS}", f"vae/{_WEIGHTS}")
+_MODELS = (*_CONFIGS, f"unet/{WEIGHTS}", f"vae/{WEIGHTS}")
 _SD3_MODELS = tuple(
-    f"{part}/{name}" for part in ("transformer", "vae") for name in ("config.json", _WEIGHTS)
+    f"{part}/{name}" for part in ("transformer", "vae") for name in ("config.json", WEIGHTS)
 )
 
 
@@ -155,7 +155,7 @@ _VSM = "abdo-eldesokey/mind-the-glitch"
 
 
 def _tiny_vae(repository: str) -> HubFiles:
-    return HubFiles(repository, ("config.json", _WEIGHTS))
+    return HubFiles(repository, ("config.json", WEIGHTS))
 
 
 _TAESD = _tiny_vae("madebyollin/taesd")  # of the VAE that SD 1.5 and 2.1 share

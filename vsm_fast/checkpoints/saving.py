@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +12,20 @@ import torch
 from torch import Tensor
 
 from vsm_fast.aggregation import AggregationNetwork
+from vsm_fast.atomic import new_folder
 from vsm_fast.checkpoints.layout import (
     AGGREGATION,
     BRANCHES,
     CONDITIONING,
+    CONFIG,
     DENOISERS,
     LAST_LAYERS,
+    WEIGHTS,
     published_key,
 )
-from vsm_fast.checkpoints.weight_files import WEIGHTS, save_weights, sha256_of
+from vsm_fast.checkpoints.weight_files import save_weights
 from vsm_fast.errors import ModelError
+from vsm_fast.hashes import sha256_of
 from vsm_fast.model_config import ModelConfig
 
 
@@ -59,7 +60,7 @@ def save_model(
         ModelError: ``folder`` is something else, ``denoiser`` or ``vae`` was cut, or a weight does
             not fit into ``dtype``.
     """
-    with new_folder(folder) as temporary:
+    with new_folder(folder, CONFIG) as temporary:
         transformer = type(denoiser).__name__ in DENOISERS["transformer"]
         _save_diffusers(denoiser, temporary / ("transformer" if transformer else "unet"), dtype)
         if vae is not None:
@@ -91,37 +92,13 @@ def save_trained(
     Raises:
         ModelError: ``folder`` is something else.
     """
-    with new_folder(folder) as temporary:
+    with new_folder(folder, CONFIG) as temporary:
         for part in (*DENOISERS, "vae"):
             if (base / part).is_dir():
                 shutil.copytree(base / part, temporary / part)
         if (base / CONDITIONING).exists():
             shutil.copy(base / CONDITIONING, temporary / CONDITIONING)
         return _sealed(temporary, config, (semantic, visual), torch.float32)
-
-
-@contextmanager
-def new_folder(folder: Path, mark: str = "config.json") -> Iterator[Path]:
-    """A folder to write into, which then replaces ``folder`` in one step.
-
-    Args:
-        folder: Is replaced if it has a file ``mark``.
-        mark: By which a folder of this kind is known.
-
-    Raises:
-        ModelError: ``folder`` exists and is something else.
-    """
-    if folder.exists() and not (folder / mark).is_file():
-        raise ModelError(f"{folder} exists and has no {mark}; it is left as it is.")
-    writer = f"{os.getpid()}-{threading.get_ident():x}"
-    temporary = folder.with_name(f".{folder.name}.{writer}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        _replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sealed(
@@ -156,23 +133,8 @@ def seal(folder: Path, config: ModelConfig) -> ModelConfig:
         for path in sorted(folder.glob(pattern))
     }
     written = dataclasses.replace(config, files=hashes)
-    (folder / "config.json").write_text(written.to_json(), encoding="utf-8")
+    (folder / CONFIG).write_text(written.to_json(), encoding="utf-8")
     return written
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``; a folder that is in use is never half there."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = new.with_suffix(".old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
 
 
 def _save_diffusers(model: Any, folder: Path, dtype: torch.dtype) -> None:

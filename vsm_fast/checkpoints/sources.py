@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vsm_fast.checkpoints.hub_files import HubFiles, fetch
-from vsm_fast.checkpoints.weight_files import refuse_pickle, sha256_of
+from vsm_fast.checkpoints.weight_files import refuse_pickle
 from vsm_fast.errors import ModelError
+from vsm_fast.hashes import sha256_of
 
 LOCK = "sources.json"
 _FORMAT = "vsm_fast sources/1"

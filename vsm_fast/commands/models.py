@@ -56,9 +56,10 @@ def _models(arguments: argparse.Namespace) -> ExitCode:
 
 def _embedded() -> ModelEntry:
     """The model that comes with the package."""
+    from vsm_fast.checkpoints.layout import WEIGHTS
     from vsm_fast.checkpoints.loading import read_config
     from vsm_fast.checkpoints.location import find_model
-    from vsm_fast.checkpoints.weight_files import WEIGHTS, opened
+    from vsm_fast.checkpoints.weight_files import opened
 
     folder = find_model("tiny")
     config = read_config(folder)

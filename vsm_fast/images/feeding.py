@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.loading import ImageSource
-from vsm_fast.images.masks import MaskSource
+from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject, prepare_subject
 from vsm_fast.model_config import ModelConfig
 
@@ -42,7 +41,7 @@ class PreparedBatch:
 
 def prepared_batches(
     images: Sequence[ImageSource],
-    masks: Sequence[MaskSource | AutoMask | None],
+    masks: Sequence[Mask],
     names: Sequence[str],
     config: ModelConfig,
     batch_size: int,

@@ -19,6 +19,7 @@ from vsm_fast.images.loading import LoadedImage
 from vsm_fast.images.stored import StoredImage
 
 MaskSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
+Mask = MaskSource | AutoMask | None  # of one image: given, to be found, or the whole of it
 MaskOrigin = Literal["given", "alpha", "whole image", "grabcut", "grounded-sam"]
 ReductionRule = Literal["nearest", "any"]
 
@@ -72,7 +73,7 @@ def load_mask(
     return _read(source, size, orientation)[0]
 
 
-def subject_mask(source: MaskSource | AutoMask | None, image: LoadedImage) -> SubjectMask:
+def subject_mask(source: Mask, image: LoadedImage) -> SubjectMask:
     """The mask that counts for an image.
 
     The given one, else its alpha, else what is found where that was asked for, else all of it.

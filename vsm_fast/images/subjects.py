@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vsm_fast.errors import InputError, Status
-from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.framing import Box, on_grey, subject_box, to_input
 from vsm_fast.images.loading import ImageSource, load_image
-from vsm_fast.images.masks import MaskSource, reduce_mask, subject_mask
+from vsm_fast.images.masks import Mask, reduce_mask, subject_mask
 from vsm_fast.images.stored import StoredImage
 from vsm_fast.model_config import ModelConfig
 
@@ -55,7 +54,7 @@ class Subject:
 
 
 def prepare_subject(
-    source: ImageSource, mask_source: MaskSource | AutoMask | None, name: str, config: ModelConfig
+    source: ImageSource, mask_source: Mask, name: str, config: ModelConfig
 ) -> Subject:
     """Decode, mask, frame and resize one image.
 
@@ -84,9 +83,7 @@ def prepare_subject(
         return Subject(Status.TOO_LARGE, f"{name} does not fit into the memory.")
 
 
-def _prepared(
-    source: ImageSource, mask_source: MaskSource | AutoMask | None, name: str, config: ModelConfig
-) -> Subject:
+def _prepared(source: ImageSource, mask_source: Mask, name: str, config: ModelConfig) -> Subject:
     image = load_image(source)
     mask = subject_mask(mask_source, image)
     notes = image.notes + tuple(f"mask: {note}" for note in mask.notes)

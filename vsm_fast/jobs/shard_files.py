@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vsm_fast.atomic import replacing, sync_folder
-from vsm_fast.checkpoints.weight_files import sha256_of
 from vsm_fast.errors import Status
+from vsm_fast.hashes import sha256_of
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from vsm_fast.atomic import write_json
 from vsm_fast.errors import WRONG_JSON, ModelError
+from vsm_fast.hashes import sha256_of
 from vsm_fast.model_config import ModelConfig
 
 RECORD = "export.json"
@@ -133,9 +134,6 @@ def verify_graph(folder: Path, record: ExportRecord) -> Path:
     Raises:
         DamagedExport: A file is missing, altered or not inside the folder.
     """
-    # torch, for which refusing options need not wait
-    from vsm_fast.checkpoints.weight_files import sha256_of
-
     if ONNX not in record.files:
         raise DamagedExport(f"{folder / RECORD} lists no {ONNX}. Export the model again.")
     for name, expected in record.files.items():

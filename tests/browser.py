@@ -29,6 +29,7 @@ _OPTIONS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--remote-debugging-port=0", "--hide-scrollbars",
 )  # fmt: skip
+_DRAWN = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 _PATIENCE = 60  # seconds, on a busy machine
 _KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("", 9), "End": ("", 35), "Home": ("", 36),
          "ArrowLeft": ("", 37), "ArrowUp": ("", 38), "ArrowRight": ("", 39), "ArrowDown": ("", 40),
@@ -102,7 +103,7 @@ class Tab:
 
     def settle(self) -> None:
         """Until what the last event asked for is drawn."""
-        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.run(_DRAWN)
         self.run("vsmReport.showing")
 
     def size(self, width: int, height: int) -> None:
@@ -130,12 +131,12 @@ class Tab:
         self.settle()
 
     def click_on(self, selector: str) -> None:
-        """Click the middle of an element, scrolled into sight."""
+        """Click the middle of an element, scrolled into sight, once what moves it is drawn."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.run(_DRAWN)
         x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const b = e.getBoundingClientRect();"
-            "return [b.x + b.width / 2, b.y + b.height / 2] })()"
+            f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element}.getBoundingClientRect())"
         )
         self.click(x, y)
 

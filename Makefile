@@ -9,32 +9,35 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt
 PACKAGING := setup.py pyproject.toml constraints.txt
 
-.PHONY: score test coverage bench lint docs sbom audit train-tiny clean
+.PHONY: score test test-slow coverage bench lint docs sbom audit train-tiny clean
 
 score: $(VENV)/.score
 	$(BIN)/vsm-fast score --refs examples/refs --gens examples/gens \
 		--out out/scores.parquet --heatmaps out/heatmaps
 
 # Most tests use one core; two processes that share the cores must not spin while they wait.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test: $(VENV)/.test
-	$(PYTEST)
+test: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
 
-coverage: $(VENV)/.test
-	$(INSTALL) --editable '.[dev]'
+# Fuzzing, kill loops, every kernel target: the long forms that `make test` leaves out.
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow
+
+coverage: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report term:skip-covered
 
-bench: $(VENV)/.test
+bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
 
-lint: $(VENV)/.test
-	$(INSTALL) --editable '.[dev]'
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-docs: $(VENV)/.test
+docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 # A CycloneDX list of every pinned version, by the tool of that standard (Apache-2.0).
@@ -52,20 +55,20 @@ audit: | $(VENV)/bin/python
 		--requirement constraints.txt
 
 # PHOTOS: DreamBooth photographs, one sub-folder per subject (see vsm_fast/models/tiny/README.md).
-train-tiny: $(VENV)/.test
-	$(BIN)/python -m vsm_fast.training.tiny --photos $(PHOTOS) --out runs/tiny
+train-tiny: $(VENV)/.dev
+	$(BIN)/python -m recipes.tiny.train --photos $(PHOTOS) --out runs/tiny
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.score: $(PACKAGING) | $(VENV)/bin/python
-	@echo "Installing vsm_fast and what it needs into $(VENV) (a few minutes, once)."
+	@echo "Installing vsm_fast into $(VENV) (a few minutes, once)."
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.test: $(PACKAGING) | $(VENV)/bin/python
-	@echo "Installing vsm_fast and its test tools into $(VENV) (a few minutes, once)."
-	$(INSTALL) --editable '.[test]'
+$(VENV)/.dev: $(PACKAGING) | $(VENV)/bin/python
+	@echo "Installing vsm_fast and its development tools into $(VENV) (a few minutes, once)."
+	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vsm_fast.errors import InputError, ModelError, PairingError, Status, VSMError
-from vsm_fast.version import __version__
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vsm_fast.api import score_batch
     from vsm_fast.descriptors import Descriptors
     from vsm_fast.images.automatic_masks import AutoMask
-    from vsm_fast.metric import VisualSemanticMatching as VisualSemanticMatching
-    from vsm_fast.results import VSMResult, VSMScores
+    from vsm_fast.integrations.metric import VisualSemanticMatching as VisualSemanticMatching
+    from vsm_fast.results.scores import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
 
 __all__ = [

@@ -1,26 +1,58 @@
-"""Optional packages: imported where they are needed, with an error that says how to get them."""
+"""Optional packages: imported on first use, with an error that names the install command."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
+# Extra of pyproject.toml by import name. A package without one installs by its own name.
+_EXTRAS = {
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    **dict.fromkeys(("triton", "tensorrt", "xformers"), "gpu"),
+    **dict.fromkeys(("starlette", "uvicorn", "anyio", "python_multipart"), "serve"),
+    **dict.fromkeys(
+        (
+            "accelerate",
+            "matplotlib",
+            "scipy",
+            "skimage",
+            "sklearn",
+            "tensorboard",
+            "threadpoolctl",
+            "transformers",
+        ),
+        "lab",
+    ),
+    "ray": "ray",
+}
 
-def required(module: str, extra: str, purpose: str) -> Any:
+
+def install_command(module: str) -> str:
+    """Return the command that installs an optional package.
+
+    Args:
+        module: Import name, such as ``"matplotlib.figure"``.
+    """
+    package = module.partition(".")[0]
+    if package in _EXTRAS:
+        return f"pip install '.[{_EXTRAS[package]}]' in the source tree of vsm_fast"
+    return f"pip install {package}"
+
+
+def required(module: str, purpose: str) -> Any:
     """Import an optional package.
 
     Args:
-        module: Its import name, like ``"matplotlib.figure"``.
-        extra: The extra of vsm_fast that installs it.
-        purpose: What needs it, the subject of the error's sentence.
+        module: Import name, such as ``"matplotlib.figure"``.
+        purpose: Feature that needs it; the subject of the error's sentence.
 
     Raises:
-        ImportError: It is not installed; names the extra.
+        ImportError: If it is not installed. Names the install command.
     """
     try:
         return import_module(module)
     except ImportError as error:
         raise ImportError(
             f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}). "
-            f"Run: pip install 'vsm_fast[{extra}]'"
+            f"Run: {install_command(module)}"
         ) from error

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from report_tables import HOSTILE, made_images, made_scores
 
-from vsm_fast.cli import main
-from vsm_fast.commands.report import _IMAGES
-from vsm_fast.extras import required
+from vsm_fast.cli.main import main
+from vsm_fast.cli.report import _IMAGES
 from vsm_fast.report import read_results, results_of, write_report
 from vsm_fast.report.images import thumbnails
 from vsm_fast.report.packing import pack
@@ -166,15 +165,3 @@ def test_wrong_inputs(tmp_path, monkeypatch, capsys, arguments, message):
     assert main(["report", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x.html").exists()
-
-
-def test_without_jinja_it_names_the_extra(tmp_path, monkeypatch, capsys):
-    made_scores(1, points=3).to_parquet(tmp_path / "r.parquet")
-
-    def absent(module, extra, purpose):
-        return required(f"absent_{module}", extra, purpose)
-
-    monkeypatch.setattr("vsm_fast.report.page.required", absent)
-    command = ["report", str(tmp_path / "r.parquet"), "--out", str(tmp_path / "x.html")]
-    assert main(command) == 2
-    assert "vsm_fast[report]" in capsys.readouterr().err

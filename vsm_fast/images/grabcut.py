@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from vsm_fast.extras import required
 
 # Chosen on half of the subjects of docs/masks.md, where the other half measures them.
 _SIDE = 192  # pixels of the longer side; the time grows with the area
@@ -23,15 +20,9 @@ class GrabCutMasker:
     the background, the border surely so; GrabCut then moves the line to where colours change. The
     same image gives the same mask in every thread: OpenCV's random numbers, which start its
     clustering, are each thread's own, and are seeded for each image.
-
-    Raises:
-        ImportError: OpenCV is not installed; names the extra.
     """
 
     name = "grabcut"
-
-    def __init__(self) -> None:
-        self._cv2: Any = required("cv2", "masks", "GrabCut")
 
     def __call__(self, pixels: NDArray[np.uint8], subject: str) -> NDArray[np.bool_] | None:
         """Mask the subject.
@@ -43,10 +34,9 @@ class GrabCutMasker:
         Returns:
             bool [H, W], the largest piece that is not background; None when nothing is left.
         """
-        cv2 = self._cv2
         scale = min(1.0, _SIDE / max(pixels.shape[:2]))
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        labels = _first_guess(height, width, cv2)
+        labels = _first_guess(height, width)
         if not (labels == cv2.GC_PR_FGD).any():
             return None
         small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -63,7 +53,7 @@ class GrabCutMasker:
         return np.asarray(smooth > 0.5)
 
 
-def _first_guess(height: int, width: int, cv2: Any) -> NDArray[np.uint8]:
+def _first_guess(height: int, width: int) -> NDArray[np.uint8]:
     """uint8 [height, width], GrabCut's labels to start from; no subject in tiny images."""
     y = (2 * np.arange(height)[:, None] + 1) / height - 1
     x = (2 * np.arange(width) + 1) / width - 1

@@ -41,11 +41,11 @@ __all__ = [
 _HOMES = {
     "AutoMask": "images.automatic_masks",
     "Descriptors": "descriptors",
-    "VSMResult": "results",
+    "VSMResult": "results.scores",
     "VSMScorer": "scorer",
-    "VSMScores": "results",
+    "VSMScores": "results.scores",
     # Not in __all__: it needs torchmetrics, which `from vsm_fast import *` must not.
-    "VisualSemanticMatching": "metric",
+    "VisualSemanticMatching": "integrations.metric",
     "score_batch": "api",
 }
 

@@ -21,7 +21,7 @@ from vsm_fast import VSMScorer
 from vsm_fast.cli.main import ExitCode, main
 
 one_thread = tiny_models.one_thread
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PAIR = [
     "score", "--device", "cpu", "--refs", str(EXAMPLES / "refs/robot_toy/reference.jpg"),
     "--gens", str(EXAMPLES / "gens/robot_toy/other_photo.jpg"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Python runs a sitecustomize before anything else. An audit hook sees what sockets do in any
 # thread, also under names that were imported before a test could replace them.
 GUARD = """

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import atheris
 
-sys.path[:0] = map(str, Path(__file__).parents[1:3])
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT)]
 # Branches of these are what the fuzzer tries to reach; torch's would drown them.
 with atheris.instrument_imports(include=["vsm_fast", "PIL", "csv", "json"]):
     from damage import replaced_value

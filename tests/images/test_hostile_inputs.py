@@ -28,7 +28,7 @@ from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.images import decoding
 
 one_thread = tiny_models.one_thread
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
 REFERENCE_MASK = EXAMPLES / "refs/robot_toy/reference_mask.png"
 PHOTOGRAPH = EXAMPLES / "gens/robot_toy/other_photo.jpg"

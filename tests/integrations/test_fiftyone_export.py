@@ -17,7 +17,7 @@ from vsm_fast import VSMScorer, VSMScores
 from vsm_fast.cli.main import main
 from vsm_fast.integrations.fiftyone import heatmap_pixels, to_fiftyone
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TOYS = EXAMPLES / "gens" / "robot_toy"
 REFERENCE = str(EXAMPLES / "refs" / "robot_toy" / "reference.jpg")
 GENS = [str(TOYS / "repainted.jpg"), str(TOYS / "other_photo.jpg"), "/missing/image.png"]

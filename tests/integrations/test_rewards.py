@@ -14,7 +14,7 @@ from vsm_fast import InputError, ModelError, PairingError, VSMScorer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.integrations.rewards import VSMReward
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SUBJECTS = ("bear_plushie", "colorful_sneaker", "robot_toy")
 
 

@@ -147,7 +147,12 @@ class Forks:
 
 def import_others(modules: list[str]) -> None:
     """Import what the tests import, except this repository, whose modules use the mutated one."""
-    ours = {"vsm_fast", "tests", "benchmarks", *(path.stem for path in ROOT.glob("tests/*.py"))}
+    ours = {
+        "vsm_fast",
+        "tests",
+        "benchmarks",
+        *(path.stem for path in ROOT.glob("tests/helpers/*.py")),
+    }
     for name in modules:
         if name.split(".")[0] not in ours:
             # Some names in sys.modules are not of files, and are made again by their makers.

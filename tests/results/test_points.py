@@ -11,7 +11,7 @@ from vsm_fast.cli.main import main
 from vsm_fast.results.heatmap import cell_centres
 from vsm_fast.results.points import POINT_COLUMNS, MatchedPoints, point_columns
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
 REFERENCE_MASK = EXAMPLES / "refs/robot_toy/reference_mask.png"
 REPAINTED = EXAMPLES / "gens/robot_toy/repainted.jpg"

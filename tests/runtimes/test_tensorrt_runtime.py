@@ -306,7 +306,7 @@ def test_an_old_tensorrt_is_refused(tensorrt: ModuleType) -> None:
 
 def test_the_stand_in_has_only_what_the_real_bindings_have() -> None:
     """Names and parameters; see fake_tensorrt.py for where the file comes from."""
-    bindings = json.loads((Path(__file__).parents[1] / "tensorrt_api.json").read_text())
+    bindings = json.loads((Path(__file__).parents[1] / "helpers" / "tensorrt_api.json").read_text())
     for version, classes in bindings.items():
         for name, ours in fake_tensorrt.REAL_NAMES.items():
             real = classes[name]

@@ -21,7 +21,7 @@ from vsm_fast.scorer import VSMScorer
 
 one_thread = tiny_models.one_thread
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 FEW = Bootstrap(resamples=50)
 
 

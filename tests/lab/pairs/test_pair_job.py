@@ -19,7 +19,7 @@ from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import read_pairs
 from vsm_fast.lab.pairs.pairs import ControlledPair
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "refs"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "refs"
 QUICK = PairSettings(size=96)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import vsm_fast.lab.training
+import recipes.tiny
 from recipes.tiny import splits
 from vsm_fast.errors import PairingError
 from vsm_fast.lab.pairs.photographs import load_photographs
@@ -39,7 +39,7 @@ def test_missing_subjects_are_named(tmp_path: Path) -> None:
 
 
 def test_the_shipped_masks_are_of_training_subjects_only() -> None:
-    folder = Path(vsm_fast.lab.training.__file__).parent / "masks"
+    folder = Path(recipes.tiny.__file__).parent / "masks"
     masks = sorted(folder.glob("*/*_mask.png"))
     assert len(masks) == 41
     assert {path.parent.name for path in masks} <= set(splits.TRAIN)

@@ -53,7 +53,7 @@ audit: | $(VENV)/bin/python
 
 # PHOTOS: DreamBooth photographs, one sub-folder per subject (see vsm_fast/models/tiny/README.md).
 train-tiny: $(VENV)/.test
-	$(BIN)/python -m vsm_fast.training.tiny --photos $(PHOTOS) --out runs/tiny
+	$(BIN)/python -m recipes.tiny.train --photos $(PHOTOS) --out runs/tiny
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

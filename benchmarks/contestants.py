@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from workloads import Workload
 
-from vsm_fast.matching import Matches, match, match_blocked, match_eager
+from vsm_fast.matching.match import Matches, match, match_blocked, match_eager
 
 THRESHOLD = 0.14  # about half of the best similarities of these workloads are above it
 KEOPS_MOST = 1 << 20  # points times points

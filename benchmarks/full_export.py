@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.memory import peak_of_process_mib
 from benchmarks.sd_shape import FULL, LATENT_SCALE, LEVELS, TIMESTEP, TINY, parts
-from vsm_fast.checkpoints.saving import save_model
-from vsm_fast.model_config import BackboneConfig, ModelConfig
+from vsm_fast.model.config import BackboneConfig, ModelConfig
+from vsm_fast.model.save import save_model
 
 
 def write_model(folder: Path, quick: bool) -> None:

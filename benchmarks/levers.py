@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vsm_fast import VSMScorer
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
-from vsm_fast.results import VSMScores
+from vsm_fast.results.scores import VSMScores
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DEFAULT = ("torch", "float32")

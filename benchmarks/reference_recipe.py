@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.pixel_statistics import LEVEL as PIXELS
-from vsm_fast.backbones.pixel_statistics import PixelStatistics
-from vsm_fast.checkpoints.loading import build_network, read_config
 from vsm_fast.images.subjects import prepare_subject
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model.aggregation import AggregationNetwork
+from vsm_fast.model.config import ModelConfig
+from vsm_fast.model.load import build_network, read_config
+from vsm_fast.model.pixel_statistics import LEVEL as PIXELS
+from vsm_fast.model.pixel_statistics import PixelStatistics
 
 Picture = tuple[Any, Any]  # an image and its subject mask, as for VSMScorer.score
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.reference_recipe import Parts
-from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.unet import UNetFeatures, level_index
-from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import AggregationConfig
+from vsm_fast.model.aggregation import AggregationNetwork
+from vsm_fast.model.config import AggregationConfig
+from vsm_fast.model.network import DescriptorNetwork
+from vsm_fast.model.unet import UNetFeatures, level_index
 
 LEVELS = ("us3", "us6", "us8", "us9", "us10")
 TIMESTEP, LATENT_SCALE = 261.0, 0.18215

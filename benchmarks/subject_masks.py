@@ -3,7 +3,7 @@
     python -m benchmarks.subject_masks --photographs DIR
 
 ``DIR/SUBJECT/NN.jpg`` with ``NN_mask.png`` beside some, as the DreamBooth dataset; photographs
-without one take the mask of ``vsm_fast/training/masks``. GrabCut's settings were chosen on the
+without one take the mask of ``recipes/tiny/masks``. GrabCut's settings were chosen on the
 subjects at even places of the sorted list ("chosen on"), so that only the others count.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vsm_fast
-from vsm_fast.data.photographs import Photograph, load_photographs
 from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.lab.pairs.photographs import Photograph, load_photographs
 
 HAND_DRAWN = Path(vsm_fast.__file__).parent / "training" / "masks"
 

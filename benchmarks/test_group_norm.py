@@ -19,9 +19,9 @@ from diffusers import AutoencoderKL
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
-from vsm_fast.aggregation import AggregationNetwork
-from vsm_fast.backbones.residual import ResidualBlock, save_memory
-from vsm_fast.model_config import AggregationConfig
+from vsm_fast.model.aggregation import AggregationNetwork
+from vsm_fast.model.config import AggregationConfig
+from vsm_fast.model.residual import ResidualBlock, save_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

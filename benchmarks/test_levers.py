@@ -18,9 +18,9 @@ import torch
 from levers import DEFAULT, LEVERS, load, scores_of_photographs
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from vsm_fast.evaluation.drift import drift
+from vsm_fast.results.drift import drift
 from vsm_fast.runtimes.runtime import Runtime
-from vsm_fast.streams import STREAMS, in_streams
+from vsm_fast.runtimes.streams import STREAMS, in_streams
 
 IMAGES = 32
 # Score and share of flipped points that a precision may cost.

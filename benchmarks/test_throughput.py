@@ -23,9 +23,9 @@ from benchmarks.flops import operations_per_image
 from benchmarks.reference_recipe import ReferenceRecipe, parts_of
 from benchmarks.sd_shape import HALF, LEVELS, network_of, parts
 from vsm_fast import VSMScorer
-from vsm_fast.checkpoints.loading import find_model
-from vsm_fast.model_config import BackboneConfig, ModelConfig, Thresholds
-from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.model.config import BackboneConfig, ModelConfig, Thresholds
+from vsm_fast.model.load import find_model
+from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
 
 SAMPLE = 24  # pairs of the recipe in each round

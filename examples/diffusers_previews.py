@@ -19,8 +19,8 @@ from diffusers import AutoPipelineForInpainting
 from PIL import Image, ImageOps
 
 from vsm_fast import VSMScorer
-from vsm_fast.diffusers_callback import VSMCallback, score_pipeline_output
-from vsm_fast.rewards import VSMReward
+from vsm_fast.integrations.diffusers_callback import VSMCallback, score_pipeline_output
+from vsm_fast.integrations.rewards import VSMReward
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vsm_fast.data.alterations import alter, random_part
-from vsm_fast.data.photographs import load_photographs
+from vsm_fast.lab.pairs.alterations import alter, random_part
+from vsm_fast.lab.pairs.photographs import load_photographs
 
 HERE = Path(__file__).parent
 # subject: (reference photograph, other photograph, alteration, its seed)

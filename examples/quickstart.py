@@ -2,7 +2,7 @@
 # # From two photographs to a score, a heat map and a threshold
 #
 # Run it as a script (`python examples/quickstart.py --out out`) or cell by cell in an editor that
-# knows `# %%`. It needs matplotlib (`pip install 'vsm_fast[visualize]'`).
+# knows `# %%`. It needs matplotlib (`pip install '.[lab]'`).
 
 # %%
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import vsm_fast
-from vsm_fast.overlay import blend
+from vsm_fast.results.overlay import blend
 
 HERE = Path(__file__).parent if "__file__" in globals() else Path("examples")
 OUT = Path("out")

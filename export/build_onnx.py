@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vsm_fast.cli.interrupts import interruptible
 from vsm_fast.errors import VSMError
-from vsm_fast.interrupts import interruptible
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, ONNX, BatchRange, ExportRecord
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

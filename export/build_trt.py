@@ -15,9 +15,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vsm_fast.cli.interrupts import interruptible
 from vsm_fast.errors import VSMError, out_of_memory
 from vsm_fast.export.build_onnx import FAILED, MODEL, PRECISIONS, USAGE, add_model_options
-from vsm_fast.interrupts import interruptible
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, ExportRecord, is_exported, read_record
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ def _exported(options: argparse.Namespace, out: Path) -> tuple[Path, ExportRecor
     if options.onnx is not None:
         folder = options.onnx if options.onnx.is_dir() else options.onnx.parent
         return folder, read_record(folder)
-    from vsm_fast.checkpoints.loading import read_config
-    from vsm_fast.checkpoints.location import find_model
     from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+    from vsm_fast.model.load import read_config
+    from vsm_fast.model.location import find_model
 
     wanted = ExportOptions(PRECISIONS[options.dtype], options.batch or DEFAULT_BATCH)
     if is_exported(out):

@@ -53,7 +53,7 @@ def graph_facts(path: Path) -> GraphFacts:
         ModelError: It is no valid ONNX file.
         ImportError: onnx is not installed.
     """
-    onnx = required("onnx", "onnx", "reading an ONNX graph")
+    onnx = required("onnx", "reading an ONNX graph")
     try:
         onnx.checker.check_model(str(path))  # by its path: in memory a graph ends at 2 GiB
         model = onnx.load(str(path), load_external_data=False)

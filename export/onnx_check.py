@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
-from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.runtimes.exported import IMAGES, BatchRange
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_valid(path: Path) -> None:
         ModelError: It is not.
         ImportError: onnx is not installed.
     """
-    onnx = required("onnx", "onnx", "export to ONNX")
+    onnx = required("onnx", "export to ONNX")
     try:
         # By its path: in memory a graph ends at 2 GiB.
         onnx.checker.check_model(str(path), full_check=True)
@@ -85,7 +85,7 @@ def on_cpu(path: Path) -> Callable[[Mapping[str, Tensor]], list[Tensor]]:
         ModelError: ONNX Runtime cannot load it, or later run it.
         ImportError: onnxruntime is not installed.
     """
-    runtime = required("onnxruntime", "onnx", "the check of an exported graph")
+    runtime = required("onnxruntime", "the check of an exported graph")
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4  # what is wrong is raised; float16 is not folded on a CPU
 
@@ -114,7 +114,7 @@ def on_cpu(path: Path) -> Callable[[Mapping[str, Tensor]], list[Tensor]]:
 
 def _checked_side(path: Path, options: ExportOptions) -> int:
     """Side of the images of a graph, which is in the operator set and takes the batches wanted."""
-    onnx = required("onnx", "onnx", "export to ONNX")
+    onnx = required("onnx", "export to ONNX")
     model = onnx.load(str(path), load_external_data=False)
     # What it cannot convert the exporter leaves as it is.
     (opset,) = (entry.version for entry in model.opset_import if not entry.domain)

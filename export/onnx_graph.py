@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vsm_fast.atomic import new_folder
-from vsm_fast.checkpoints.loading import load_model
-from vsm_fast.devices import choose_dtype
+from vsm_fast import __version__
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_int8 import calibration_images, check_quantized, quantize_graph
 from vsm_fast.export.scores_graph import SCORES, export_scores
 from vsm_fast.extras import required
-from vsm_fast.hashes import sha256_of
-from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import ModelConfig, weights_fingerprint
+from vsm_fast.files import new_folder, sha256_of
+from vsm_fast.model.config import ModelConfig, weights_fingerprint
+from vsm_fast.model.devices import choose_dtype
+from vsm_fast.model.load import load_model
+from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.runtimes.exported import (
     DEFAULT_BATCH,
     IMAGES,
@@ -34,7 +34,6 @@ from vsm_fast.runtimes.exported import (
     BatchRange,
     ExportRecord,
 )
-from vsm_fast.version import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +106,8 @@ def export_onnx(
         ValueError: An unknown precision.
     """
     options = options or ExportOptions()
-    onnx = required("onnx", "onnx", "export to ONNX")
-    onnxscript = required("onnxscript", "onnx", "export to ONNX")
+    onnx = required("onnx", "export to ONNX")
+    onnxscript = required("onnxscript", "export to ONNX")
     int8 = options.precision == "int8"
     dtype = choose_dtype("float32" if int8 else options.precision, torch.device("cpu"))
     config, network = load_model(model, dtype=dtype, local_files_only=local_files_only)

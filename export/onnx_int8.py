@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vsm_fast.data.photographs import load_photographs
 from vsm_fast.errors import InputError, ModelError, PairingError
 from vsm_fast.export.onnx_check import on_cpu
 from vsm_fast.extras import required
 from vsm_fast.images.subjects import prepare_subject
-from vsm_fast.model import DescriptorNetwork
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.lab.pairs.photographs import load_photographs
+from vsm_fast.model.config import ModelConfig
+from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.runtimes.exported import IMAGES
 
 MOST_PHOTOGRAPHS = 64  # more change the ranges of activations little, and take memory
@@ -68,9 +68,9 @@ def quantize_graph(path: Path, images: Iterable[Tensor]) -> None:
         ModelError: ONNX Runtime cannot quantise it.
         ImportError: onnx or onnxruntime is not installed.
     """
-    quantization = required("onnxruntime.quantization", "onnx", "export in int8")
-    shapes = required("onnxruntime.quantization.shape_inference", "onnx", "export in int8")
-    onnx = required("onnx", "onnx", "export in int8")
+    quantization = required("onnxruntime.quantization", "export in int8")
+    shapes = required("onnxruntime.quantization.shape_inference", "export in int8")
+    onnx = required("onnx", "export in int8")
     said = onnx.load(path, load_external_data=False).metadata_props
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name

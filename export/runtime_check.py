@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from vsm_fast.errors import ModelError
-from vsm_fast.evaluation.drift import Drift, drift
 from vsm_fast.export.onnx_check import smooth_pictures
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model.config import ModelConfig
+from vsm_fast.results.drift import Drift, drift
+from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.exported import BatchRange
-from vsm_fast.runtimes.loading import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.scorer import VSMScorer
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_valid, on_cpu
-from vsm_fast.matching import match_eager
-from vsm_fast.model_config import AggregationConfig
+from vsm_fast.matching.match import match_eager
+from vsm_fast.matching.scoring import score_eager
+from vsm_fast.model.config import AggregationConfig
 from vsm_fast.runtimes.exported import BatchRange
-from vsm_fast.scoring import score_eager
 
 SCORES = "scores.onnx"
 INPUTS = (

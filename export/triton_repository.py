@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-from vsm_fast.atomic import new_folder
 from vsm_fast.errors import ModelError
+from vsm_fast.files import new_folder
 from vsm_fast.runtimes.exported import IMAGES, ONNX, SEMANTIC, VISUAL, ExportRecord
 from vsm_fast.runtimes.plans import SUFFIX
 

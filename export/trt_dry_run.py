@@ -13,7 +13,7 @@ import torch
 from vsm_fast.errors import ModelError
 from vsm_fast.export.graph_facts import GraphFacts, graph_facts
 from vsm_fast.export.trt_engine import parsed, require_precision
-from vsm_fast.model_config import weights_fingerprint
+from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.runtimes.exported import ExportRecord, verify_graph
 from vsm_fast.runtimes.plans import plan_name
 from vsm_fast.runtimes.tensorrt_library import created, library, machine, unusable

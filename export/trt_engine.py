@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from vsm_fast.atomic import replacing
-from vsm_fast.checkpoints.location import tensorrt_home
 from vsm_fast.errors import ModelError
+from vsm_fast.files import replacing
+from vsm_fast.model.location import tensorrt_home
 from vsm_fast.progress import progress_bar
 from vsm_fast.runtimes.exported import IMAGES, ExportRecord
 from vsm_fast.runtimes.tensorrt_library import Machine, created, failure, logger

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import torch
 
-from vsm_fast.atomic import alone
-from vsm_fast.checkpoints.loading import load_model
-from vsm_fast.devices import choose_dtype
 from vsm_fast.errors import ModelError
 from vsm_fast.export import runtime_check, trt_engine
 from vsm_fast.export.runtime_check import (
@@ -25,7 +22,10 @@ from vsm_fast.export.runtime_check import (
     speeds,
 )
 from vsm_fast.export.trt_engine import BuildOptions, EngineSummary
-from vsm_fast.model_config import weights_fingerprint
+from vsm_fast.files import alone
+from vsm_fast.model.config import weights_fingerprint
+from vsm_fast.model.devices import choose_dtype
+from vsm_fast.model.load import load_model
 from vsm_fast.runtimes.exported import ExportRecord, verify_graph
 from vsm_fast.runtimes.plans import NoPlan, PlanRecord, choose_plan, graph_files, write_plan
 from vsm_fast.runtimes.runtime import Runtime

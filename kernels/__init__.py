@@ -12,7 +12,7 @@ A batch of pairs is matched and counted in three launches; the files in their or
 ``tuning.py`` chooses tiles from measurements in ``tuned/``, which ``tune.py`` takes on the batches
 of ``workloads.py``. ``group_norm.py`` is no part of matching and not wired in.
 
-The specification of matching is :func:`vsm_fast.matching.match_eager` with
-:func:`vsm_fast.scoring.score_eager`; the way in is :func:`vsm_fast.matching.match`. Importing a
+The specification of matching is :func:`vsm_fast.matching.match.match_eager` with
+:func:`vsm_fast.matching.scoring.score_eager`; the way in is :func:`vsm_fast.matching.match.match`. Importing a
 file here needs Triton.
 """

@@ -15,13 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from vsm_fast.atomic import replacing
+from vsm_fast.files import replacing
 from vsm_fast.kernels.nearest import NearestTiles
 from vsm_fast.kernels.provenance import first_line
 from vsm_fast.kernels.tuning import TunedEntry, TunedGPU, default, file_name
@@ -166,7 +166,7 @@ def _provenance() -> dict[str, str]:
         "driver": first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
         "triton": triton.__version__,
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "commit": os.environ.get("VSM_COMMIT") or first_line("git", "rev-parse", "--short", "HEAD"),
     }
 

@@ -54,8 +54,8 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model that takes batches of 2 to 4; its model folder lies beside it."""
     from tiny_models import aggregation_pair, config_of, pixel_unet
 
-    from vsm_fast.checkpoints.saving import save_model
     from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+    from vsm_fast.model.save import save_model
     from vsm_fast.runtimes.exported import BatchRange
 
     home = tmp_path_factory.mktemp("small_export")

@@ -18,9 +18,9 @@ from training_runs import write_backbone
 import vsm_fast
 from vsm_fast import ModelError, VSMScorer
 from vsm_fast.cache import DescriptorCache, image_key, model_key
-from vsm_fast.checkpoints.loading import read_config
-from vsm_fast.cli import ExitCode, main
-from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.model.load import read_config
+from vsm_fast.runtimes.choose import LoadedModel
 
 one_thread = tiny_models.one_thread
 

@@ -10,7 +10,7 @@ import torch
 from subject_views import scorer_of, subject_image
 
 from vsm_fast import ModelError
-from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
 from vsm_fast.scorer import VSMScorer
 

@@ -6,7 +6,9 @@ from importlib import import_module
 import pytest
 
 
-@pytest.mark.parametrize("module", ["vsm_fast.api", "vsm_fast.metric", "vsm_fast.rewards"])
+@pytest.mark.parametrize(
+    "module", ["vsm_fast.api", "vsm_fast.integrations.metric", "vsm_fast.integrations.rewards"]
+)
 def test_examples_in_docstrings_run(module: str) -> None:
     result = doctest.testmod(import_module(module))
     assert result.attempted > 0

@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vsm_fast.errors import InputError, ModelError, PairingError, Status, VSMError
-from vsm_fast.version import __version__
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vsm_fast.api import score_batch
     from vsm_fast.descriptors import Descriptors
     from vsm_fast.images.automatic_masks import AutoMask
-    from vsm_fast.metric import VisualSemanticMatching as VisualSemanticMatching
-    from vsm_fast.results import VSMResult, VSMScores
+    from vsm_fast.integrations.metric import VisualSemanticMatching as VisualSemanticMatching
+    from vsm_fast.results.scores import VSMResult, VSMScores
     from vsm_fast.scorer import VSMScorer
 
 __all__ = [
@@ -40,11 +41,11 @@ __all__ = [
 _HOMES = {
     "AutoMask": "images.automatic_masks",
     "Descriptors": "descriptors",
-    "VSMResult": "results",
+    "VSMResult": "results.scores",
     "VSMScorer": "scorer",
-    "VSMScores": "results",
+    "VSMScores": "results.scores",
     # Not in __all__: it needs torchmetrics, which `from vsm_fast import *` must not.
-    "VisualSemanticMatching": "metric",
+    "VisualSemanticMatching": "integrations.metric",
     "score_batch": "api",
 }
 

@@ -9,9 +9,9 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of ``vsm_fast.cli``."""
+    """Run the command line of ``vsm_fast.cli.main``."""
     try:
-        from vsm_fast import cli
+        from vsm_fast.cli import main as cli
 
         return cli.main()
     except KeyboardInterrupt:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from vsm_fast.inputs import Images, Masks
+from vsm_fast.images.inputs import Images, Masks
 from vsm_fast.progress import Progress
-from vsm_fast.results import VSMScores
+from vsm_fast.results.scores import VSMScores
 from vsm_fast.scorer import VSMScorer
 
 

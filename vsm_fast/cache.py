@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vsm_fast.atomic import replacing
 from vsm_fast.errors import ModelError
-from vsm_fast.model_config import ModelConfig, weights_fingerprint
+from vsm_fast.files import replacing
+from vsm_fast.model.config import ModelConfig, weights_fingerprint
 from vsm_fast.runtimes.runtime import Runtime
 
 _log = logging.getLogger(__name__)

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from vsm_fast.cache import DescriptorCache, image_key, model_key
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.devices import choose_descriptor_dtype
 from vsm_fast.errors import InputError, ModelError, Status, out_of_memory
 from vsm_fast.images.feeding import PreparedBatch, prepared_batches
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject
-from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.model.devices import choose_descriptor_dtype
+from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
-from vsm_fast.streams import STREAMS, in_streams
+from vsm_fast.runtimes.streams import STREAMS, in_streams
 
 OnError = Literal["record", "raise"]
 

@@ -16,15 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vsm_fast.cache import DescriptorCache
-from vsm_fast.collector import MatchedSides, ScoreCollector
 from vsm_fast.describer import Describer, OnError
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError, PairingError, Status
-from vsm_fast.images.loading import ImageSource
-from vsm_fast.images.masks import Mask
-from vsm_fast.images.subjects import Subject
-from vsm_fast.images.tensor_subjects import prepare_tensors
-from vsm_fast.inputs import (
+from vsm_fast.images.inputs import (
     Images,
     Masks,
     distinct,
@@ -33,12 +28,17 @@ from vsm_fast.inputs import (
     mask_list,
     pair_up,
 )
-from vsm_fast.matching import match
-from vsm_fast.model import DescriptorNetwork
+from vsm_fast.images.loading import ImageSource
+from vsm_fast.images.masks import Mask
+from vsm_fast.images.subjects import Subject
+from vsm_fast.images.tensor_subjects import prepare_tensors
+from vsm_fast.matching.match import match
+from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting
 from vsm_fast.references import References
-from vsm_fast.results import VSMScores
-from vsm_fast.runtimes.loading import LoadedModel, load_runtime
+from vsm_fast.results.collector import MatchedSides, ScoreCollector
+from vsm_fast.results.scores import VSMScores
+from vsm_fast.runtimes.choose import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
         "cuda": torch.version.cuda,
         "triton": _version("triton"),
         "diffusers": _version("diffusers"),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "commit": os.environ.get("VSM_COMMIT") or first_line("git", "rev-parse", "--short", "HEAD"),
     }
     found["copy_tb_per_s"] = _copy(sizes["copy_mib"] << 20, device)

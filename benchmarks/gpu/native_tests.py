@@ -13,7 +13,11 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 # What a GPU adds: native kernels, bfloat16, races, graphs. Ahead-of-time compilation needs none.
-TESTS = ("tests/kernels", "tests/test_matching.py", "--ignore=tests/kernels/test_ahead_of_time.py")
+TESTS = (
+    "tests/kernels",
+    "tests/matching/test_matching.py",
+    "--ignore=tests/kernels/test_ahead_of_time.py",
+)
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:

@@ -19,8 +19,8 @@ from benchmarks.flops import operations_per_image
 from benchmarks.reference_recipe import ReferenceRecipe
 from benchmarks.sd_shape import FULL, LATENT_SCALE, LEVELS, TIMESTEP, TINY, network_of, parts
 from vsm_fast import VSMScorer
-from vsm_fast.model_config import BackboneConfig, ModelConfig
-from vsm_fast.runtimes.loading import LoadedModel
+from vsm_fast.model.config import BackboneConfig, ModelConfig
+from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
 
 DIFFERENT = 32  # images; more generations are the same ones again

@@ -3,7 +3,7 @@
 import pytest
 from tiny_models import aggregation_pair, config_of, pixel_unet
 
-from vsm_fast.checkpoints.saving import save_model
+from vsm_fast.model.save import save_model
 
 
 @pytest.fixture(scope="session")

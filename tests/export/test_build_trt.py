@@ -20,8 +20,8 @@ from vsm_fast.export.build_trt import main
 from vsm_fast.export.onnx_graph import ExportOptions
 from vsm_fast.export.trt_engine import _type_name
 from vsm_fast.runtimes import tensorrt_library
+from vsm_fast.runtimes.choose import load_runtime
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, read_record
-from vsm_fast.runtimes.loading import load_runtime
 from vsm_fast.runtimes.plans import plans_in, read_sidecar
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
 
@@ -225,7 +225,7 @@ def test_wrong_usage(
 def test_the_first_use_of_the_runtime_builds_once(
     tensorrt: ModuleType, folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vsm_fast.runtimes.loading.exported_folder", lambda *_, **__: folder)
+    monkeypatch.setattr("vsm_fast.runtimes.choose.exported_folder", lambda *_, **__: folder)
     for _ in range(2):
         loaded = load_runtime(model, device="cpu", runtime="tensorrt")
         assert loaded.runtime.name == "tensorrt"
@@ -256,7 +256,7 @@ class TestDryRun:
         self, folder: Path, model: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from benchmarks.flops import operations_per_image
-        from vsm_fast.checkpoints.loading import load_model
+        from vsm_fast.model.load import load_model
 
         before = sorted(folder.iterdir())
         assert main(["--onnx", str(folder), "--dry-run"]) == 0
@@ -287,8 +287,8 @@ class TestDryRun:
 
     def test_counts_operations_as_torch_does(self, folder: Path, model: str) -> None:
         from benchmarks.flops import operations_per_image
-        from vsm_fast.checkpoints.loading import load_model
         from vsm_fast.export.graph_facts import graph_facts
+        from vsm_fast.model.load import load_model
 
         network = load_model(model)[1]
         facts = graph_facts(folder / "model.onnx")

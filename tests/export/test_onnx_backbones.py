@@ -20,12 +20,12 @@ from tiny_models import (
 )
 
 from vsm_fast import ModelError
-from vsm_fast.checkpoints.loading import load_model
-from vsm_fast.checkpoints.saving import save_model
 from vsm_fast.export import onnx_graph
 from vsm_fast.export.graph_facts import graph_facts
 from vsm_fast.export.onnx_check import check_graph, on_cpu, smooth_pictures
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+from vsm_fast.model.load import load_model
+from vsm_fast.model.save import save_model
 from vsm_fast.runtimes.exported import IMAGES, ONNX, BatchRange
 
 one_thread = tiny_models.one_thread

@@ -13,12 +13,12 @@ from tiny_models import aggregation_pair, condition_unet, config_of, context, sm
 
 from benchmarks.flops import operations_per_image
 from vsm_fast import ModelError
-from vsm_fast.checkpoints.loading import load_model
-from vsm_fast.checkpoints.saving import save_model
 from vsm_fast.export.build_onnx import main
 from vsm_fast.export.graph_facts import graph_facts
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+from vsm_fast.model.load import load_model
+from vsm_fast.model.save import save_model
 from vsm_fast.runtimes.exported import ONNX, RECORD, BatchRange, read_record, verify_graph
 
 one_thread = tiny_models.one_thread

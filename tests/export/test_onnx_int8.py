@@ -5,11 +5,11 @@ import pytest
 from tiny_models import config_of
 
 from vsm_fast import ModelError, VSMScorer
-from vsm_fast.checkpoints.loading import load_model
 from vsm_fast.export import onnx_int8
 from vsm_fast.export.build_onnx import main
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
 from vsm_fast.export.onnx_int8 import calibration_images, check_quantized
+from vsm_fast.model.load import load_model
 from vsm_fast.runtimes.exported import ONNX, BatchRange, read_record
 
 PHOTOS = "examples/refs"

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing with Atheris: ``pip install 'vsm_fast[fuzz]'``; Linux on x86-64.
+"""Coverage-guided fuzzing with Atheris: ``pip install atheris``; Linux on x86-64.
 
 The options are libFuzzer's, like ``-max_total_time=60``; a folder among them keeps the corpus.
 What is found is written to ``crash-*`` in the current folder, and its traceback printed.

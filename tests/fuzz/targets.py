@@ -22,13 +22,13 @@ import torch
 from mutate_images import seeds as image_seeds
 from safetensors.torch import save
 
-from vsm_fast.checkpoints.loading import build_network, read_config
-from vsm_fast.checkpoints.weight_files import opened, read_weights
 from vsm_fast.errors import InputError, ModelError, PairingError
 from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import load_mask
-from vsm_fast.manifests.manifest import read_manifest
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.jobs.manifest import read_manifest
+from vsm_fast.model.config import ModelConfig
+from vsm_fast.model.load import build_network, read_config
+from vsm_fast.model.weights import opened, read_weights
 from vsm_fast.runtimes.exported import FORMAT as EXPORT_FORMAT
 from vsm_fast.runtimes.exported import RECORD, read_record
 from vsm_fast.runtimes.plans import FORMAT as PLAN_FORMAT

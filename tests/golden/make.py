@@ -23,10 +23,10 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from vsm_fast import VSMScorer, __version__  # noqa: E402 - a checkout needs no installation
-from vsm_fast.atomic import replacing  # noqa: E402
-from vsm_fast.evaluation.drift import drift  # noqa: E402
-from vsm_fast.model_config import weights_fingerprint  # noqa: E402
-from vsm_fast.results import VSMScores  # noqa: E402
+from vsm_fast.files import replacing  # noqa: E402
+from vsm_fast.model.config import weights_fingerprint  # noqa: E402
+from vsm_fast.results.drift import drift  # noqa: E402
+from vsm_fast.results.scores import VSMScores  # noqa: E402
 
 FILE = Path(__file__).with_name("scores.json")
 DTYPES = ("float32", "bfloat16")  # of torch; ONNX Runtime is held to the float32 ones too

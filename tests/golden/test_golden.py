@@ -13,9 +13,9 @@ import torch
 from golden.make import FILE, flipped_points, replayed, scores_of
 
 from vsm_fast import VSMScorer
-from vsm_fast.evaluation.drift import Drift, drift
-from vsm_fast.model_config import weights_fingerprint
-from vsm_fast.results import VSMScores
+from vsm_fast.model.config import weights_fingerprint
+from vsm_fast.results.drift import Drift, drift
+from vsm_fast.results.scores import VSMScores
 
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
 # Other orders of summation: CPUs, versions and runtimes are 1e-5 apart in similarity, which turns

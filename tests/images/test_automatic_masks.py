@@ -13,12 +13,12 @@ from pretrained_models import save_grounding_dino, save_sam
 
 import vsm_fast
 from vsm_fast import AutoMask, InputError, ModelError, Status, VSMScorer
-from vsm_fast.data.pretrained.grounded_sam import GroundedSam
 from vsm_fast.images import automatic_masks
 from vsm_fast.images.grabcut import GrabCutMasker
+from vsm_fast.images.grounded_sam import GroundedSam
+from vsm_fast.images.inputs import distinct, mask_list
 from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import subject_mask
-from vsm_fast.inputs import distinct, mask_list
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -70,7 +70,7 @@ def test_models_are_looked_for_and_not_fetched(monkeypatch, tmp_path):
         asked.append((source.name, source.local_files_only))
         raise ModelError("not here")
 
-    monkeypatch.setattr("vsm_fast.data.pretrained.loading.find_folder", find_folder)
+    monkeypatch.setattr("vsm_fast.model.pretrained.find_folder", find_folder)
     automatic_masks._models_are_here.cache_clear()
     assert AutoMask("robot").chosen_method() == "grabcut"
     automatic_masks._models_are_here.cache_clear()

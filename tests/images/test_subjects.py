@@ -8,7 +8,7 @@ import torch
 
 from vsm_fast.images.framing import on_grey
 from vsm_fast.images.subjects import prepare_subject
-from vsm_fast.model_config import BackboneConfig, ModelConfig
+from vsm_fast.model.config import BackboneConfig, ModelConfig
 
 
 def _config(background: str) -> ModelConfig:

@@ -9,8 +9,8 @@ import pytest
 
 from vsm_fast.errors import PairingError
 from vsm_fast.jobs.errors import JobError
+from vsm_fast.jobs.pairing import Pairing, PairRow
 from vsm_fast.jobs.plan import ListedPairs, make_plan, read_shards
-from vsm_fast.manifests.pairing import Pairing, PairRow
 
 
 def _rows(count):

@@ -19,12 +19,12 @@ from vsm_fast.jobs import runner
 from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
 from vsm_fast.jobs.job_folder import LEDGER
 from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.manifest import Manifest, read_manifest
+from vsm_fast.jobs.pairing import Pairing
 from vsm_fast.jobs.plan import ListedPairs
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
 from vsm_fast.jobs.stopping import Stop
-from vsm_fast.manifests.manifest import Manifest, read_manifest
-from vsm_fast.manifests.pairing import Pairing
 
 SETTINGS = JobSettings(visual_threshold=0.97, thresholds=(0.9, 0.99), shard_rows=4)
 

@@ -11,11 +11,11 @@ import torch
 from job_inputs import picture, write_pairs, write_tar
 
 from vsm_fast.jobs import shard_scoring
+from vsm_fast.jobs.manifest import read_manifest
 from vsm_fast.jobs.plan import Shard
 from vsm_fast.jobs.reference_memory import ReferenceMemory, reference_key
 from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
 from vsm_fast.jobs.shard_scoring import ShardScorer
-from vsm_fast.manifests.manifest import read_manifest
 
 
 def _shard(rows):

@@ -19,8 +19,8 @@ from triton_device import DEVICE, NATIVE, SIXTEEN_BIT
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.kernels.match import Matched, match_pairs, schedule_pairs
 from vsm_fast.kernels.nearest import NearestTiles
-from vsm_fast.matching import match_eager
-from vsm_fast.scoring import score_eager
+from vsm_fast.matching.match import match_eager
+from vsm_fast.matching.scoring import score_eager
 
 Make = Callable[..., Descriptors]
 SMALL = NearestTiles(16, 16, 16, warps=4, stages=2)

@@ -10,8 +10,8 @@ from triton_device import match_on_triton
 
 from vsm_fast import VSMScorer
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.matching import match, match_eager
-from vsm_fast.scoring import score
+from vsm_fast.matching.match import match, match_eager
+from vsm_fast.matching.scoring import score
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -1,6 +1,6 @@
 """Mutation testing: which small mistakes in a module its tests would not notice.
 
-    python tests/mutation/run.py vsm_fast/scoring.py tests/test_scoring.py [pytest's options]
+    python tests/mutation/run.py vsm_fast/matching/scoring.py tests/matching/test_scoring.py [pytest's options]
 
 Each mutant runs in a fork of a pytest that is about to collect its tests and has imported all of
 other projects that they need, so that a mutant costs little more than the tests themselves. Exit
@@ -171,7 +171,7 @@ def survivors(output: Path) -> set[str]:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description="Mutation testing; see the head of this file.")
-    parser.add_argument("module", type=Path, help="such as vsm_fast/scoring.py")
+    parser.add_argument("module", type=Path, help="such as vsm_fast/matching/scoring.py")
     parser.add_argument(
         "--again", type=Path, metavar="FILE", help="only what survived in this earlier output"
     )

@@ -10,9 +10,9 @@ from browser import chromium, needs_chromium
 from PIL import Image
 from report_tables import GRID, HOSTILE, SIZE, made_images, made_scores
 
-from vsm_fast.heatmap import fill_cells, inconsistency
-from vsm_fast.overlay import blend, colour_map
 from vsm_fast.report import results_of, write_report
+from vsm_fast.results.heatmap import fill_cells, inconsistency
+from vsm_fast.results.overlay import blend, colour_map
 
 pytestmark = needs_chromium
 THRESHOLDS = (-1, -0.05, 0, 0.3, 0.6599999, 0.66, 0.7, 0.999, 1)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from report_tables import HOSTILE, made_images, made_scores
 
-from vsm_fast.cli import main
-from vsm_fast.commands.report import _IMAGES
+from vsm_fast.cli.main import main
+from vsm_fast.cli.report import _IMAGES
 from vsm_fast.extras import required
 from vsm_fast.report import read_results, results_of, write_report
 from vsm_fast.report.images import thumbnails

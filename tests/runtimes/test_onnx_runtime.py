@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 
 from vsm_fast import ModelError, VSMScorer
-from vsm_fast.checkpoints.location import find_model
-from vsm_fast.cli import ExitCode, main
-from vsm_fast.evaluation.drift import drift
+from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
-from vsm_fast.hashes import sha256_of
+from vsm_fast.files import sha256_of
+from vsm_fast.model.location import find_model
+from vsm_fast.results.drift import drift
+from vsm_fast.runtimes.choose import exported_folder
 from vsm_fast.runtimes.exported import ONNX, RECORD, BatchRange, read_record
-from vsm_fast.runtimes.loading import exported_folder
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

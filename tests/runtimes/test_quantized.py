@@ -8,9 +8,9 @@ import torch
 from tiny_models import aggregation_pair, condition_unet, config_of, context, images, small_vae
 
 from vsm_fast import ModelError, VSMScorer
-from vsm_fast.checkpoints.saving import save_model
-from vsm_fast.cli import ExitCode, main
-from vsm_fast.runtimes.loading import load_runtime
+from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.model.save import save_model
+from vsm_fast.runtimes.choose import load_runtime
 
 one_thread = tiny_models.one_thread
 

@@ -22,10 +22,10 @@ from fake_tensorrt import place_plan
 from tiny_models import images
 
 from vsm_fast import ModelError, VSMScorer
-from vsm_fast.cli import ExitCode, main
+from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.runtimes import tensorrt_library
+from vsm_fast.runtimes.choose import load_runtime
 from vsm_fast.runtimes.exported import BatchRange, read_record
-from vsm_fast.runtimes.loading import load_runtime
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.runtimes.plans import plans_in
 from vsm_fast.runtimes.tensorrt_runtime import TensorRTRuntime, load_tensorrt
@@ -171,7 +171,7 @@ def test_nan_of_a_low_precision_is_computed_again(
     sidecar = plans_in(folder)[0].with_suffix(".json")
     for path in (folder / "export.json", sidecar):
         edit(path, lambda content: content.update(precision="float16"))
-    monkeypatch.setattr("vsm_fast.runtimes.loading.exported_folder", lambda *_, **__: folder)
+    monkeypatch.setattr("vsm_fast.runtimes.choose.exported_folder", lambda *_, **__: folder)
     monkeypatch.setattr(fake_tensorrt.Engine, "fake_factor", float("nan"))
     model = small_export.parent / "model"
     scorer = VSMScorer.from_pretrained(model, device="cpu", runtime="tensorrt")
@@ -292,7 +292,7 @@ def test_without_a_gpu_or_tensorrt_the_alternative_is_named(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     for model in ("tiny", str(small_export)):
         assert main([*command, "--runtime", "tensorrt", "--model", model]) == ExitCode.USAGE
-        assert "pip install 'vsm_fast[gpu]'" in capsys.readouterr().err
+        assert "pip install '.[gpu]'" in capsys.readouterr().err
 
 
 def test_an_old_tensorrt_is_refused(tensorrt: ModuleType) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vsm_fast.errors import ModelError
 
 if TYPE_CHECKING:
-    from vsm_fast.data.pretrained.grounded_sam import GroundedSam
+    from vsm_fast.images.grounded_sam import GroundedSam
 
 Method = Literal["auto", "grabcut", "grounded-sam"]
 METHODS: tuple[Method, ...] = ("auto", "grabcut", "grounded-sam")
@@ -121,9 +121,9 @@ def _models_are_here() -> bool:
     """Whether Grounding DINO and SAM can be had without fetching anything."""
     if find_spec("transformers") is None:
         return False
-    from vsm_fast.data.pretrained.grounded_sam import GROUNDING_DINO
-    from vsm_fast.data.pretrained.loading import ModelSource, find_folder
-    from vsm_fast.data.pretrained.sam import SAM
+    from vsm_fast.images.grounded_sam import GROUNDING_DINO
+    from vsm_fast.images.sam import SAM
+    from vsm_fast.model.pretrained import ModelSource, find_folder
 
     try:
         for name in (GROUNDING_DINO, SAM):
@@ -135,9 +135,9 @@ def _models_are_here() -> bool:
 
 @lru_cache(maxsize=1)
 def _grounded_sam(detector: str | None, sam: str | None, device: str) -> GroundedSam:
-    from vsm_fast.data.pretrained.grounded_sam import GROUNDING_DINO, GroundedSam
-    from vsm_fast.data.pretrained.loading import ModelSource
-    from vsm_fast.data.pretrained.sam import SAM
+    from vsm_fast.images.grounded_sam import GROUNDING_DINO, GroundedSam
+    from vsm_fast.images.sam import SAM
+    from vsm_fast.model.pretrained import ModelSource
 
     return GroundedSam.from_pretrained(
         ModelSource.parse(GROUNDING_DINO if detector is None else detector),

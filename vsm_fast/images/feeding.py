@@ -18,7 +18,7 @@ from torch import Tensor
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject, prepare_subject
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model.config import ModelConfig
 
 _MOST_THREADS = 8  # the part of the work that holds Python's lock leaves no more for others
 

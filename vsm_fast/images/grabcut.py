@@ -31,7 +31,7 @@ class GrabCutMasker:
     name = "grabcut"
 
     def __init__(self) -> None:
-        self._cv2: Any = required("cv2", "masks", "GrabCut")
+        self._cv2: Any = required("cv2", "GrabCut")
 
     def __call__(self, pixels: NDArray[np.uint8], subject: str) -> NDArray[np.bool_] | None:
         """Mask the subject.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsm_fast.errors import InputError, Status
-from vsm_fast.storage import read_range
+from vsm_fast.images.storage import read_range
 
 MAX_BYTES = 256 << 20  # of an encoded image; what is larger is no image, or an attack
 

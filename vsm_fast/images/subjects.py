@@ -14,7 +14,7 @@ from vsm_fast.images.framing import Box, on_grey, subject_box, to_input
 from vsm_fast.images.loading import ImageSource, load_image
 from vsm_fast.images.masks import Mask, reduce_mask, subject_mask
 from vsm_fast.images.stored import StoredImage
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images.framing import Framing, Interpolation, frame_margin
 from vsm_fast.images.loading import TOLERANCE
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.model.config import ModelConfig
 
 _GREY = 127.0  # what images.on_grey puts around a subject
 

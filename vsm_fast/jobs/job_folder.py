@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from vsm_fast.atomic import sync_folder, write_json
 from vsm_fast.differences import differences
 from vsm_fast.errors import PairingError
+from vsm_fast.files import sync_folder, write_json
 from vsm_fast.jobs.ledger import FinishedShard, append, read_ledger
 from vsm_fast.jobs.lock import only_writer
 from vsm_fast.jobs.plan import Plan

@@ -17,7 +17,7 @@ import numpy as np
 
 from vsm_fast.errors import PairingError
 from vsm_fast.jobs.errors import JobError
-from vsm_fast.manifests.pairing import Pairing, PairRow
+from vsm_fast.jobs.pairing import Pairing, PairRow
 
 
 class PairSource(Protocol):

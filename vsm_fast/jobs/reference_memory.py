@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.stored import ImageLocation, StoredImage
-from vsm_fast.manifests.pairing import PairRow
+from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.references import References
 from vsm_fast.scorer import VSMScorer
 

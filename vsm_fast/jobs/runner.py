@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from vsm_fast.atomic import write_json
+from vsm_fast.files import write_json
 from vsm_fast.jobs.errors import JobStopped, TooManyFailures
 from vsm_fast.jobs.job_folder import SUMMARY, JobFolder, locked_folder, open_job
 from vsm_fast.jobs.plan import PairSource, make_plan, read_shards
@@ -34,7 +34,7 @@ def run_job(
     """Score all pairs of a manifest into Parquet shards; go on where an earlier run ended.
 
     Args:
-        source: The pairs: a ``vsm_fast.manifests.manifest.Manifest``, or ``ListedPairs``.
+        source: The pairs: a ``vsm_fast.jobs.manifest.Manifest``, or ``ListedPairs``.
         out: Folder of the shards.
         settings: What decides the rows; None = defaults.
         options: What may differ between runs of one job; None = defaults.

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vsm_fast.atomic import replacing, sync_folder
 from vsm_fast.errors import Status
-from vsm_fast.hashes import sha256_of
+from vsm_fast.files import replacing, sha256_of, sync_folder
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard
 

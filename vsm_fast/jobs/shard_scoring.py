@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from vsm_fast import __version__
 from vsm_fast.errors import ModelError
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.stored import ImageLocation
+from vsm_fast.jobs.pair_overlays import save_pair_overlays
+from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.jobs.plan import Shard
 from vsm_fast.jobs.reference_memory import ReferenceKey, ReferenceMemory, reference_key
 from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer, score_column
 from vsm_fast.jobs.shard_files import SCHEMA_VERSION, failed_rows
-from vsm_fast.manifests.pairing import PairRow
-from vsm_fast.model_config import weights_fingerprint
-from vsm_fast.pair_overlays import save_pair_overlays
-from vsm_fast.results import VSMScores
+from vsm_fast.model.config import weights_fingerprint
+from vsm_fast.results.scores import VSMScores
 from vsm_fast.scorer import VSMScorer
-from vsm_fast.version import __version__
 
 # Scored in one call, so that neither their references nor what their heat maps need outgrow the
 # memory. Both decide batches and with them last bits, so they are no options.

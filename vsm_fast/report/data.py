@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.errors import ResultsError
-from vsm_fast.points import POINT_COLUMNS
+from vsm_fast.results.points import POINT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vsm_fast.heatmap import SMOOTHING_REACH, SMOOTHING_SIGMA
-from vsm_fast.overlay import BLEND, COLOUR_ANCHORS, DIMMED, DIMMED_TOWARDS
 from vsm_fast.report.data import Results
 from vsm_fast.report.images import Thumbnails
+from vsm_fast.results.heatmap import SMOOTHING_REACH, SMOOTHING_SIGMA
+from vsm_fast.results.overlay import BLEND, COLOUR_ANCHORS, DIMMED, DIMMED_TOWARDS
 
 _LEVEL = 6  # of zlib: 9 takes three times as long for half a percent
 

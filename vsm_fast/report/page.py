@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from vsm_fast.atomic import replacing
+from vsm_fast import __version__
 from vsm_fast.extras import required
+from vsm_fast.files import replacing
 from vsm_fast.report.data import SETTINGS, Results
 from vsm_fast.report.images import Thumbnails, thumbnails
 from vsm_fast.report.packing import pack
-from vsm_fast.version import __version__
 
 _FOLDER = Path(__file__).parent
 # In the order in which they build on each other; together they are one module.
@@ -50,7 +50,7 @@ def write_report(
     Raises:
         ImportError: Jinja2 is not installed.
     """
-    required("jinja2", "report", "a report")  # before the images are read
+    required("jinja2", "a report")  # before the images are read
     pictures = thumbnails(results, images, root)
     page = render_page(results, pictures, title)
     with replacing(path) as temporary:
@@ -70,7 +70,7 @@ def render_page(
         limits: Of uploads, with which the page has the part that sends images to ``vsm-fast
             serve``; None = a page without a server.
     """
-    markup = required("markupsafe", "report", "a report").Markup
+    markup = required("markupsafe", "a report").Markup
     header, stream = pack(results, pictures)
     served = limits is not None
     script, style = _script(served), (_FOLDER / "static/report.css").read_text(encoding="utf-8")
@@ -134,7 +134,7 @@ def _script(served: bool) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Any:
-    jinja2 = required("jinja2", "report", "a report")
+    jinja2 = required("jinja2", "a report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
         autoescape=True,

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vsm_fast.atomic import write_json
 from vsm_fast.errors import WRONG_JSON, ModelError
-from vsm_fast.hashes import sha256_of
-from vsm_fast.model_config import ModelConfig
+from vsm_fast.files import sha256_of, write_json
+from vsm_fast.model.config import ModelConfig
 
 RECORD = "export.json"
 ONNX = "model.onnx"

@@ -35,7 +35,7 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def __init__(self, folder: Path, record: ExportRecord, device: torch.device) -> None:
-        runtime = required("onnxruntime", "onnx", "runtime 'onnxruntime'")
+        runtime = required("onnxruntime", "runtime 'onnxruntime'")
         path = verify_graph(folder, record)
         self.device, self.precision = device, record.precision
         self.concurrent = device.type == "cpu"
@@ -78,7 +78,7 @@ class OnnxRuntime:
         if provider not in available:
             raise ModelError(
                 f"ONNX Runtime {runtime.__version__} has no provider for {device}; it has "
-                f"{', '.join(available)}. For CUDA: pip install 'vsm_fast[gpu]'."
+                f"{', '.join(available)}. For CUDA: pip install '.[gpu]'."
             )
         if device.type == "cpu" and precision == "bfloat16":
             raise ModelError(

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vsm_fast.atomic import replacing, write_json
 from vsm_fast.errors import WRONG_JSON, ModelError
-from vsm_fast.model_config import weights_fingerprint
+from vsm_fast.files import replacing, write_json
+from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.runtimes.exported import ONNX, BatchRange, ExportRecord
 from vsm_fast.runtimes.tensorrt_library import Machine
 

@@ -37,7 +37,7 @@ def quantize_linear(network: nn.Module, precision: str) -> None:
             f"dtype 'float8' needs an NVIDIA GPU of compute capability 8.9 or more; the network "
             f"is on {device}. Use 'int8' or 'auto'."
         )
-    torchao = required("torchao.quantization", "quantize", f"dtype {precision!r}")
+    torchao = required("torchao.quantization", f"dtype {precision!r}")
     configs = {
         "int8": torchao.Int8DynamicActivationInt8WeightConfig,
         "float8": torchao.Float8DynamicActivationFloat8WeightConfig,

@@ -61,13 +61,13 @@ def library(device: torch.device) -> Any:
             "here. Without one use runtime 'onnxruntime' or 'torch'."
         )
     try:
-        found = required("tensorrt", "gpu", "TensorRT's runtime")
+        found = required("tensorrt", "TensorRT's runtime")
     except ImportError as error:
         raise ImportError(f"{error}; or use runtime 'onnxruntime'.") from error
     if version_of(found) < OLDEST:
         raise ImportError(
             f"this needs TensorRT {OLDEST[0]}.{OLDEST[1]} or newer; "
-            f"{found.__version__} is installed. Run: pip install 'vsm_fast[gpu]'"
+            f"{found.__version__} is installed. Run: pip install '.[gpu]'"
         )
     return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vsm_fast.devices import precision_name
-from vsm_fast.model import DescriptorNetwork
+from vsm_fast.model.devices import precision_name
+from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.runtimes.padding import BatchSizes
 
 

@@ -1,0 +1,271 @@
+"""The command line, with the embedded model: results, exit codes and messages."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+import vsm_fast
+from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.results.scores import VSMScores
+from vsm_fast.results.table import score_table
+from vsm_fast.runtimes.choose import RUNTIMES
+
+
+def draw(path, seed, suffix=".png"):
+    """A blob with texture on a plain ground, and its mask beside it."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 255, (8, 8, 3), np.uint8)
+    image = Image.fromarray(texture).resize((160, 160), Image.Resampling.BICUBIC)
+    mask = Image.new("L", (160, 160))
+    ImageDraw.Draw(mask).ellipse((30, 40, 120, 140), fill=255)
+    ground = Image.new("RGB", (160, 160), (200, 200, 190))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.composite(image, ground, mask).save(path.with_suffix(suffix))
+    mask.save(path.with_name(f"{path.stem}_mask.png"))
+
+
+@pytest.fixture
+def subjects(tmp_path, monkeypatch):
+    """Two subjects; the first generation of each is the reference itself."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("ant", "bee")):
+        draw(tmp_path / "refs" / name / "0.png", seed)
+        draw(tmp_path / "gens" / name / "same.png", seed)
+        draw(tmp_path / "gens" / name / "other.png", seed + 10)
+    return tmp_path
+
+
+FOLDERS = ("--refs", "refs", "--gens", "gens")
+
+
+def test_score_prints_writes_and_draws(subjects, capsys):
+    code = main(["score", *FOLDERS, "--out", "new/scores.parquet", "--heatmaps", "new/maps"])
+    output = capsys.readouterr()
+    table = pq.read_table("new/scores.parquet").to_pylist()
+    assert [row["id"] for row in table] == [
+        "ant/other.png", "ant/same.png", "bee/other.png", "bee/same.png",
+    ]  # fmt: skip
+    assert [row["subject"] for row in table] == ["ant", "ant", "bee", "bee"]
+    for row in table:
+        if row["id"].endswith("same.png"):
+            assert row["status"] == "ok"
+            assert row["score"] == 1.0
+            assert f"{row['n_matched']}/{row['n_source']}" in output.out
+        assert row["ref_mask_origin"] == row["gen_mask_origin"] == "given"
+    scored = [row for row in table if row["status"] == "ok"]
+    assert code == (ExitCode.OK if len(scored) == 4 else ExitCode.UNSCORED)
+    maps = sorted(path.name for path in (subjects / "new/maps").iterdir())
+    assert maps == sorted(f"{row['id'].replace('/', '_')}.png" for row in scored)
+    assert "mean score" in output.out
+    assert "new/scores.parquet" in output.out
+    assert output.err == ""  # no bar: standard error is not a terminal
+
+
+def test_command_and_library_agree(subjects):
+    main(["score", *FOLDERS, "--out", "scores.jsonl", "--quiet", "--visual-threshold", "0.5"])
+    rows = [json.loads(line) for line in (subjects / "scores.jsonl").read_text().splitlines()]
+    for row in rows:
+        ref, gen = subjects / row["ref_id"], subjects / row["gen_id"]
+        masks = [str(path.with_name(f"{path.stem}_mask.png")) for path in (ref, gen)]
+        scores = vsm_fast.score_batch(
+            [str(ref)], [str(gen)], ref_masks=masks[:1], gen_masks=masks[1:], visual_threshold=0.5
+        )
+        expected = None if np.isnan(scores.score[0]) else float(scores.score[0])
+        assert row["score"] == pytest.approx(expected, abs=1e-5)
+        assert row["n_source"] == scores.n_source[0]
+
+
+def test_limit_and_quiet(subjects, capsys):
+    arguments = ["--heatmaps", "maps", "--limit-heatmaps", "1", "--quiet"]
+    main(["score", *FOLDERS, *arguments])
+    assert len(list((subjects / "maps").iterdir())) == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_rows_without_a_score_give_exit_code_3(subjects, capsys):
+    (subjects / "gens/ant/broken.png").write_bytes(b"no image")
+    draw(subjects / "gens/ant/gone.png", 5)
+    manifest = subjects / "pairs.csv"
+    manifest.write_text(
+        "id,ref,gen,ref_mask\n"
+        "good,refs/ant/0.png,gens/ant/same.png,refs/ant/0_mask.png\n"
+        "broken,refs/ant/0.png,gens/ant/broken.png,refs/ant/0_mask.png\n"
+        "missing,refs/ant/0.png,gens/ant/nowhere.png,refs/ant/0_mask.png\n"
+    )
+    code = main(["score", "--manifest", "pairs.csv", "--out", "scores.csv"])
+    assert code == ExitCode.UNSCORED == 3
+    with (subjects / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good": "ok", "broken": "unreadable_image", "missing": "missing_file",
+    }  # fmt: skip
+    assert rows["broken"]["score"] == ""
+    assert rows["good"]["score"] != ""
+    output = capsys.readouterr().out
+    assert "without a score" in output
+    assert "nowhere.png" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --refs and --gens, or --manifest"),
+        (["--refs", "refs"], "give --refs and --gens, or --manifest"),
+        ([*FOLDERS, "--manifest", "pairs.csv"], "leave out --refs, --gens"),
+        ([*FOLDERS, "--masks", "m", "--ref-masks", "m"], "--masks is for both sides"),
+        ([*FOLDERS, "--out", "scores.xlsx"], "--out must end in"),
+        ([*FOLDERS, "--out", "gens.csv"], "is a folder"),
+        ([*FOLDERS, "--limit-heatmaps", "2"], "needs --heatmaps"),
+        ([*FOLDERS, "--heatmaps", "m", "--visual-threshold", "1"], "below 1"),
+        (["--manifest", "p.csv", "--out", "p.csv"], "overwrite the manifest"),
+        (["--refs", "refs", "--gens", "nowhere"], "nowhere does not exist"),
+        ([*FOLDERS, "--device", "abacus"], "--device abacus"),
+    ],
+)
+def test_wrong_inputs_are_one_line_and_exit_code_2(subjects, capsys, arguments, message):
+    (subjects / "gens.csv").mkdir()
+    assert main(["score", *arguments]) == ExitCode.USAGE == 2
+    errors = capsys.readouterr().err
+    assert re.fullmatch(r"vsm-fast: error: [^\n]*\n", errors)
+    assert message in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--visual-threshold", "2"], ["--batch-size", "0"], ["--dtype", "int4"], ["--nonsense"]],
+)
+def test_wrong_options_end_with_argparse_code(subjects, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["score", *FOLDERS, *arguments])
+    assert ended.value.code == ExitCode.USAGE
+
+
+def test_missing_model_is_exit_code_4(subjects, capsys):
+    assert main(["score", *FOLDERS, "--model", "./no-such-model"]) == ExitCode.MODEL == 4
+    assert "no-such-model" in capsys.readouterr().err
+
+
+def test_output_folder_that_cannot_be_made_is_exit_code_2(subjects, capsys):
+    (subjects / "file").write_bytes(b"")
+    assert main(["score", *FOLDERS, "--out", "file/scores.csv"]) == ExitCode.USAGE
+    assert "file" in capsys.readouterr().err
+
+
+def test_reader_that_goes_away_is_no_error():
+    command = f"'{sys.executable}' -m vsm_fast doctor --model ./none; echo $? >&2"
+    ended = subprocess.run(
+        ["bash", "-c", f"({command}) | true"], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr.strip() == str(int(ExitCode.FAILED))
+
+
+def test_verbose_adds_the_traceback(subjects, capsys):
+    assert main(["score", "--refs", "refs", "--gens", "nowhere", "-v"]) == ExitCode.USAGE
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_documents_exit_codes(capsys):
+    for arguments in (["--help"], ["score", "--help"], ["doctor", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        text = capsys.readouterr().out
+        for code in ExitCode:
+            assert re.search(rf"^  {code:d} ", text, re.MULTILINE)
+
+
+def test_doctor_reports_versions_model_and_paths(capsys):
+    assert main(["doctor", "--json"]) == ExitCode.OK
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"]["vsm_fast"] == vsm_fast.__version__
+    assert report["versions"]["torch"] != "missing"
+    assert report["problems"] == []
+    assert {stage["stage"] for stage in report["stages"]} == {"network", "matching"}
+    for stage in report["stages"]:
+        assert stage["path"]
+        assert stage["reason"]
+        assert stage["detail"]
+    assert main(["doctor"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    for title in ("versions", "optional", "devices", "threads", "model", "stages", "all is well"):
+        assert title in text
+
+
+def test_doctor_finds_a_missing_model(capsys):
+    assert main(["doctor", "--model", "./no-such-model"]) == ExitCode.FAILED
+    assert "no-such-model" in capsys.readouterr().out
+
+
+def test_module_runs_and_command_line_is_light():
+    listing = (
+        "import sys, vsm_fast.cli.main; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    )
+    seen = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, check=True
+    )
+    assert seen.stdout.split() == ["False", "False"]
+    version = subprocess.run(
+        [sys.executable, "-m", "vsm_fast", "--version"], capture_output=True, text=True, check=True
+    )
+    assert version.stdout.strip() == f"vsm_fast {vsm_fast.__version__}"
+
+
+def many_scores(count):
+    odd = np.arange(count) % 2 == 1
+    return VSMScores(
+        score=np.where(odd, np.nan, 0.5).astype(np.float32),
+        n_matched=np.where(odd, 0, 2), n_source=np.full(count, 4),
+        status=np.where(odd, "no_semantic_match", "ok"), reason=["bad\x1b[31m\nthing"] * count,
+        ref_id=["r"] * count, gen_id=["g"] * count,
+        visual_similarity=np.tile(np.float32([0.9, 0.1]), (count + 1) // 2),
+        offsets=np.concatenate([[0], np.cumsum(np.where(odd, 0, 2))]),
+        semantic_threshold=0.7, visual_threshold=0.6, model="tiny",
+    )  # fmt: skip
+
+
+def test_table_is_cut_aligned_and_clean():
+    ids = [f"pair {i} " + "x" * (i * 3) for i in range(100)]
+    text = score_table(many_scores(100), ids, ["cat"] * 60 + ["dog"] * 40)
+    lines = text.splitlines()
+    assert "… and 60 more" in lines
+    assert "  … and 40 more" in lines
+    assert len({line.index(word) for line, word in zip(lines[:3], ("score", "0.500", "-"),
+                                                       strict=True)}) == 1  # fmt: skip
+    assert max(map(len, lines[:41])) < 110
+    assert "mean 0.500 over 50 of 100 pairs (model tiny, visual threshold 0.6)" in lines
+    assert any(re.fullmatch(r"cat +0\.500 +30/60", line) for line in lines)
+    assert "\x1b" not in text
+
+
+def test_table_without_any_score():
+    text = score_table(many_scores(2), ["a", "b"], ["", ""])
+    assert "subject" not in text
+    assert "mean 0.500 over 1 of 2 pairs" in text
+
+
+def test_the_command_line_knows_every_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    assert f"--runtime{{{','.join(RUNTIMES)}}}" in shown
+
+
+def test_a_missing_extra_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("Run: pip install torchao")
+
+    monkeypatch.setattr("vsm_fast.scorer.VSMScorer.from_pretrained", missing)
+    command = ["score", "--refs", "examples/refs", "--gens", "examples/gens"]
+    assert main([*command, "--dtype", "int8"]) == ExitCode.USAGE
+    assert "vsm_fast[quantize]" in capsys.readouterr().err

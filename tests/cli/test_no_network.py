@@ -1,0 +1,80 @@
+"""The main jobs ask no network: each attempt would be an error, and is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Python runs a sitecustomize before anything else. An audit hook sees what sockets do in any
+# thread, also under names that were imported before a test could replace them.
+GUARD = """
+import os, sys
+def guard(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg") \\
+            or event == "socket.connect" and isinstance(arguments[1], tuple):
+        with open(os.environ["ATTEMPTS"], "a") as file:
+            print(event, arguments[1:] if event == "socket.connect" else arguments, file=file)
+        raise OSError("no network in this test")
+sys.addaudithook(guard)
+"""
+
+
+def guarded(tmp_path: Path, code: str, *arguments: str) -> tuple[subprocess.CompletedProcess, str]:
+    """Run code, and what it tried of the network."""
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    attempts = tmp_path / "attempts"
+    attempts.touch()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    path = os.pathsep.join([str(tmp_path / "guard"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**environment, "PYTHONPATH": path, "ATTEMPTS": str(attempts), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    return done, attempts.read_text()
+
+
+def test_scores_reports_and_procedural_pairs_ask_nothing(tmp_path: Path) -> None:
+    scores, page, pairs = (str(tmp_path / name) for name in ("s.parquet", "s.html", "pairs"))
+    commands = [
+        ["score", "--refs", "examples/refs", "--gens", "examples/gens", "--out", scores, "--points",
+         "--heatmaps", str(tmp_path / "maps")],
+        ["report", scores, "--out", page],
+        ["make-pairs", "--source", "procedural", "--parts", "random", "--count", "1",
+         "--out", pairs],
+    ]  # fmt: skip
+    code = """
+import json, sys
+from vsm_fast.cli.main import main
+for command in json.loads(sys.argv[1]):
+    code = main(command)
+    assert code == 0, (command, code)
+"""
+    done, attempts = guarded(tmp_path, code, json.dumps(commands))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert attempts == ""
+    assert len(list((tmp_path / "maps").iterdir())) == 6
+    assert Path(page).stat().st_size > 10_000
+    assert list(Path(pairs).glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket; socket.create_connection(('192.0.2.1', 80), 1)",
+        "import socket; socket.socket().connect(('192.0.2.1', 80))",
+        "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
+        "from vsm_fast.model.location import find_model; find_model('org/absent')",
+    ],
+)
+def test_an_attempt_is_seen(tmp_path: Path, code: str) -> None:
+    done, attempts = guarded(tmp_path, code)
+    assert done.returncode != 0
+    assert attempts

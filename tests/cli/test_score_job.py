@@ -1,0 +1,196 @@
+"""``vsm-fast score --out DIR/``: what a user sees, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from job_inputs import read_rows, write_model, write_pairs
+
+from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.describer import Describer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_model(tmp_path_factory.mktemp("model") / "small"))
+
+
+@pytest.fixture
+def score(model):
+    def run(*arguments):
+        return main(["score", "--model", model, "--device", "cpu", *map(str, arguments)])
+
+    return run
+
+
+def test_a_job_from_the_shell(score, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "in", 7, broken=(4,))
+    command = ["--manifest", "in/pairs.csv", "--out", "scores/", "--shard-rows", "3",
+               "--thresholds", "0.5", "0.9", "--points", "--heatmaps", "maps"]  # fmt: skip
+    assert score(*command) == ExitCode.UNSCORED
+    printed = capsys.readouterr()
+    for word in ("generator", "g1", "s2", "mean", "over 6 of 7 pairs; 1 unreadable_image"):
+        assert word in printed.out
+    assert printed.err == ""
+    rows = read_rows(tmp_path / "scores").to_pylist()
+    for row in rows:
+        assert (row["heatmap"] is None) == (row["id"] == "pair 4")
+        if row["heatmap"]:
+            place = f"{row['row'] // 3:06d}/{row['row']}.png"
+            assert row["heatmap"] == str(tmp_path / "maps" / place)
+            assert Path(row["heatmap"]).stat().st_size > 100
+            assert len(row["point_cell"]) == row["n_matched"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # paths are recorded, not where one stood
+    for i, place in ((1, "../in/pairs.csv"), (3, "../scores"), (-1, "../maps")):
+        command[i] = place
+    assert score(*command, "--json", "--max-failed", "20%") == ExitCode.UNSCORED
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["planning", "start", "summary"]
+    assert events[1]["finished_rows"] == 7
+
+
+def test_folders_make_a_job_too(score, tmp_path, capsys):
+    write_pairs(tmp_path / "in", 6)
+    for side, name in (("refs", "ref0"), ("gens", "gen0"), ("gens", "gen3")):
+        (tmp_path / side / "s").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").rename(tmp_path / side / "s" / f"{name}.png")
+    out = tmp_path / "out"
+    assert score("--refs", tmp_path / "refs", "--gens", tmp_path / "gens", "--out", out) == 0
+    assert read_rows(out)["id"].to_pylist() == ["s/gen0.png", "s/gen3.png"]
+
+
+def test_failures_and_their_exit_codes(score, tmp_path, capsys):
+    manifest = write_pairs(tmp_path / "in", 6, broken=(1, 2, 3))
+    base = ["--manifest", manifest, "--out", tmp_path / "out", "--shard-rows", "3"]
+    assert score(*base, "--max-failed", "1") == ExitCode.TOO_MANY_FAILED == 5
+    assert "--retry-failed" in capsys.readouterr().err
+    assert score(*base, "--quiet") == ExitCode.UNSCORED
+    assert capsys.readouterr() == ("", "")
+    for wrong, message in (
+        ((*base, "--thresholds", "0.5"), "thresholds was [], now [0.5]"),
+        ((*base, "--max-failed", "some"), "--max-failed"),
+        ((*base, "--thresholds", "0.5", "0.5"), "must differ"),
+        ((*base, "--limit-heatmaps", "1", "--heatmaps", "x"), "--limit-heatmaps is for"),
+        ((*base, "--fiftyone", "x"), "--fiftyone is for"),
+        ((*base, "--actors", "2"), "--actors needs --ray"),
+        (("--manifest", manifest, "--out", "x.csv", "--json"), "--json needs a job"),
+        (("--manifest", manifest, "--out", "x.xlsx"), "or in / for a job"),
+        (("--manifest", tmp_path / "no.csv", "--out", tmp_path / "o"), "does not exist"),
+        (("--manifest", manifest, "--columns", "ref", "--out", tmp_path / "o"), "NAME=COLUMN"),
+        (("--manifest", manifest, "--columns", "gen=x", "--out", tmp_path / "o"), "x must be"),
+        (("--manifest", manifest, "--out", manifest / "o"), "no folder that can"),
+    ):
+        assert score(*wrong) == ExitCode.USAGE, wrong
+        assert message in capsys.readouterr().err
+    assert not list((tmp_path / "o").glob("*.parquet"))
+
+
+def test_a_folder_that_cannot_be_written_to(score, tmp_path, capsys, monkeypatch):
+    manifest = write_pairs(tmp_path / "in", 2)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)  # the tests may run as root
+    assert score("--manifest", manifest, "--out", tmp_path / "out") == ExitCode.USAGE
+    assert "no folder that can be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_keep_what_is_finished(score, tmp_path, number, code):
+    manifest = write_pairs(tmp_path / "in", 120)
+    out = tmp_path / "out"
+    base = ("--manifest", manifest, "--out", out, "--shard-rows", "4", "--quiet")
+    torch.set_num_threads(1)  # a forked child has no others
+    child = os.fork()
+    if child == 0:
+        os._exit(score(*base))
+    while not list(out.glob("*.parquet")):
+        time.sleep(0.01)
+    os.kill(child, number)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == code
+    kept = len(list(out.glob("*.parquet")))
+    assert 1 <= kept < 30
+    assert not list(out.glob(".*"))
+    assert score(*base) == 0
+    assert pq.read_table(out).num_rows == 120
+
+
+def _leak_until_refused():
+    """Keep a piece of memory with every batch; the system refuses the eighth."""
+    import resource
+
+    piece, kept, plain = 2**28, [], Describer.computed
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + 7 * piece + piece // 2
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def leaking(*arguments):
+        kept.append(np.empty(piece, np.uint8))  # never touched: addresses are what is limited
+        return plain(*arguments)
+
+    Describer.computed = leaking
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_job_without_memory_keeps_what_is_finished(score, tmp_path):
+    manifest = write_pairs(tmp_path / "in", 40)
+    out = tmp_path / "out"
+    base = ("--manifest", manifest, "--out", out, "--shard-rows", "4", "--quiet")
+    torch.set_num_threads(1)  # a forked child has no others
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            sys.stderr = (tmp_path / "errors").open("w", buffering=1)
+            _leak_until_refused()
+            code = score(*base)
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    said = (tmp_path / "errors").read_text()
+    assert os.waitstatus_to_exitcode(status) == ExitCode.FAILED, said
+    assert said.startswith("vsm-fast: error: out of memory: Unable to allocate 256. MiB")
+    assert said.endswith("smaller batches (--batch-size) need less\n")
+    assert said.count("\n") == 1
+    assert 1 <= len(list(out.glob("*.parquet"))) < 10
+    assert not list(out.glob(".*"))
+    assert score(*base) == ExitCode.OK
+    rows = read_rows(out)  # each row once, in order
+    assert rows["id"].to_pylist() == [f"pair {number}" for number in range(40)]
+    assert set(rows["status"].to_pylist()) == {"ok"}
+
+
+def test_a_job_finds_masks_where_none_is_given(score, tmp_path, capsys):
+    for side in ("refs", "gens"):  # copies without the masks that lie beside them
+        (tmp_path / side).mkdir()
+    shutil.copy(EXAMPLES / "refs/robot_toy/reference.jpg", tmp_path / "refs")
+    for name in ("repainted", "other_photo"):
+        shutil.copy(EXAMPLES / f"gens/robot_toy/{name}.jpg", tmp_path / "gens")
+    sides = ["--refs", tmp_path / "refs", "--gens", tmp_path / "gens"]
+    found = [*sides, "--masks", "auto", "--mask-method", "grabcut", "--quiet"]
+    assert score(*found, "--out", tmp_path / "plain.parquet") == ExitCode.OK
+    assert score(*found, "--out", f"{tmp_path}/job/") == ExitCode.OK
+    plain, rows = pq.read_table(tmp_path / "plain.parquet"), read_rows(tmp_path / "job")
+    assert set(rows["gen_mask_origin"].to_pylist()) == {"grabcut"}
+    assert rows["n_source"].to_pylist() == plain["n_source"].to_pylist()
+    for one, other in zip(rows["score"].to_pylist(), plain["score"].to_pylist(), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    capsys.readouterr()
+    assert score(*sides, "--out", f"{tmp_path}/job/") == ExitCode.USAGE  # other rows, another job
+    assert "manifest" in capsys.readouterr().err

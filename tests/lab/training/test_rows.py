@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vsm_fast.lab.training.rows import RowShards, write_rows
+
+
+def _write(path: Path, first: int, count: int) -> None:
+    rows = [
+        {"a": torch.full((2,), float(n)), "b": torch.tensor(n)} for n in range(first, first + count)
+    ]
+    write_rows(path, rows, {"name": [f"row {n}" for n in range(first, first + count)]})
+
+
+def test_rows_of_several_shards_are_one_sequence(tmp_path: Path) -> None:
+    _write(tmp_path / "0.safetensors", 0, 3)
+    _write(tmp_path / "1.safetensors", 3, 1)
+    _write(tmp_path / "2.safetensors", 4, 2)
+    shards = RowShards(sorted(tmp_path.iterdir()))
+    assert len(shards) == 6
+    for number in range(6):
+        assert shards[number]["a"].tolist() == [number, number]
+        assert shards[number]["b"].item() == number
+    assert shards.notes("name") == [f"row {n}" for n in range(6)]
+    assert shards.notes("other") == []
+    with pytest.raises(IndexError, match=r"\[0, 6\); got 6"):
+        shards[6]
+
+
+def test_no_shards_have_no_rows() -> None:
+    assert len(RowShards([])) == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not a shard", b"\xff" * 64])
+def test_a_damaged_shard_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad.safetensors cannot be read .*made again"):
+        RowShards([path])
+
+
+def test_a_shard_of_something_else_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"weights.safetensors cannot be read"):
+        RowShards([path])

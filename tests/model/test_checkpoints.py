@@ -1,0 +1,338 @@
+"""Model folders: what is read is what was written, and nothing else is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import (
+    aggregation_pair,
+    condition_unet,
+    config_of,
+    context,
+    edit_config,
+    images,
+    pixel_unet,
+    published_names,
+    rehash,
+    small_vae,
+    write_folder,
+)
+
+from vsm_fast.errors import ModelError
+from vsm_fast.model.load import build_network, load_model, read_config
+from vsm_fast.model.location import find_model
+from vsm_fast.model.network import DescriptorNetwork
+from vsm_fast.model.save import save_model
+from vsm_fast.model.unet import UNetFeatures
+
+one_thread = tiny_models.one_thread
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CHANNELS = (24, 8)  # of us2 and us5 of the pixel UNet
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder of a pixel UNet."""
+    write_folder(tmp_path / "model", config_of(), pixel_unet(), *aggregation_pair(CHANNELS))
+    return tmp_path / "model"
+
+
+def edit_weights(path, change):
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
+@torch.no_grad()
+def test_a_pixel_model_from_diffusers_files(folder):
+    config, network = load_model(folder)
+    backbone = UNetFeatures(pixel_unet(), ("us2", "us5"), 50, pixel_unshuffle=2)
+    wanted = DescriptorNetwork(backbone, *aggregation_pair(CHANNELS))(images(2))
+    assert config.name == "small"
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    for found, plain in zip(network(images(2)), wanted, strict=True):
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+    assert not torch.allclose(*network(images()))
+
+
+@torch.no_grad()
+def test_a_latent_model_with_vae_and_condition(tmp_path):
+    config = config_of(("us3", "us6"), pixel_unshuffle=1, timestep=261.5)
+    pair, condition = aggregation_pair((16, 16)), {"encoder_hidden_states": context()}
+    write_folder(tmp_path, config, condition_unet(), *pair, small_vae(), condition)
+    _, network = load_model(tmp_path)
+    backbone = UNetFeatures(
+        condition_unet(), ("us3", "us6"), 261.5, vae=small_vae(), latent_scale=0.18215,
+        conditioning=condition,
+    )  # fmt: skip
+    wanted = DescriptorNetwork(backbone, *pair)(images(2))
+    for found, plain in zip(network(images(2)), wanted, strict=True):
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_survive_saving(folder, tmp_path):
+    pair = aggregation_pair(CHANNELS)
+    written = save_model(tmp_path / "copy", config_of(), pixel_unet(), *pair, torch.float32)
+    read, network = load_model(tmp_path / "copy")
+    assert read == written
+    for found, plain in zip(network(images()), load_model(folder)[1](images()), strict=True):
+        assert torch.equal(found, plain)
+
+
+def test_saving_uses_the_published_names(tmp_path):
+    pair = aggregation_pair(CHANNELS)
+    save_model(tmp_path / "m", config_of(), pixel_unet(), *pair, torch.float32)
+    saved, wanted = load_file(tmp_path / "m/aggregation.safetensors"), published_names(*pair)
+    assert saved.keys() == wanted.keys()
+    assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
+
+
+@torch.no_grad()
+def test_half_precision_on_disk_is_read_as_float32(tmp_path):
+    vae, condition = small_vae(), {"encoder_hidden_states": context()}
+    config = config_of(("us3",), pixel_unshuffle=1)
+    pair = aggregation_pair((16,))
+    save_model(
+        tmp_path / "m", config, condition_unet(), *pair, vae=vae, conditioning=condition
+    )  # fmt: skip
+    for path in (tmp_path / "m").rglob("*.safetensors"):
+        assert {value.dtype for value in load_file(path).values()} == {torch.float16}
+    built = build_network(read_config(tmp_path / "m"), tmp_path / "m")
+    assert {value.dtype for value in built.state_dict().values()} == {torch.float32}
+    _, network = load_model(tmp_path / "m")
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    weight = network.backbone.unet.conv_in.weight
+    assert torch.equal(weight, condition_unet().conv_in.weight.half().float())
+    assert network.backbone.context is None  # folded into the weights
+    assert built.backbone.context.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_the_precision_asked_for_is_that_of_the_network(folder):
+    _, network = load_model(folder, dtype=torch.bfloat16)
+    assert {value.dtype for value in network.parameters()} == {torch.bfloat16}
+    exact = load_model(folder)[1](images())
+    for found, wanted in zip(network(images()), exact, strict=True):
+        assert found.dtype == torch.float32
+        assert (found * wanted).sum(1).min() > 0.95
+
+
+@pytest.mark.parametrize("name", [f"unet/{WEIGHTS}", "aggregation.safetensors"])
+def test_one_changed_bit_is_found(folder, name):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    expected = json.loads((folder / "config.json").read_text())["files"][name]
+    with pytest.raises(ModelError, match=expected) as raised:
+        load_model(folder)
+    assert name in str(raised.value)
+
+
+def test_the_message_of_an_altered_file_has_both_hashes(folder):
+    edit_config(folder, lambda content: content["files"].update({f"unet/{WEIGHTS}": "0" * 64}))
+    with pytest.raises(
+        ModelError, match=rf"{WEIGHTS}.* its sha256 is [0-9a-f]{{64}}.*says 0{{64}}"
+    ):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -4])
+def test_a_truncated_file_with_a_matching_hash_is_found(folder, keep):
+    path = folder / "unet" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:keep])
+    rehash(folder, config_of())
+    with pytest.raises(ModelError, match="cannot be read as safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 64, b"PK\x03\x04" + b"a" * 60, b"\x80\x02}q\x00."])
+def test_garbage_is_found(folder, content):
+    (folder / "aggregation.safetensors").write_bytes(content)
+    rehash(folder, config_of())
+    with pytest.raises(ModelError, match=r"aggregation\.safetensors cannot be read"):
+        load_model(folder)
+
+
+def test_missing_files_are_named(folder):
+    (folder / "unet" / WEIGHTS).unlink()
+    with pytest.raises(ModelError, match=f"unet/{WEIGHTS} is missing"):
+        load_model(folder)
+    rehash(folder, config_of())
+    with pytest.raises(ModelError, match="cannot be read as safetensors"):
+        load_model(folder)
+
+
+def test_files_without_a_hash_are_refused(folder):
+    edit_config(folder, lambda content: content["files"].pop("aggregation.safetensors"))
+    with pytest.raises(ModelError, match=r"no sha256 for \['aggregation.safetensors'\]"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/hosts", "unet/../../x", "", "a\\b"])
+def test_files_outside_the_folder_are_refused(folder, name):
+    (folder.parent / "x.safetensors").write_bytes(b"")
+    edit_config(folder, lambda content: content["files"].update({name: "0" * 64}))
+    with pytest.raises(ModelError, match="outside the folder"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model.bin", "aggregation.PT", "a.ckpt"])
+def test_pickled_weights_are_refused(folder, name):
+    (folder / name).write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(ModelError, match=rf"pickled weights \({name}\).*safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", [f"unet/{WEIGHTS}", "aggregation.safetensors"])
+def test_keys_are_checked_strictly(folder, name):
+    def change(weights):
+        for key in sorted(weights)[:9]:
+            weights[f"other.{key}"] = weights.pop(key)
+
+    edit_weights(folder / name, change)
+    rehash(folder, config_of())
+    with pytest.raises(
+        ModelError, match=r"9 unknown keys \(other\..*, \.\.\.\); 9 missing keys \("
+    ):
+        load_model(folder)
+
+
+def test_one_unknown_aggregation_key_is_enough(folder):
+    path = folder / "aggregation.safetensors"
+    edit_weights(path, lambda weights: weights.update(extra=torch.zeros(2)))
+    rehash(folder, config_of())
+    with pytest.raises(ModelError, match=r"1 unknown keys \(extra\)"):
+        load_model(folder)
+
+
+def test_weights_of_other_levels_do_not_fit(folder):
+    rehash(folder, config_of(("us6", "us5")))
+    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\], wanted \[8, 8, 1, 1\]"):
+        load_model(folder)
+
+
+@torch.no_grad()
+def test_attention_weights_under_their_old_names(tmp_path):
+    config = config_of(("us3",), pixel_unshuffle=1)
+    condition = {"encoder_hidden_states": context()}
+    parts = (condition_unet(), *aggregation_pair((16,)), small_vae(), condition)
+    write_folder(tmp_path, config, *parts)
+    wanted = load_model(tmp_path)[1](images())
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(weights):
+        for key in list(weights):
+            for new, former in old.items():
+                if f".attentions.0.{new}." in key:
+                    weights[key.replace(new, former)] = weights.pop(key)
+
+    edit_weights(tmp_path / "vae" / WEIGHTS, rename)
+    assert any(".query." in key for key in load_file(tmp_path / "vae" / WEIGHTS))
+    rehash(tmp_path, config)
+    for found, plain in zip(load_model(tmp_path)[1](images()), wanted, strict=True):
+        assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("content", ['{"_class_name": "AutoencoderKL"}', "[]", "{", "{}"])
+def test_a_unet_of_another_class_is_refused(folder, content):
+    (folder / "unet/config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"unet/config.json (must be of UNet2DModel|cannot be)"):
+        load_model(folder)
+
+
+def test_saving_replaces_a_model_and_nothing_else(folder, tmp_path):
+    changed = dataclasses.replace(config_of(), name="new")
+    save_model(folder, changed, pixel_unet(), *aggregation_pair(CHANNELS))
+    assert load_model(folder)[0].name == "new"
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "a.jpg").write_bytes(b"1")
+    with pytest.raises(ModelError, match=r"has no config\.json; it is left as it is"):
+        save_model(other, changed, pixel_unet(), *aggregation_pair(CHANNELS))
+    assert (other / "a.jpg").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "photos"}
+
+
+def test_a_failed_save_leaves_the_old_model_and_no_rest(folder, tmp_path):
+    before = (folder / "config.json").read_bytes()
+    semantic, visual = aggregation_pair(CHANNELS)
+    with torch.no_grad():
+        visual.mixing_weights[0] = 1e6  # beyond float16
+    with pytest.raises(ModelError, match=r"not finite as torch.float16: .*mixing_weights_visual"):
+        save_model(folder, config_of(), pixel_unet(), semantic, visual)
+    assert (folder / "config.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_cut_unet_or_vae_cannot_be_saved(tmp_path):
+    pair, vae, unet = aggregation_pair(CHANNELS), small_vae(), pixel_unet(in_channels=4)
+    UNetFeatures(unet, ["us2"], 0, vae=vae)
+    with pytest.raises(ModelError, match="UNet2DModel has lost its conv_out"):
+        save_model(tmp_path / "m", config_of(), unet, *pair)
+    with pytest.raises(ModelError, match="AutoencoderKL has lost its decoder"):
+        save_model(tmp_path / "m", config_of(), pixel_unet(), *pair, vae=vae)
+
+
+def test_the_embedded_model_is_found_inside_the_package():
+    found = find_model("tiny")
+    assert found.parts[-3:] == ("vsm_fast", "models", "tiny")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./a/b", "a/b/c", "/a/b", "a /b", "", "-a/b", "é/b"])
+def test_names_that_are_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="not a folder, and not a Hub repository"):
+        find_model(name or "missing")
+
+
+def run_offline(code, cache):
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, text=True, capture_output=True, timeout=300
+    )
+
+
+def test_a_hub_repository_from_the_cache_without_network(folder, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "cache" / "models--org--small"
+    snapshot, blobs = repository / "snapshots" / commit, repository / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.rglob("*.*"))):
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blobs / str(number))
+        link.symlink_to(blobs / str(number))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    code = f"""
+import torch
+torch.set_num_threads(1)
+from vsm_fast.model.load import load_model
+from vsm_fast.errors import ModelError
+print(load_model("org/small")[0].name)
+print(load_model("org/small", revision="{commit}", local_files_only=True)[0].name)
+for options in ({{}}, {{"revision": "v2"}}, {{"local_files_only": True}}):
+    try:
+        load_model("org/absent", **options)
+    except ModelError as error:
+        print(error)
+"""
+    done = run_offline(code, tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    first, second, *errors = done.stdout.splitlines()
+    assert (first, second) == ("small", "small")
+    assert len(errors) == 3
+    assert all("'org/absent' is not in the local cache" in line for line in errors)
+    assert errors[0].endswith("hf download org/absent")
+    assert errors[1].endswith("hf download org/absent --revision v2")

@@ -1,0 +1,320 @@
+"""The local server, really started, and asked as browsers and others would ask it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import clocks
+import pytest
+import uvicorn
+from browser import chromium, needs_chromium
+
+from vsm_fast import VSMScorer, score_batch
+from vsm_fast.cli.main import main
+from vsm_fast.report.serve_app import PLACES, allowed_host, make_app
+from vsm_fast.report.serve_scoring import Stopped, score_images
+from vsm_fast.report.serve_uploads import SIDES, Limits, UploadedImage, shown_name
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
+REPAINTED = EXAMPLES / "gens/robot_toy/repainted.jpg"
+SMALL = Limits(file_bytes=1000, all_bytes=3000, files=4, references=2, seconds=1)
+BOUNDARY = "form-boundary"
+jumping_clock = clocks.jumping_clock
+
+
+def mask_of(path):
+    return path.with_name(f"{path.stem}_mask.png")
+
+
+def form(*files):
+    """The body of a form: (field, file name, content)."""
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
+        "Content-Type: image/png\r\n\r\n".encode()
+        + content
+        + b"\r\n"
+        for field, name, content in files
+    ]
+    return b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
+
+
+def ask(port, method="POST", path="/score", body=None, **headers):
+    """(status, headers, body) of one request."""
+    sent = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"} if body else {}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request(method, path, body, sent)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+
+
+@contextmanager
+def served(score, limits=SMALL):
+    """A server in a thread; its port."""
+    app = make_app("<!doctype html><title>page</title>", score, "127.0.0.1", limits)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def port():
+    """A server that answers with what it was given to score."""
+
+    def score(images):
+        return {
+            side: [[image.name, image.path.name, image.mask and image.mask.name,
+                    image.path.stat().st_size] for image in found]
+            for side, found in images.items()
+        }  # fmt: skip
+
+    with served(score) as number:
+        yield number
+
+
+def test_the_page_and_its_headers(port):
+    status, headers, body = ask(port, "GET", "/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"<title>page</title>" in body
+    for name, value in (("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"),
+                        ("cache-control", "no-store")):  # fmt: skip
+        assert headers[name] == value
+
+
+def test_files_come_under_our_names_with_their_masks(port):
+    names = ("../../etc/passwd", "C:\\\\gens\\\\cat.jpg", "cat_mask.png", "lone_mask.png")
+    status, _, body = ask(port, body=form(
+        ("reference", names[0], b"12"), ("generation", names[1], b"3"),
+        ("generation", names[2], b"4567"), ("generation", names[3], b"8")))  # fmt: skip
+    assert status == 200
+    assert json.loads(body) == {
+        "reference": [["passwd", "0", None, 2]],
+        "generation": [["cat.jpg", "0", "1", 1], ["lone_mask.png", "2", None, 1]],
+    }
+
+
+def test_names_are_shown_short_and_printable():
+    assert shown_name("a/b\\c\x1b[2J.png") == "c?[2J.png"
+    assert len(shown_name("x" * 500)) == 120
+    assert shown_name(None) == shown_name("///") == "unnamed"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "", "10.0.0.1", "["])
+def test_another_host_is_refused(port, host):
+    for method, path in (("GET", "/"), ("POST", "/score")):
+        status, _, body = ask(port, method, path, Host=host)
+        assert status in (400, 421)
+        assert b"title" not in body
+
+
+@pytest.mark.parametrize("host", ["localhost:9", "127.0.0.1", "[::1]:80", "LOCALHOST"])
+def test_this_machine_by_its_names(port, host):
+    assert ask(port, "GET", "/", Host=host)[0] == 200
+
+
+def test_hosts_when_listening_beyond_this_machine():
+    assert allowed_host("10.0.0.7:8000", "0.0.0.0")
+    assert allowed_host(socket.gethostname(), "0.0.0.0")
+    assert allowed_host("gpu.lan", "gpu.lan")
+    assert not allowed_host("evil.example", "0.0.0.0")
+
+
+def test_another_site_cannot_send(port):
+    body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
+    assert ask(port, body=body, Origin="https://evil.example")[0] == 403
+    for origin in ("null", "http://[", f"https://127.0.0.1:{port}", f"http://localhost:{port}"):
+        assert ask(port, body=body, Origin=origin)[0] == 403
+    assert ask(port, body=body, Origin=f"http://127.0.0.1:{port}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "message"),
+    [
+        ([("reference", "big.png", b"x" * 1001), ("generation", "b", b"2")], 413, "big.png"),
+        ([("reference", "a", b"x"), ("generation", "b", b"2" * 80_000)], 413, "A request may"),
+        ([("reference", "a", b"x")] * 3 + [("generation", "b", b"2")], 413, "At most 2 references"),
+        ([("reference", "a", b"x")] + [("generation", "b", b"2")] * 4, 400, "Too many files"),
+        ([("reference", "a", b"x")], 400, "No image came as generation"),
+        ([("path", "/etc/passwd", b"x")], 400, "reference and generation only"),
+    ],
+)
+def test_what_is_too_large_or_something_else(port, files, status, message):
+    found, _, body = ask(port, body=form(*files))
+    assert (found, message in body.decode()) == (status, True), body
+
+
+def test_more_bytes_than_were_announced(port):
+    def chunks():
+        yield form(("reference", "a", b"1"))[:-8]
+        for _ in range(100):
+            yield b"x" * 1000
+
+    try:
+        status, _, _ = ask(port, body=chunks())
+    except (BrokenPipeError, ConnectionResetError):
+        status = 413  # it hung up while we were still sending
+    assert status in (400, 413)
+    assert ask(port, "GET", "/")[0] == 200
+
+
+@pytest.mark.usefixtures("jumping_clock")
+def test_an_upload_that_does_not_arrive(port):
+    begin = time.monotonic()
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as connection:
+        connection.sendall(
+            b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n"
+            b"Content-Type: multipart/form-data; boundary=" + BOUNDARY.encode() + b"\r\n\r\n--"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    assert 0.9 * SMALL.seconds < time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("path", ["/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/x", "//"])
+def test_no_path_leads_to_a_file(port, path):
+    status, _, body = ask(port, "GET", path)
+    assert status == 404
+    assert b"root:" not in body
+
+
+@pytest.mark.usefixtures("jumping_clock")
+def test_one_at_a_time_and_few_waiting():
+    go, running, most = threading.Event(), [], []
+
+    def score(_):
+        running.append(1)
+        most.append(len(running))
+        go.wait(30)
+        running.pop()
+        return {}
+
+    body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
+    answers = []
+    with served(score, Limits()) as number:
+        threads = [
+            threading.Thread(target=lambda: answers.append(ask(number, body=body)))
+            for _ in range(PLACES + 2)
+        ]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 30
+        while len(answers) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert [(status, headers["retry-after"]) for status, headers, _ in answers] == [
+            (503, "10"), (503, "10"),
+        ]  # fmt: skip
+        assert ask(number, "GET", "/")[0] == 200
+        go.set()
+        for thread in threads:
+            thread.join(30)
+    assert [status for status, _, _ in answers[2:]] == [200] * PLACES
+    assert max(most) == 1
+
+
+def test_scoring_ends_with_the_server(tmp_path):
+    def score(_):
+        raise Stopped
+
+    body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
+    with served(score) as number:
+        assert ask(number, body=body)[0] == 503
+    stop = threading.Event()
+    stop.set()
+    images = {side: [UploadedImage("a", tmp_path / "a", None)] for side in SIDES}
+    with pytest.raises(Stopped):
+        score_images(VSMScorer.from_pretrained("tiny"), stop, images)
+
+
+@contextmanager
+def command(*arguments):
+    """The command as a process, and the address that it prints."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "vsm_fast", "serve", "--port", "0", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        try:
+            line = process.stdout.readline()
+            yield process, re.match(r"http://127\.0\.0\.1:\d+/", line)[0]
+        finally:
+            process.kill()
+
+
+def drop(tab, field, name, size):
+    """Let a file fall on one of the fields, as a mouse would."""
+    tab.run(
+        "(() => { const dataTransfer = new DataTransfer();"
+        f"dataTransfer.items.add(new File([new Uint8Array({size})], {name!r}));"
+        f"document.querySelector('input[name={field}]').closest('.drop').dispatchEvent("
+        "new DragEvent('drop', { dataTransfer, cancelable: true })) })()"
+    )
+
+
+@needs_chromium
+def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image at all")
+    with command() as (process, address), chromium(tmp_path / "profile") as tab:
+        tab.size(1300, 900)
+        tab.open(address)
+        assert "Nothing has been scored yet" in tab.run("document.body.innerText")
+        said = "document.getElementById('upload-said').textContent"
+        drop(tab, "generation", "huge.png", 33 * 2**20)
+        assert tab.run(said) == "huge.png is larger than 32 MiB."
+        drop(tab, "generation", "small.png", 10)
+        assert tab.run(said) == ""
+        assert "small.png" in tab.run("document.getElementById('upload').innerText")
+        assert tab.run("document.querySelector('#upload button').disabled")  # no reference yet
+        for field, files in (
+            ("reference", [REFERENCE, mask_of(REFERENCE)]),
+            ("generation", [REPAINTED, mask_of(REPAINTED), broken]),
+        ):
+            found = tab.run_for_node(f"input[name={field}]")
+            tab.send("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found)
+        tab.wait("!document.querySelector('#upload button').disabled")
+        tab.run("document.querySelector('#upload button').click()")
+        tab.wait("vsmReport.dataset.count === 2")
+        tab.settle()
+        expected = score_batch(
+            [REFERENCE], [REPAINTED], ref_masks=[mask_of(REFERENCE)],
+            gen_masks=[mask_of(REPAINTED)],
+        )  # fmt: skip
+        assert tab.run("vsmReport.scores[0]") == pytest.approx(float(expected.score[0]), abs=1e-5)
+        assert tab.run("vsmReport.dataset.text('status', 1)") == "unreadable_image"
+        reason = tab.run("vsmReport.dataset.text('reason', 1)")
+        assert "broken.png" in reason
+        assert "vsm-fast-" not in reason
+        assert tab.run("document.querySelector('#frame-generation img').naturalWidth") > 0
+        head = tab.run("document.getElementById('head').innerText").split()
+        assert head[:4] == ["Pairs", "2", "Scored", "1"]
+        assert tab.complaints == []
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        errors = process.stderr.read()
+        assert errors == "vsm-fast: interrupted\n"
+
+
+def test_wrong_usage(tmp_path, capsys):
+    assert main(["serve", str(tmp_path / "none.parquet")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen on 127.0.0.1" in capsys.readouterr().err

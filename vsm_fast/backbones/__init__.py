@@ -1,1 +1,0 @@
-"""Backbones: image -> features of a frozen diffusion network."""

@@ -1,6 +1,0 @@
-"""Other metrics, for comparison with VSM on the same pairs in the same run."""
-
-from vsm_fast.baselines.protocol import Baseline
-from vsm_fast.baselines.registry import choose_baselines
-
-__all__ = ["Baseline", "choose_baselines"]

@@ -1,0 +1,1 @@
+"""VSM inside other libraries: TorchMetrics, rewards, diffusers, FiftyOne."""

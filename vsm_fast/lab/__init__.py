@@ -1,0 +1,1 @@
+"""The method around the score: pairs, training, evaluation, baselines, figures."""

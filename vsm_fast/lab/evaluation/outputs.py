@@ -1,0 +1,67 @@
+"""The files of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+from vsm_fast.files import replacing
+from vsm_fast.lab.evaluation.evaluating import Evaluation
+from vsm_fast.lab.evaluation.plots import draw_kde, draw_localisation, draw_scatter
+from vsm_fast.lab.evaluation.tables import as_json, csv_rows, markdown, pair_columns
+
+
+def write_outputs(evaluation: Evaluation, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write tables, rows and figures; ``evaluation.json`` comes last, as the sign of all.
+
+    Each file is complete or as it was before. A figure that has nothing to show is not written,
+    and one of an earlier run is removed.
+
+    Args:
+        evaluation: What to write.
+        folder: Is made.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImportError: matplotlib or scipy is not installed; names the extra.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    drawers = {
+        "scatter.png": draw_scatter, "kde.png": draw_kde, "localisation.png": draw_localisation,
+    }  # fmt: skip
+    for name, draw in drawers.items():
+        figure = draw(evaluation)
+        if figure is None:
+            (out / name).unlink(missing_ok=True)
+            continue
+        with replacing(out / name) as temporary:
+            figure.savefig(temporary, dpi=200)
+        written.append(out / name)
+    with replacing(out / "pairs.parquet") as temporary:
+        pq.write_table(pa.table(pair_columns(evaluation)), temporary)
+    with (
+        replacing(out / "evaluation.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        rows = csv_rows(evaluation)
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            {name: "" if value != value else value for name, value in row.items()} for row in rows
+        )
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(markdown(evaluation), encoding="utf-8")
+    with replacing(out / "evaluation.json") as temporary:
+        text = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    names = ("pairs.parquet", "evaluation.csv", "table.md", "evaluation.json")
+    return [*written, *(out / name for name in names)]

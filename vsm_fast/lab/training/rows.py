@@ -1,0 +1,76 @@
+"""Rows of tensors on disk: safetensors shards, of which a visit reads one row and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vsm_fast.files import replacing
+
+
+def write_rows(
+    path: Path, rows: Sequence[Mapping[str, Tensor]], notes: Mapping[str, Sequence[Any]]
+) -> None:
+    """Write a shard, atomically.
+
+    Args:
+        path: File to write, ``.safetensors``.
+        rows: At least one; the same names and shapes in all of them.
+        notes: JSON values by name, one for each row.
+    """
+    tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"notes": json.dumps(notes)})
+
+
+class RowShards(Sequence[dict[str, Tensor]]):
+    """The rows of shards, one after the other; more than fits into memory is no problem.
+
+    Args:
+        paths: Files of :func:`write_rows`.
+
+    Raises:
+        ValueError: A file is damaged or something else.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._files: list[Any] = []
+        self._notes: dict[str, list[Any]] = {}
+        counts = [0]
+        for path in paths:
+            try:
+                file: Any = safe_open(path, framework="pt")
+                notes = json.loads(file.metadata()["notes"])
+            except (SafetensorError, TypeError, KeyError, ValueError) as error:
+                raise ValueError(
+                    f"{path} cannot be read ({error}); delete it, so that it is made again."
+                ) from error
+            for name, values in notes.items():
+                self._notes.setdefault(name, []).extend(values)
+            names = list(file.keys())
+            counts.append(file.get_slice(names[0]).get_shape()[0])
+            self._files.append((file, names))
+        self._starts = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:  # type: ignore[override]
+        if not 0 <= row < len(self):
+            raise IndexError(f"row must lie in [0, {len(self)}); got {row}.")
+        number = int(self._starts.searchsorted(row, "right")) - 1
+        file, names = self._files[number]
+        place = row - int(self._starts[number])
+        return {name: file.get_slice(name)[place] for name in names}
+
+    def notes(self, name: str) -> list[Any]:
+        """One JSON value for each row; empty when no shard has such notes."""
+        return self._notes.get(name, [])

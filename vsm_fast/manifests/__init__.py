@@ -1,1 +1,0 @@
-"""What is scored against what: folders and lists paired up, or a manifest with a row a pair."""

@@ -1,0 +1,1 @@
+"""Descriptors to matches and scores: the specification and its fast paths."""

@@ -1,0 +1,278 @@
+"""Matching: which points of a source image are the same part as a point of the target.
+
+``source`` is the generated image, ``target`` the reference. :func:`match` is the one place that
+picks an implementation; :func:`match_eager` is the specification that all of them follow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.matching.cpu import NearestJob, describe_products, find_nearest
+from vsm_fast.matching.gpu import MatchPrecision, describe_tiles, match_triton, why_not
+from vsm_fast.matching.matches import Matches
+
+logger = logging.getLogger(__name__)
+
+MatchPath = Literal["eager", "blocked", "triton"]
+
+
+@torch.no_grad()
+def match_eager(
+    source: Descriptors, target: Descriptors, pairs: Tensor, semantic_threshold: float
+) -> Matches:
+    """Match pair by pair with full similarity matrices: the specification of :func:`match`."""
+    parts = []
+    for source_image, target_image in pairs.tolist():
+        mine, theirs = source.rows(source_image), target.rows(target_image)
+        semantic = source.semantic[mine].float() @ target.semantic[theirs].float().T
+        visual = source.visual[mine].float() @ target.visual[theirs].float().T
+        if semantic.shape[1] == 0:
+            nothing = semantic.new_full((len(semantic),), torch.nan)
+            parts.append((nothing, torch.full_like(nothing, -1).long(), nothing, nothing > 0))
+            continue
+        similarity, index = semantic.max(dim=1)  # of equal ones the first
+        kept = similarity > semantic_threshold
+        # A point loses when a rival, kept with the same target, is higher, or equal and earlier.
+        rival = (index[:, None] == index) & kept
+        earlier = torch.ones_like(rival).tril(-1)
+        higher = similarity > similarity[:, None]
+        beaten = rival & (higher | ((similarity == similarity[:, None]) & earlier))
+        parts.append((similarity, index, visual.amax(dim=1), kept & ~beaten.any(dim=1)))
+    offsets = torch.tensor([0, *(len(part[0]) for part in parts)]).cumsum(0)
+    if not parts:
+        none = source.semantic.new_empty(0, dtype=torch.float32)
+        return Matches(none, none.long(), none, none.bool(), offsets)
+    similarity, index, visual, kept = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Matches(similarity, index, visual, kept, offsets)
+
+
+@torch.no_grad()
+def match_blocked(
+    source: Descriptors,
+    target: Descriptors,
+    pairs: Tensor,
+    semantic_threshold: float,
+    *,
+    bfloat16_filter: bool | None = None,
+) -> Matches:
+    """Match on a CPU, never holding more than a cache-sized block of a similarity matrix.
+
+    Args:
+        source: The generated images.
+        target: The references.
+        pairs: int64 [P, 2], (image of ``source``, image of ``target``).
+        semantic_threshold: In [-1, 1]; a point matches strictly above it.
+        bfloat16_filter: Whether large pairs are filtered in bfloat16 before float32 decides;
+            None measures once whether that is faster on this CPU.
+
+    Returns:
+        What :func:`match_eager` returns; similarities differ by float32 rounding.
+
+    Source: arXiv 2509.21989, the definition of VSM.
+    """
+    sources, targets = pairs.cpu().unbind(1)
+    starts, counts = source.offsets[sources], source.offsets.diff()[sources]
+    target_starts, target_counts = target.offsets[targets], target.offsets.diff()[targets]
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    points = int(offsets[-1])
+    similarity, visual_similarity = torch.full((2, points), torch.nan)
+    index, unused = torch.full((2, points), -1)
+    branches = [
+        (mine.float().contiguous(), theirs.float().contiguous(), best, position)
+        for mine, theirs, best, position in (
+            (source.semantic, target.semantic, similarity, index),
+            (source.visual, target.visual, visual_similarity, unused),
+        )
+    ]
+    parts: dict[int, list[Tensor]] = {}
+    jobs = []
+    for first, end in pairwise(_joined(targets, starts, counts)):
+        out = slice(int(offsets[first]), int(offsets[end]))
+        image, columns = int(targets[first]), int(target_counts[first])
+        if out.start == out.stop or columns == 0:
+            continue
+        if image not in parts:
+            where = slice(int(target_starts[first]), int(target_starts[first]) + columns)
+            parts[image] = [theirs[where] for _, theirs, _, _ in branches]
+        rows = slice(int(starts[first]), int(starts[first]) + out.stop - out.start)
+        jobs += [
+            NearestJob(mine[rows], part, best[out], position[out])
+            for (mine, _, best, position), part in zip(branches, parts[image], strict=True)
+        ]
+    find_nearest(jobs, bfloat16_filter=bfloat16_filter)
+    # Target points of all pairs in one numbering, so that one pass settles all rivalries.
+    numbering = (target_counts.cumsum(0) - target_counts).repeat_interleave(counts) + index
+    kept = _one_source_per_target(
+        similarity, numbering, similarity > semantic_threshold, int(target_counts.sum())
+    )
+    return Matches(similarity, index, visual_similarity, kept, offsets)
+
+
+def _joined(targets: Tensor, starts: Tensor, counts: Tensor) -> list[int]:
+    """Bounds of runs of pairs that share their target and whose source rows follow each other.
+
+    The rows of a run are matched together: one tall block instead of many small ones.
+    """
+    follows = (targets[1:] == targets[:-1]) & (starts[1:] == (starts + counts)[:-1])
+    ends = [len(targets)] if len(targets) else []
+    return [0, *((~follows).nonzero()[:, 0] + 1).tolist(), *ends]
+
+
+def _one_source_per_target(
+    similarity: Tensor, target: Tensor, kept: Tensor, n_targets: int
+) -> Tensor:
+    """Keep the most similar source of each target, of equal ones the first; bool [T]."""
+    rows = kept.nonzero()[:, 0]
+    chosen, score = target[rows], similarity[rows]
+    best = score.new_full((n_targets,), -torch.inf).scatter_reduce_(0, chosen, score, "amax")
+    rows, chosen = (column[score == best[chosen]] for column in (rows, chosen))
+    first = rows.new_full((n_targets,), len(kept)).scatter_reduce_(0, chosen, rows, "amin")
+    winner = torch.zeros_like(kept)
+    winner[rows[first[chosen] == rows]] = True
+    return winner
+
+
+def choose_path(
+    device: torch.device | str, path: Literal["auto"] | MatchPath = "auto"
+) -> tuple[MatchPath, str]:
+    """Choose the implementation of matching.
+
+    Args:
+        device: Where the descriptors are.
+        path: ``"auto"``, or the name of one to insist on.
+
+    Returns:
+        Its name and the reason in a few words.
+
+    Raises:
+        ValueError: An unknown path, or one that cannot run on ``device``.
+    """
+    device = torch.device(device)
+    on_cpu = device.type == "cpu"
+    no_triton = why_not(device)
+    if path == "auto":
+        if on_cpu:
+            return "blocked", "on a CPU blocks of rows stay in cache"
+        if no_triton is None:
+            return "triton", "one fused search for all pairs, no similarity matrix in memory"
+        return "eager", no_triton
+    if path not in get_args(MatchPath):
+        known = ", ".join(map(repr, ("auto", *get_args(MatchPath))))
+        raise ValueError(f"path must be one of {known}; got {path!r}.")
+    if path == "blocked" and not on_cpu:
+        raise ValueError(
+            f"path 'blocked' runs on a CPU; the descriptors are on {device}. "
+            "Use path='auto' or move them with .to('cpu')."
+        )
+    if path == "triton" and no_triton is not None:
+        raise ValueError(f"path 'triton' cannot run: {no_triton}. Use path='auto'.")
+    return path, "asked for"
+
+
+def describe_search(
+    device: torch.device | str, dtype: torch.dtype, channels: int, points: int
+) -> str:
+    """How path ``"auto"`` searches descriptors, and where that is known from, in a few words.
+
+    Args:
+        device: Where the descriptors are.
+        dtype: Their type.
+        channels: Of a descriptor.
+        points: Of the largest reference.
+
+    Raises:
+        ValueError: The file of tuned tiles of this GPU is damaged.
+    """
+    device = torch.device(device)
+    path, _ = choose_path(device)
+    if path == "blocked":
+        return describe_products()
+    if path == "triton":
+        return describe_tiles(dtype, channels, points, device)
+    return "a full similarity matrix for each pair"
+
+
+def match(
+    source: Descriptors,
+    target: Descriptors,
+    pairs: Tensor,
+    semantic_threshold: float,
+    *,
+    visual_thresholds: Sequence[float] = (),
+    path: Literal["auto"] | MatchPath = "auto",
+    precision: MatchPrecision = "full",
+) -> Matches:
+    """Match the points of pairs of images.
+
+    A source point is kept when its best semantic similarity is above the threshold and no other
+    kept source point of the pair has the same best target point with a higher similarity (of
+    equal ones the first stays). Its visual similarity is the best over all target points.
+
+    Args:
+        source: The generated images; descriptors of unit length.
+        target: The references, on the same device.
+        pairs: int64 [P, 2], (image of ``source``, image of ``target``). Pairs with one reference
+            are fastest one after the other, in the order of their generated images.
+        semantic_threshold: In [-1, 1]; a point matches strictly above it.
+        visual_thresholds: Thresholds that the matches will be scored at. A path that can count
+            at the same time does, and :func:`vsm_fast.matching.scoring.score` need not.
+        path: ``"auto"``, ``"eager"``, ``"blocked"`` (on a CPU) or ``"triton"`` (on a GPU).
+        precision: Of the search. ``"full"`` is that of the descriptors; path ``"triton"`` also
+            has ``"tf32"`` for float32 descriptors and ``"float8"``.
+
+    Returns:
+        Matches, float32, on the device of the descriptors.
+
+    Raises:
+        ValueError: Pairs of a wrong shape or out of range, descriptors that do not fit together,
+            or a path or precision that cannot be had.
+
+    Source: arXiv 2509.21989, the definition of VSM.
+    """
+    _check(source, target, pairs)
+    device = source.semantic.device
+    chosen, reason = choose_path(device, path)
+    logger.debug("matching %d pairs on %s: %s (%s)", len(pairs), device, chosen, reason)
+    if chosen == "triton":
+        return match_triton(
+            source,
+            target,
+            pairs,
+            semantic_threshold,
+            visual_thresholds=visual_thresholds,
+            precision=precision,
+        )
+    if precision != "full":
+        raise ValueError(f"precision {precision!r} needs path 'triton'; this is {chosen!r}.")
+    implementation = {"eager": match_eager, "blocked": match_blocked}[chosen]
+    return implementation(source, target, pairs, semantic_threshold)
+
+
+def _check(source: Descriptors, target: Descriptors, pairs: Tensor) -> None:
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64:
+        raise ValueError(
+            f"pairs must be int64 [P, 2], (source image, target image); got {pairs.dtype} "
+            f"{list(pairs.shape)}."
+        )
+    for column, (name, descriptors) in enumerate((("source", source), ("target", target))):
+        images = pairs[:, column]
+        if len(images) and not (0 <= int(images.min()) <= int(images.max()) < len(descriptors)):
+            raise ValueError(
+                f"pairs name {name} images {int(images.min())} to {int(images.max())}; there are "
+                f"{len(descriptors)}, counted from 0."
+            )
+    for branch in ("semantic", "visual"):
+        mine, theirs = getattr(source, branch), getattr(target, branch)
+        if mine.shape[1] != theirs.shape[1] or mine.device != theirs.device:
+            raise ValueError(
+                f"{branch} descriptors must have the same channels and device; source has "
+                f"{mine.shape[1]} on {mine.device}, target {theirs.shape[1]} on {theirs.device}."
+            )

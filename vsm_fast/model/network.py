@@ -1,0 +1,37 @@
+"""The whole network of a model: one tensor in, two descriptor maps out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vsm_fast.model.aggregation import AggregationNetwork
+
+
+class DescriptorNetwork(nn.Module):
+    """Backbone and the two aggregation networks.
+
+    Args:
+        backbone: float [B, 3, R, R] -> one tensor per level.
+        semantic: Levels -> float [B, D, h, w], unit length.
+        visual: As ``semantic``.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, semantic: AggregationNetwork, visual: AggregationNetwork
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.semantic = semantic
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Describe images.
+
+        Args:
+            images: float32 [B, 3, R, R] in [-1, 1].
+
+        Returns:
+            Semantic and visual descriptors, float32 [B, D, h, w] each, unit length over D.
+        """
+        levels = self.backbone(images.to(self.semantic.mixing_weights.dtype))
+        return self.semantic(levels), self.visual(levels)

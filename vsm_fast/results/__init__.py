@@ -1,0 +1,1 @@
+"""Scores, heat maps, matched points and tables."""

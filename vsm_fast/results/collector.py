@@ -1,0 +1,164 @@
+"""Collects the scores of batches into one table, in the order of the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsm_fast.descriptors import Descriptors
+from vsm_fast.errors import Status
+from vsm_fast.images.subjects import Subject
+from vsm_fast.matching.matches import Matches
+from vsm_fast.matching.scoring import score
+from vsm_fast.results.heatmap import HeatmapEvidence
+from vsm_fast.results.points import GridFrame, MatchedPoints
+from vsm_fast.results.scores import VSMScores
+
+_NONE = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True)
+class MatchedSides:
+    """What was matched in one batch.
+
+    Attributes:
+        generations: Descriptors of the batch's generations.
+        references: Descriptors of the references.
+        pairs: int64 [p, 2], (image of ``generations``, image of ``references``) of each pair.
+    """
+
+    generations: Descriptors
+    references: Descriptors
+    pairs: NDArray[np.int64]
+
+    def cells(self, pair: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Grid cells of all points of a pair's generation, and of its reference."""
+        generation, reference = self.pairs[pair].tolist()
+        sides = (self.generations, generation), (self.references, reference)
+        mine, theirs = (side.cells[side.rows(image)].numpy() for side, image in sides)
+        return mine, theirs
+
+
+@dataclass
+class ScoreCollector:
+    """Rows of the result, filled batch by batch.
+
+    Args:
+        pairs: int64 [P, 2], (reference, generation) of each row.
+        visual_threshold: Of the score column.
+        heatmaps: Keep the evidence of heat maps, and the matched points.
+    """
+
+    pairs: NDArray[np.int64]
+    visual_threshold: float
+    heatmaps: bool
+
+    def __post_init__(self) -> None:
+        rows = len(self.pairs)
+        self._score = np.full(rows, np.nan, np.float32)
+        self._n_source = np.zeros(rows, np.int64)
+        self._similarity: list[NDArray[np.float32]] = [_NONE] * rows
+        self._evidence: list[HeatmapEvidence | None] = [None] * rows
+        self._points: list[MatchedPoints | None] = [None] * rows
+        names = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
+        self._columns: dict[str, list[str]] = {name: [""] * rows for name in names}
+
+    def add(
+        self,
+        rows: NDArray[np.int64],
+        matches: Matches,
+        described: MatchedSides,
+        references: Sequence[Subject],
+        generations: Sequence[Subject],
+        first: int,
+    ) -> None:
+        """Take in the matches of one batch.
+
+        Args:
+            rows: int64 [p], the row of each pair of ``matches``.
+            matches: Of the batch's pairs.
+            described: What was matched.
+            references: All references.
+            generations: The batch's generations.
+            first: Position of the batch's first generation among all.
+        """
+        kept_all = matches.kept.cpu().numpy()
+        visual_all = matches.visual_similarity.float().cpu().numpy()
+        if self.heatmaps:
+            semantic_all = matches.semantic_similarity.float().cpu().numpy()
+            targets_all = matches.target_index.cpu().numpy()
+        offsets = matches.offsets.tolist()
+        self._score[rows] = score(matches, [self.visual_threshold]).score[:, 0].numpy()
+        for position, row in enumerate(rows.tolist()):
+            points = slice(offsets[position], offsets[position + 1])
+            reference, generation = self.pairs[row].tolist()
+            subject = generations[generation - first]
+            kept, visual = kept_all[points], visual_all[points]
+            self._n_source[row] = len(kept)
+            self._similarity[row] = visual[kept]
+            self._set_text(row, references[reference], subject, bool(kept.any()))
+            if self.heatmaps and kept.any():
+                assert subject.mask is not None  # a subject with points was prepared
+                cells, reference_cells = described.cells(position)
+                evidence = HeatmapEvidence.pack(
+                    cells, kept, visual, described.generations.grid, subject.box, subject.mask
+                )
+                targets = reference_cells[targets_all[points][kept]].astype(np.int32)
+                semantic, frame = semantic_all[points][kept], _frame(references[reference])
+                self._evidence[row] = evidence
+                self._points[row] = MatchedPoints(evidence, targets, semantic, frame)
+
+    def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
+        if reference.status is not Status.OK:
+            status: Status = reference.status
+            reason = f"reference: {reference.reason}"
+        elif generation.status is not Status.OK:
+            status, reason = generation.status, f"generation: {generation.reason}"
+        elif not matched:
+            status = Status.NO_MATCH
+            reason = "no point of the generation matches the reference semantically."
+        else:
+            status, reason = Status.OK, ""
+        notes = [f"reference: {note}" for note in reference.notes]
+        notes += [f"generation: {note}" for note in generation.notes]
+        self._columns["status"][row] = status.value
+        self._columns["reason"][row] = reason
+        self._columns["notes"][row] = "; ".join(notes)
+        self._columns["ref_mask_origin"][row] = reference.mask_origin
+        self._columns["gen_mask_origin"][row] = generation.mask_origin
+
+    def finish(
+        self,
+        ref_ids: Sequence[str],
+        gen_ids: Sequence[str],
+        model: str,
+        semantic_threshold: float,
+    ) -> VSMScores:
+        """The table of all rows."""
+        n_matched = np.array([len(part) for part in self._similarity], np.int64)
+        offsets = np.concatenate([[0], n_matched.cumsum()]).astype(np.int64)
+        similarity = np.concatenate([_NONE, *self._similarity])
+        return VSMScores(
+            score=self._score,
+            n_matched=n_matched,
+            n_source=self._n_source,
+            status=np.array(self._columns.pop("status"), object),
+            ref_id=np.array([ref_ids[ref] for ref in self.pairs[:, 0]], object),
+            gen_id=np.array([gen_ids[gen] for gen in self.pairs[:, 1]], object),
+            visual_similarity=similarity,
+            offsets=offsets,
+            semantic_threshold=semantic_threshold,
+            visual_threshold=self.visual_threshold,
+            model=model,
+            evidence=self._evidence if self.heatmaps else None,
+            points=self._points if self.heatmaps else None,
+            **self._columns,  # type: ignore[arg-type]
+        )
+
+
+def _frame(reference: Subject) -> GridFrame | None:
+    """Where the grid lies on a reference, unless it was described by somebody else."""
+    return GridFrame(reference.box, reference.size) if any(reference.size) else None

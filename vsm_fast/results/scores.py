@@ -1,0 +1,366 @@
+"""Results: the scores of many pairs as columns, and one pair as a small record."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsm_fast import __version__
+from vsm_fast.errors import Status
+from vsm_fast.files import replacing
+from vsm_fast.results.heatmap import HeatmapEvidence
+from vsm_fast.results.heatmap import heatmap as draw_heatmap
+from vsm_fast.results.points import MatchedPoints, point_columns
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+__all__ = ["HeatmapEvidence", "VSMResult", "VSMScores"]
+
+_TEXT_COLUMNS = (
+    "status",
+    "reason",
+    "ref_id",
+    "gen_id",
+    "notes",
+    "ref_mask_origin",
+    "gen_mask_origin",
+)
+_TABLE_COLUMNS = tuple(
+    dict.fromkeys(("ref_id", "gen_id", "score", "n_matched", "n_source", *_TEXT_COLUMNS))
+)
+
+
+@dataclass(frozen=True, eq=False)
+class VSMResult:
+    """The result of one pair.
+
+    Attributes:
+        index: position of the pair in its ``VSMScores``.
+        ref_id: name of the reference image.
+        gen_id: name of the generated image.
+        score: in [0, 1], 1 = consistent; NaN where undefined.
+        n_matched: number of points that matched the reference semantically.
+        n_source: number of points of the generated subject.
+        status: ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
+        reason: the same for people, ``""`` when ok.
+        notes: conversions that were done to the images, ``""`` when none.
+        ref_mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found
+            the mask; ``""`` when not read.
+        gen_mask_origin: the same for the generated image.
+        visual_threshold: the threshold that ``score`` is at.
+        visual_similarity: float32 [n_matched] in [-1, 1], of the matched points.
+        evidence: raw material of the heat map, None when none was kept.
+        points: the matched points, None when none were kept.
+    """
+
+    index: int
+    ref_id: str
+    gen_id: str
+    score: float
+    n_matched: int
+    n_source: int
+    status: str
+    reason: str
+    notes: str
+    ref_mask_origin: str
+    gen_mask_origin: str
+    visual_threshold: float
+    visual_similarity: NDArray[np.float32] = field(repr=False)
+    evidence: HeatmapEvidence | None = field(repr=False)
+    points: MatchedPoints | None = field(repr=False, default=None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the pair has a score."""
+        return self.status == Status.OK.value
+
+    def heatmap(self, visual_threshold: float | None = None) -> NDArray[np.float32]:
+        """The heat map of this pair; see ``VSMScores.heatmap``."""
+        if not self.ok:
+            raise ValueError(
+                f"pair {self.index} ({self.ref_id} / {self.gen_id}) has no score, so it has no "
+                f"heat map: {self.reason or self.status}."
+            )
+        if self.evidence is None:
+            raise ValueError(
+                "heat maps were not kept for these scores. Score again with heatmaps=True."
+            )
+        threshold = self.visual_threshold if visual_threshold is None else visual_threshold
+        return draw_heatmap(self.evidence, threshold)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VSMScores:
+    """The scores of ``P`` pairs, as columns.
+
+    ``len``, indexing and iteration give one ``VSMResult`` a pair.
+
+    Attributes:
+        score: float32 [P] in [0, 1], at ``visual_threshold``; NaN where undefined.
+        n_matched: int64 [P], points that matched the reference semantically.
+        n_source: int64 [P], points of the generated subject.
+        status: str [P], ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
+        ref_id: str [P], names of the reference images.
+        gen_id: str [P], names of the generated images.
+        visual_similarity: float32 [T] in [-1, 1], of the matched points of all pairs in order.
+        offsets: int64 [P + 1]; pair ``p`` owns ``visual_similarity[offsets[p]:offsets[p + 1]]``.
+        semantic_threshold: the semantic threshold in use.
+        visual_threshold: the visual threshold that ``score`` is at.
+        model: name of the model.
+        reason: str [P], the status for people, ``""`` when ok.
+        notes: str [P], conversions that were done to the images, ``""`` when none.
+        ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
+            ``"grounded-sam"`` or ``""``.
+        gen_mask_origin: str [P], the same for the generated images.
+        evidence: one entry a pair (None for a pair without a score), or None when heat maps
+            were not asked for.
+        points: one entry a pair, like ``evidence``.
+        extra: further columns [P], shown first in tables (see ``with_columns``).
+    """
+
+    score: NDArray[np.float32]
+    n_matched: NDArray[np.int64]
+    n_source: NDArray[np.int64]
+    status: NDArray[np.object_]
+    ref_id: NDArray[np.object_]
+    gen_id: NDArray[np.object_]
+    visual_similarity: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    semantic_threshold: float
+    visual_threshold: float
+    model: str
+    reason: Sequence[str] | NDArray[np.object_] = ()
+    notes: Sequence[str] | NDArray[np.object_] = ()
+    ref_mask_origin: Sequence[str] | NDArray[np.object_] = ()
+    gen_mask_origin: Sequence[str] | NDArray[np.object_] = ()
+    evidence: Sequence[HeatmapEvidence | None] | None = None
+    points: Sequence[MatchedPoints | None] | None = None
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def store(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        store("score", np.asarray(self.score, np.float32))
+        pairs = len(self.score)
+        for name in ("n_matched", "n_source", "offsets"):
+            store(name, np.asarray(getattr(self, name), np.int64))
+        store("visual_similarity", np.asarray(self.visual_similarity, np.float32))
+        for name in _TEXT_COLUMNS:
+            given = getattr(self, name)
+            optional = name not in ("status", "ref_id", "gen_id") and len(given) == 0
+            store(name, _text_column([""] * pairs if optional else given))
+        lengths = {name: len(getattr(self, name)) for name in ("n_matched", "n_source")}
+        lengths |= {name: len(getattr(self, name)) for name in _TEXT_COLUMNS}
+        lengths |= {name: len(column) for name, column in self.extra.items()}
+        for name, kept in (("evidence", self.evidence), ("points", self.points)):
+            if kept is not None:
+                lengths[name] = len(kept)
+        wrong = {name: length for name, length in lengths.items() if length != pairs}
+        if wrong:
+            raise ValueError(f"every column needs {pairs} entries like score; got {wrong}.")
+        taken = sorted(set(self.extra) & {*_TABLE_COLUMNS, *self.settings()})
+        if taken:
+            raise ValueError(f"extra columns need names of their own; taken: {', '.join(taken)}.")
+        if not (
+            len(self.offsets) == pairs + 1
+            and self.offsets[0] == 0
+            and self.offsets[-1] == len(self.visual_similarity)
+            and np.array_equal(np.diff(self.offsets), self.n_matched)
+        ):
+            raise ValueError(
+                f"offsets must be {pairs + 1} running sums of n_matched that end at the "
+                f"{len(self.visual_similarity)} visual similarities."
+            )
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def __getitem__(self, index: int) -> VSMResult:
+        pair = range(len(self))[index]  # negative indices and IndexError as in a list
+        return VSMResult(
+            index=pair,
+            score=float(self.score[pair]),
+            n_matched=int(self.n_matched[pair]),
+            n_source=int(self.n_source[pair]),
+            visual_threshold=self.visual_threshold,
+            visual_similarity=self.visual_similarity[self.offsets[pair] : self.offsets[pair + 1]],
+            evidence=None if self.evidence is None else self.evidence[pair],
+            points=None if self.points is None else self.points[pair],
+            **{name: getattr(self, name)[pair] for name in _TEXT_COLUMNS},
+        )
+
+    def __iter__(self) -> Iterator[VSMResult]:
+        return (self[pair] for pair in range(len(self)))
+
+    def __repr__(self) -> str:
+        scored = np.isfinite(self.score)
+        parts = [f"{len(self)} pair{'' if len(self) == 1 else 's'}"]
+        if scored.any():
+            parts.append(
+                f"mean {self.score[scored].mean(dtype=np.float64):.3f} at visual threshold "
+                f"{self.visual_threshold:g}"
+            )
+        others = Counter(self.status[~scored].tolist())
+        parts += [f"{count} {status}" for status, count in others.most_common()]
+        return f"VSMScores({', '.join(parts)}; model {self.model})"
+
+    def at(self, visual_threshold: float) -> NDArray[np.float32]:
+        """The scores at another visual threshold; nothing is computed again.
+
+        Args:
+            visual_threshold: any number; a point counts when its similarity is above it.
+
+        Returns:
+            float32 [P] in [0, 1], NaN where no point matched semantically.
+
+        Source: arXiv 2509.21989, the VSM formula.
+        """
+        passed = self.visual_similarity > np.float32(visual_threshold)
+        running = np.concatenate([[0], np.cumsum(passed, dtype=np.int64)])
+        hits = np.diff(running[self.offsets])
+        share = np.full(len(self), np.nan, np.float32)
+        judged = self.n_matched > 0
+        share[judged] = hits[judged] / self.n_matched[judged]
+        return share
+
+    def heatmap(self, index: int, visual_threshold: float | None = None) -> NDArray[np.float32]:
+        """Where the generated subject of one pair is inconsistent.
+
+        Args:
+            index: the pair.
+            visual_threshold: what 0.5 stands for, in [-1, 1); None = the scores' own.
+
+        Returns:
+            float32 [H, W] at the size of the generated image, in [0, 1], 1 = inconsistent;
+            NaN off the subject.
+
+        Raises:
+            ValueError: the pair has no score, or heat maps were not asked for.
+            IndexError: there is no such pair.
+        """
+        return self[index].heatmap(visual_threshold)
+
+    def with_columns(self, extra: Mapping[str, Sequence[str]]) -> VSMScores:
+        """The same scores with further columns of text, [P] each, shown first in tables."""
+        return replace(self, extra={**self.extra, **extra})
+
+    def columns(self) -> dict[str, Any]:
+        """Every column of the table by name, [P] each, in the order that tables have."""
+        table: dict[str, Any] = {name: list(column) for name, column in self.extra.items()}
+        table |= {name: getattr(self, name) for name in _TABLE_COLUMNS}
+        for name, value in self.settings().items():
+            table[name] = np.full(len(self), value, object if isinstance(value, str) else None)
+        return table
+
+    def settings(self) -> dict[str, str | float]:
+        """What the scores depend on besides the images: model, thresholds, library version."""
+        return {
+            "model": self.model,
+            "semantic_threshold": float(self.semantic_threshold),
+            "visual_threshold": float(self.visual_threshold),
+            "vsm_fast_version": __version__,
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A pandas DataFrame with one row a pair; an undefined score is NaN.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "to_pandas() needs pandas, which is not installed. Run: pip install ."
+            ) from error
+        return pd.DataFrame(self.columns())
+
+    def to_arrow(self, *, points: bool = False) -> pyarrow.Table:
+        """An Arrow table with one row a pair; an undefined score is null.
+
+        The schema's metadata repeats the settings, each under ``vsm_fast.<name>``.
+
+        Args:
+            points: with the columns of :func:`vsm_fast.results.points.point_columns`, and the descriptor
+                grid (``"32x32"``) as ``vsm_fast.grid`` in the metadata.
+
+        Raises:
+            ValueError: points were not kept.
+        """
+        import pyarrow as pa
+
+        table = {}
+        for name, column in self.columns().items():
+            if isinstance(column, list) or column.dtype == object:
+                table[name] = pa.array([_utf8(text) for text in column], type=pa.string())
+            else:  # from_pandas=True: NaN becomes null, so that averages elsewhere skip it
+                table[name] = pa.array(column, from_pandas=True)
+        metadata = {f"vsm_fast.{name}": str(value) for name, value in self.settings().items()}
+        if points:
+            if self.points is None:
+                raise ValueError(
+                    "matched points were not kept for these scores. Score again with heatmaps=True."
+                )
+            table |= point_columns(self.points)
+            for one in filter(None, self.evidence or ()):
+                rows, columns = one.grid
+                metadata["vsm_fast.grid"] = f"{rows}x{columns}"  # of all pairs alike
+        return pa.table(table).replace_schema_metadata(metadata)
+
+    def to_parquet(self, path: str | os.PathLike[str], *, points: bool = False) -> None:
+        """Write ``to_arrow()`` to a Parquet file, whole or not at all."""
+        table = self.to_arrow(points=points)
+        import pyarrow.parquet as pq
+
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a CSV file (UTF-8, header, an undefined score is empty), whole or not at all."""
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(self.columns())
+            for row in self._plain_rows():
+                writer.writerow(["" if value is None else value for value in row.values()])
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write one JSON object a line (an undefined score is null), whole or not at all."""
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for row in self._plain_rows():
+                file.write(json.dumps(row) + "\n")
+
+    def _plain_rows(self) -> Iterator[dict[str, str | int | float | None]]:
+        """One dict of plain Python values a pair; NaN becomes None."""
+        table = self.columns()
+        # The shortest decimal that reads back as the same float32, not 0.6000000238418579.
+        table["score"] = [None if math.isnan(x) else float(str(x)) for x in table["score"]]
+        plain = {n: c if isinstance(c, list) else c.tolist() for n, c in table.items()}
+        for values in zip(*plain.values(), strict=True):
+            yield dict(zip(plain, values, strict=True))
+
+
+def _text_column(values: Sequence[object] | NDArray[Any]) -> NDArray[np.object_]:
+    """Plain ``str`` objects in an object array: rows that share a text share its memory."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = [str(value) for value in values]
+    return column
+
+
+def _utf8(text: str) -> str:
+    """File names that are not UTF-8 carry lone surrogates, which Arrow refuses."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

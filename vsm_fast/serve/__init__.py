@@ -1,1 +1,0 @@
-"""The report as a local web page that also scores what is dropped on it."""

@@ -285,24 +285,24 @@ def test_reduction_is_the_plain_loop(data):
     assert result.dtype == bool
     np.testing.assert_array_equal(result, by_any)
     wanted = nearest if nearest.any() else by_any
-    np.testing.assert_array_equal(reduce_mask(mask, box, grid), wanted)
-    assert reduce_mask(mask, box, grid).any() == mask[top:bottom, left:right].any()
+    np.testing.assert_array_equal(reduce_mask(mask, box, grid, "nearest"), wanted)
+    assert reduce_mask(mask, box, grid, "nearest").any() == mask[top:bottom, left:right].any()
 
 
 def test_a_subject_between_the_centres_is_not_lost():
     mask = np.zeros((100, 100), bool)
     mask[0, 0] = True
-    assert np.argwhere(reduce_mask(mask, (0, 0, 100, 100), (4, 4))).tolist() == [[0, 0]]
+    assert np.argwhere(reduce_mask(mask, (0, 0, 100, 100), (4, 4), "nearest")).tolist() == [[0, 0]]
     mask[60, 60:90] = True  # on no centre either
-    cells = np.argwhere(reduce_mask(mask, (0, 0, 100, 100), (4, 4)))
+    cells = np.argwhere(reduce_mask(mask, (0, 0, 100, 100), (4, 4), "nearest"))
     assert cells.tolist() == [[0, 0], [2, 2], [2, 3]]
 
 
 def test_reduction_refuses_what_makes_no_sense():
     mask = np.ones((4, 4), bool)
     with pytest.raises(ValueError, match="4 x 4"):
-        reduce_mask(mask, (0, 0, 5, 4), (2, 2))
+        reduce_mask(mask, (0, 0, 5, 4), (2, 2), "any")
     with pytest.raises(ValueError, match="rule must be"):
         reduce_mask(mask, (0, 0, 4, 4), (2, 2), "area")
     with pytest.raises(ValueError, match="grid"):
-        reduce_mask(mask, (0, 0, 4, 4), (0, 2))
+        reduce_mask(mask, (0, 0, 4, 4), (0, 2), "any")

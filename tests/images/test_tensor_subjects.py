@@ -56,20 +56,22 @@ def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolati
 def test_frames_and_cells_are_those_of_single_masks(size: tuple[int, int], framing: str) -> None:
     masks = torch.stack([*(_mask(size, seed) for seed in range(60)), torch.zeros(size).bool()])
     frames = subject_frames(masks, framing)
-    cells = reduce_masks(masks, frames, (6, 5))
-    for mask, frame, found in zip(masks, frames.expand(len(masks), -1), cells, strict=True):
-        box = subject_box(mask.numpy(), framing)
-        assert tuple(frame.tolist()) == box
-        np.testing.assert_array_equal(found, reduce_mask(mask.numpy(), box, (6, 5)))
+    for rule in ("nearest", "any"):
+        cells = reduce_masks(masks, frames, (6, 5), rule)
+        for mask, frame, found in zip(masks, frames.expand(len(masks), -1), cells, strict=True):
+            box = subject_box(mask.numpy(), framing)
+            assert tuple(frame.tolist()) == box
+            np.testing.assert_array_equal(found, reduce_mask(mask.numpy(), box, (6, 5), rule))
 
 
+@pytest.mark.parametrize("rule", ["nearest", "any"])
 @pytest.mark.parametrize("background", ["keep", "grey"])
 @pytest.mark.parametrize("framing", ["image", "subject"])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float16])
 def test_a_batch_is_prepared_like_its_images(
-    kind: torch.dtype, framing: str, background: str
+    kind: torch.dtype, framing: str, background: str, rule: str
 ) -> None:
-    config = config_of(framing=framing, background=background)
+    config = config_of(framing=framing, background=background, mask_reduction=rule)
     images = [_image((48, 40), seed) for seed in range(3)]
     if kind.is_floating_point:
         images = [(image / 255).to(kind) for image in images]

@@ -111,7 +111,7 @@ def reduce_mask(
     mask: NDArray[np.bool_],
     box: Box,
     grid: tuple[int, int],
-    rule: ReductionRule = "nearest",
+    rule: ReductionRule,
 ) -> NDArray[np.bool_]:
     """The cells of the descriptor grid that lie on the subject.
 

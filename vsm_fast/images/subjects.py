@@ -90,7 +90,7 @@ def _prepared(source: ImageSource, mask_source: Mask, name: str, config: ModelCo
     if not mask.pixels.any():
         reason = f"{name}: the mask ({mask.origin}) marks no pixel of the image."
         return Subject(Status.EMPTY_MASK, reason, notes, mask.origin)
-    backbone = config.backbone
+    backbone, aggregation = config.backbone, config.aggregation
     box = subject_box(mask.pixels, backbone.framing)
     pixels = image.pixels
     if backbone.background == "grey":
@@ -99,7 +99,7 @@ def _prepared(source: ImageSource, mask_source: Mask, name: str, config: ModelCo
         notes=notes,
         mask_origin=mask.origin,
         pixels=to_input(pixels, box, backbone.resolution, backbone.interpolation),
-        cell_mask=reduce_mask(mask.pixels, box, config.aggregation.grid),
+        cell_mask=reduce_mask(mask.pixels, box, aggregation.grid, aggregation.mask_reduction),
         box=box,
         size=(mask.pixels.shape[0], mask.pixels.shape[1]),
         mask=mask.pixels,

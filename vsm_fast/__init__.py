@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vsm_fast.errors import InputError, ModelError, PairingError, Status, VSMError
+from vsm_fast.errors import Flag, InputError, ModelError, PairingError, Status, VSMError
 from vsm_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoMask",
     "Descriptors",
+    "Flag",
     "InputError",
     "ModelError",
     "PairingError",

@@ -16,7 +16,6 @@ from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.masks import Mask
 from vsm_fast.images.stored import StoredImage
-from vsm_fast.references import References
 
 Images = ImageSource | Sequence[ImageSource]
 Masks = Mask | Sequence[Mask]
@@ -64,12 +63,11 @@ def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
     return listed
 
 
-def image_names(images: Sequence[ImageSource] | Descriptors | References, side: str) -> list[str]:
+def image_names(images: Sequence[ImageSource] | Descriptors, side: str) -> list[str]:
     """A name per image: its path, or side and position, like ``gen[3]``."""
-    if isinstance(images, References):
-        return list(images.names)
     if isinstance(images, Descriptors):
-        return [f"{side}[{i}]" for i in range(len(images))]
+        known = [subject.name for subject in images.subjects] or [""] * len(images)
+        return [name or f"{side}[{i}]" for i, name in enumerate(known)]
     return [
         str(_key(image)) if isinstance(image, _NAMED) else f"{side}[{i}]"
         for i, image in enumerate(images)

@@ -213,3 +213,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         make().to_csv(path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_text_is_no_column():
+    """Two pairs would take two letters of it."""
+    with pytest.raises(TypeError, match="needs a list; got the text 'abc'"):
+        make().with_columns({"id": "abc"})
+    with pytest.raises(TypeError, match="needs a list"):
+        make(flags="abc")

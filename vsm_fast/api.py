@@ -69,6 +69,7 @@ def score_batch(
 
     Raises:
         PairingError: The lists do not pair up.
+        TypeError: A folder, or a set, where images were wanted.
         ModelError: The model is missing or altered.
         ValueError: An option has a value that this version does not have.
 

@@ -170,6 +170,7 @@ class VSMScores:
             store(name, _text_column([""] * pairs if optional else given))
         lengths = {name: len(getattr(self, name)) for name in ("n_matched", "n_source")}
         lengths |= {name: len(getattr(self, name)) for name in _TEXT_COLUMNS}
+        store("extra", {name: list(_text_column(column)) for name, column in self.extra.items()})
         lengths |= {name: len(column) for name, column in self.extra.items()}
         for name, kept in (("evidence", self.evidence), ("points", self.points)):
             if kept is not None:
@@ -364,6 +365,8 @@ class VSMScores:
 
 def _text_column(values: Sequence[object] | NDArray[Any]) -> NDArray[np.object_]:
     """Plain ``str`` objects in an object array: rows that share a text share its memory."""
+    if isinstance(values, str):
+        raise TypeError(f"a column of text needs a list; got the text {values!r}.")
     column = np.empty(len(values), dtype=object)
     column[:] = [str(value) for value in values]
     return column

@@ -158,7 +158,7 @@ class VSMScorer:
         Raises:
             InputError: An image or mask cannot be used and ``on_error`` is ``"raise"``.
         """
-        listed = image_list(images)
+        listed = image_list(images, "images")
         all_masks = mask_list(masks, len(listed), "image")
         return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)
 
@@ -234,14 +234,15 @@ class VSMScorer:
 
         Raises:
             PairingError: Lists that do not pair up, or an index out of range.
+            TypeError: A folder, or a set, where images were wanted.
             ModelError: ``refs`` were described by another model.
             ValueError: A threshold outside [-1, 1], or a batch size below 1.
             InputError: A bad image or mask, only with ``on_error="raise"``.
 
         Source: arXiv 2509.21989, the VSM metric.
         """
-        ref_list = refs if isinstance(refs, Descriptors) else image_list(refs)
-        gen_list = image_list(gens)
+        ref_list = refs if isinstance(refs, Descriptors) else image_list(refs, "refs")
+        gen_list = image_list(gens, "gens")
         pair_index = pair_up(pairs, len(ref_list), len(gen_list))
         gen_mask_list = mask_list(gen_masks, len(gen_list), "gen")
         semantic, visual = self.thresholds(semantic_threshold, visual_threshold)

@@ -2,7 +2,7 @@
 
 Visual Semantic Matching (arXiv 2509.21989) for large batches::
 
-    scores = vsm_fast.score_batch(["reference.png"], ["a.png", "b.png"], heatmaps=True)
+    scores = vsm_fast.score_batch(refs=["reference.png"], gens=["a.png", "b.png"], heatmaps=True)
     scores.score        # float32 [2], 1 = consistent, NaN where undefined
     scores.heatmap(0)   # float32 [H, W], 1 = inconsistent, NaN off the subject
 """

@@ -71,6 +71,7 @@ def _listed(values: Any, batch_axes: int, name: str) -> list[Any]:
             "sorted(Path(folder).glob('*.png')), or pair two folders by vsm-fast score --refs DIR "
             "--gens DIR."
         )
+    listed: list[Any]
     if isinstance(values, (*_NAMED, bytes, Image.Image)):
         listed = [values]
     elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "USO":

@@ -60,7 +60,7 @@ class VSMScorer:
     Example:
         >>> scorer = VSMScorer.from_pretrained("tiny")
         >>> reference = scorer.describe(["cat.png"])                      # doctest: +SKIP
-        >>> scorer.score(reference, ["a.png", "b.png"]).score             # doctest: +SKIP
+        >>> scorer.score(refs=reference, gens=["a.png", "b.png"]).score   # doctest: +SKIP
     """
 
     def __init__(self, model: LoadedModel, *, cache: DescriptorCache | None = None) -> None:

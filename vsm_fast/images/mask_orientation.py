@@ -39,34 +39,35 @@ def better_way(
     if np.count_nonzero(upright & turned) >= _SAME * union:
         return "upright"
     image = _small(Image.fromarray(pixels))
-    slopes = np.stack(np.gradient(image, axis=(0, 1)))  # [2, N, N, 3], down and across
+    slopes = np.stack([*np.gradient(image, axis=(0, 1))])  # [2, N, N, 3], down and across
     strong = float(np.quantile(np.sqrt(np.square(slopes).sum((0, 3))), 0.95))
     edges, colours = [], []
     for mask in (upright, turned):
         soft = _small(Image.fromarray(mask.astype(np.uint8) * 255)) / 255
         edges.append(_edges_met(slopes, strong, soft))
         colours.append(_colours_divided(image, soft > 0.5))
-    leads = [np.log(upright + 1e-4) - np.log(turned + 1e-4) for upright, turned in (edges, colours)]
-    for way, sign, met in (("upright", 1, edges[0]), ("turned", -1, edges[1])):
-        if met > _EDGES and min(sign * x for x in leads) > _EACH and sign * sum(leads) > _BOTH:
-            return way
+    leads = [np.log(way[0] + 1e-4) - np.log(way[1] + 1e-4) for way in (edges, colours)]
+    if edges[0] > _EDGES and min(leads) > _EACH and sum(leads) > _BOTH:
+        return "upright"
+    if edges[1] > _EDGES and max(leads) < -_EACH and sum(leads) < -_BOTH:
+        return "turned"
     return None
 
 
 def _small(image: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX)).astype(np.float32)
+    return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
 
 
-def _edges_met(slopes: NDArray[np.float32], strong: float, mask: NDArray[np.float32]) -> float:
+def _edges_met(slopes: NDArray[np.floating], strong: float, mask: NDArray[np.floating]) -> float:
     """Mean slope of the image across the mask's outline, in [0, 1] of a strong edge."""
-    outline = np.stack(np.gradient(_blurred(mask)))
+    outline = np.stack([*np.gradient(_blurred(mask))])
     weight = np.sqrt(np.square(outline).sum(0))
     across = np.sqrt(np.square((slopes * outline[..., None]).sum(0)).sum(-1))
     total = float(weight.sum()) * strong
     return float(np.minimum(across, strong * weight).sum()) / total if total else 0.0
 
 
-def _blurred(mask: NDArray[np.float32]) -> NDArray[np.float32]:
+def _blurred(mask: NDArray[np.floating]) -> NDArray[np.floating]:
     """The mask under a binomial filter of five pixels, about as wide as a Gaussian of one."""
     for axis in (0, 1):
         padded = np.pad(mask, [(2, 2) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
@@ -75,7 +76,7 @@ def _blurred(mask: NDArray[np.float32]) -> NDArray[np.float32]:
     return mask
 
 
-def _colours_divided(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+def _colours_divided(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
     """Share in [0, 1] of the mask's entropy that a pixel's colour, of 64, tells."""
     red, green, blue = np.moveaxis((image // 64).astype(np.int64), -1, 0)
     colour = 16 * red + 4 * green + blue

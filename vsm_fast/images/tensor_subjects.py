@@ -155,6 +155,7 @@ def _eight_bits(images: Tensor) -> tuple[Tensor, Tensor]:
 
     One that is not finite keeps its NaN, which resizing spreads over that image only.
     """
+    _check_values(images, Status.UNREADABLE, "images")
     floating = images.dtype.is_floating_point
     if images.ndim != 4 or images.shape[1] != 3 or not (floating or images.dtype == torch.uint8):
         raise InputError(
@@ -180,12 +181,22 @@ def _eight_bits(images: Tensor) -> tuple[Tensor, Tensor]:
     return (values * 255).clamp_(0, 255).round_(), usable  # halves to even, as load_image rounds
 
 
+def _check_values(tensor: Tensor, status: Status, name: str) -> None:
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
+        raise InputError(
+            status,
+            f"{name} must be a dense tensor with values, not sparse, nested or on the device "
+            f'"meta"; got {str(tensor.layout).removeprefix("torch.")} on {tensor.device}.',
+        )
+
+
 def _rounded(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)  # halves upwards, as Pillow's resampling
 
 
 def _subjects(masks: Tensor, images: Tensor) -> Tensor:
     """Which pixels are on; the rule is in :func:`vsm_fast.images.masks.load_mask`."""
+    _check_values(masks, Status.BAD_MASK, "masks")
     wanted = (len(images), *images.shape[2:])
     if masks.shape != wanted or masks.dtype not in (torch.bool, torch.uint8):
         raise InputError(

@@ -39,7 +39,7 @@ masks = [path.with_name(f"{path.stem}_mask.png") for path in (reference, generat
 
 # %%
 scores = vsm_fast.score_batch(
-    [reference], [generation], ref_masks=[masks[0]], gen_masks=[masks[1]], heatmaps=True
+    refs=[reference], gens=[generation], ref_masks=[masks[0]], gen_masks=[masks[1]], heatmaps=True
 )
 result = scores[0]
 print(f"VSM {result.score:.3f}: {result.n_matched} of {result.n_source} points matched")
@@ -60,8 +60,8 @@ print(f"most inconsistent at x = {x}, y = {y}: {heat[y, x]:.2f}")
 # %%
 control = HERE / "gens" / "robot_toy" / "other_photo.jpg"
 both = vsm_fast.score_batch(
-    [reference],
-    [generation, control],
+    refs=[reference],
+    gens=[generation, control],
     ref_masks=[masks[0]],
     gen_masks=[masks[1], control.with_name("other_photo_mask.png")],
 )

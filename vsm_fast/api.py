@@ -69,6 +69,7 @@ def score_batch(
 
     Raises:
         PairingError: The lists do not pair up.
+        TypeError: A folder, or a set, where images were wanted.
         ModelError: The model is missing or altered.
         ValueError: An option has a value that this version does not have.
 
@@ -77,7 +78,7 @@ def score_batch(
     Example:
         >>> import numpy as np, vsm_fast
         >>> image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
-        >>> vsm_fast.score_batch([image], [image]).score.tolist()
+        >>> vsm_fast.score_batch(refs=[image], gens=[image]).score.tolist()
         [1.0]
     """
     folder = None if cache is None else os.fspath(cache)

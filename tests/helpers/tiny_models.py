@@ -151,12 +151,12 @@ def aggregation_pair(channels, config=AGGREGATION):
     return tuple(randomised(AggregationNetwork(channels, config), seed) for seed in (1, 2))
 
 
-def config_of(levels=("us2", "us5"), resolution=32, **backbone):
+def config_of(levels=("us2", "us5"), resolution=32, mask_reduction="nearest", **backbone):
     backbone = {"timestep": 50, "pixel_unshuffle": 2, **backbone}
     return ModelConfig(
         name="small",
         backbone=BackboneConfig(levels=levels, resolution=resolution, **backbone),
-        aggregation=AGGREGATION,
+        aggregation=dataclasses.replace(AGGREGATION, mask_reduction=mask_reduction),
     )
 
 

@@ -58,7 +58,7 @@ def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
     again = roomy.get(keyed[::-1])
     assert roomy.described == 4
     one = roomy.get(keyed[:1]).nbytes
-    assert torch.equal(again.descriptors.semantic[-36:], first.descriptors.semantic[:36])
+    assert torch.equal(again.semantic[-36:], first.semantic[:36])
     tight = ReferenceMemory(scorer, 2 * one)
     tight.get(keyed)
     tight.get(keyed[2:])
@@ -74,10 +74,10 @@ def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
     keyed = [(reference_key(row), row) for row in rows]
     found = together.get(keyed)
     for number, one in enumerate(keyed):
-        part = alone.get([one]).descriptors
-        where = found.descriptors.rows(number)
-        assert torch.equal(part.semantic, found.descriptors.semantic[where])
-        assert torch.equal(part.visual, found.descriptors.visual[where])
+        part = alone.get([one])
+        where = found.rows(number)
+        assert torch.equal(part.semantic, found.semantic[where])
+        assert torch.equal(part.visual, found.visual[where])
 
 
 def test_a_bad_reference_keeps_its_reason(scorer, tmp_path):

@@ -40,6 +40,7 @@ def folder(tmp_path):
         ("aggregation", "groups", 0, "groups must be a positive number"),
         ("aggregation", "groups", 5, "a multiple of 5 groups"),
         ("aggregation", "first_level_weight", "two", "first_level_weight must be one of"),
+        ("aggregation", "mask_reduction", "area", "mask_reduction must be one of"),
         ("thresholds", "visual", 1.5, "cosine similarity"),
         ("thresholds", "visual", True, "a number"),
         (None, "format", "vsm_fast/2", "format 'vsm_fast/1'; got 'vsm_fast/2'"),
@@ -70,7 +71,8 @@ def test_a_missing_field_and_text_that_is_no_json(folder):
 
 def test_a_configuration_survives_json():
     config = dataclasses.replace(
-        config_of(), thresholds=Thresholds(0.5, 0.4), aggregation=AggregationConfig(grid=(3, 5)),
+        config_of(), thresholds=Thresholds(0.5, 0.4),
+        aggregation=AggregationConfig(grid=(3, 5), mask_reduction="any"),
         base_revision="0123", files={"a": "b"},
     )  # fmt: skip
     assert ModelConfig.from_json(config.to_json()) == config

@@ -69,7 +69,7 @@ def test_scores_at_thresholds_agree_with_a_loop():
 
 
 def test_iteration_and_indexing_give_the_pairs():
-    scores = make()
+    scores = make(flags=["no_mask,tiny_subject", "", ""])
     results = list(scores)
     assert len(scores) == len(results) == 3
     assert [result.gen_id for result in results] == ["a.png", "b.png", 'c,"ü".png']
@@ -78,6 +78,7 @@ def test_iteration_and_indexing_give_the_pairs():
     assert type(results[0].status) is str
     np.testing.assert_array_equal(results[0].visual_similarity, np.float32([0.9, 0.6, 0.3]))
     assert not results[1].ok
+    assert [result.flags for result in results] == ["no_mask,tiny_subject", "", ""]
     assert math.isnan(results[1].score)
     assert results[1].reason == "b.png does not exist."
     assert scores[-1].index == 2
@@ -213,3 +214,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         make().to_csv(path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_text_is_no_column():
+    """Two pairs would take two letters of it."""
+    with pytest.raises(TypeError, match="needs a list; got the text 'abc'"):
+        make().with_columns({"id": "abc"})
+    with pytest.raises(TypeError, match="needs a list"):
+        make(flags="abc")

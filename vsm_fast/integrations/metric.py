@@ -64,9 +64,9 @@ def visual_semantic_matching(
     Example:
         >>> import torch
         >>> images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-        >>> visual_semantic_matching(images, images)
+        >>> visual_semantic_matching(preds=images, target=images)
         tensor(1.)
-        >>> visual_semantic_matching(images, images, reduction="none")
+        >>> visual_semantic_matching(preds=images, target=images, reduction="none")
         tensor([1., 1.])
     """
     _check_reduction(reduction)
@@ -85,7 +85,8 @@ class VisualSemanticMatching(Metric):
 
     .. math:: \text{VSM} = \frac{1}{|J|} \sum_{j \in J} [v_j > \tau_v].
 
-    As input to ``forward`` and ``update`` the metric accepts
+    As input to ``forward`` and ``update`` the metric accepts, generations first as in TorchMetrics
+    (``VSMScorer.score(refs, gens)`` has the references first; pass both by name),
 
     - ``preds``: generated images, [B, 3, H, W] or tensors [3, H, W]; float in [0, 1] or uint8;
     - ``target``: references, as many, or one for all; or what ``VSMScorer.describe`` returned, so
@@ -130,9 +131,9 @@ class VisualSemanticMatching(Metric):
         >>> from vsm_fast import VisualSemanticMatching
         >>> images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
         >>> metric = VisualSemanticMatching("tiny")
-        >>> metric(images, images)
+        >>> metric(preds=images, target=images)
         tensor(1.)
-        >>> metric.update(images, 1 - images)
+        >>> metric.update(preds=1 - images, target=images)
         >>> bool(metric.compute() < 1), metric.n_undefined
         (True, tensor(0))
     """

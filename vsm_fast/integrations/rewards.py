@@ -49,7 +49,7 @@ class VSMReward:
         >>> import torch
         >>> from vsm_fast import VSMScorer
         >>> image = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
-        >>> reward = VSMReward(VSMScorer.from_pretrained("tiny"), [image])
+        >>> reward = VSMReward(VSMScorer.from_pretrained("tiny"), references=[image])
         >>> reward(torch.stack([image, image]))
         tensor([1., 1.])
     """

@@ -32,7 +32,7 @@ from vsm_fast.scorer import VSMScorer
 _ROWS_AT_ONCE = 256
 _REFERENCES_AT_ONCE = 64
 _COUNTS = ("n_matched", "n_source")
-_TEXT = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
+_TEXT = ("status", "reason", "notes", "flags", "ref_mask_origin", "gen_mask_origin")
 
 Advance = Callable[[int, int], None]
 

@@ -75,6 +75,9 @@ class AggregationConfig:
         groups: Groups of every GroupNorm.
         first_level_weight: ``"one"``: the first level enters the sum with weight 1, as in the
             published networks; ``"mixing"``: with its softmax weight like the others.
+        mask_reduction: When a cell of the grid counts as the subject: ``"any"``, when any pixel
+            that it touches does (the paper); ``"nearest"``, when the pixel at its centre does.
+            Folders that do not say were calibrated with the latter.
     """
 
     grid: tuple[int, int] = (48, 48)
@@ -82,6 +85,7 @@ class AggregationConfig:
     descriptor_channels: int = 384
     groups: int = 32
     first_level_weight: Literal["one", "mixing"] = "one"
+    mask_reduction: Literal["nearest", "any"] = "nearest"
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -95,9 +99,10 @@ class AggregationConfig:
                 value,
                 f"a multiple of {self.groups} groups",
             )
-        choices = ("one", "mixing")
-        first = self.first_level_weight
-        _check(first in choices, "first_level_weight", first, f"one of {choices}")
+        choices = {"first_level_weight": ("one", "mixing"), "mask_reduction": ("nearest", "any")}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            _check(value in allowed, name, value, f"one of {allowed}")
 
 
 @dataclass(frozen=True)

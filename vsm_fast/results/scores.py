@@ -33,6 +33,7 @@ _TEXT_COLUMNS = (
     "ref_id",
     "gen_id",
     "notes",
+    "flags",
     "ref_mask_origin",
     "gen_mask_origin",
 )
@@ -54,7 +55,9 @@ class VSMResult:
         n_source: number of points of the generated subject.
         status: ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
         reason: the same for people, ``""`` when ok.
-        notes: conversions that were done to the images, ``""`` when none.
+        notes: conversions that were done to the images, and reasons of flags, ``""`` when none.
+        flags: why to look at the pair before its score is believed, the values of
+            ``vsm_fast.Flag`` joined by ``,``; ``""`` when nothing speaks against it.
         ref_mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found
             the mask; ``""`` when not read.
         gen_mask_origin: the same for the generated image.
@@ -73,6 +76,7 @@ class VSMResult:
     status: str
     reason: str
     notes: str
+    flags: str
     ref_mask_origin: str
     gen_mask_origin: str
     visual_threshold: float
@@ -119,7 +123,9 @@ class VSMScores:
         visual_threshold: the visual threshold that ``score`` is at.
         model: name of the model.
         reason: str [P], the status for people, ``""`` when ok.
-        notes: str [P], conversions that were done to the images, ``""`` when none.
+        notes: str [P], conversions that were done to the images, and reasons of flags.
+        flags: str [P], why to look at a pair before its score is believed: the values of
+            ``vsm_fast.Flag`` joined by ``,``, of either image; ``""`` when there are none.
         ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
             ``"grounded-sam"`` or ``""``.
         gen_mask_origin: str [P], the same for the generated images.
@@ -142,6 +148,7 @@ class VSMScores:
     model: str
     reason: Sequence[str] | NDArray[np.object_] = ()
     notes: Sequence[str] | NDArray[np.object_] = ()
+    flags: Sequence[str] | NDArray[np.object_] = ()
     ref_mask_origin: Sequence[str] | NDArray[np.object_] = ()
     gen_mask_origin: Sequence[str] | NDArray[np.object_] = ()
     evidence: Sequence[HeatmapEvidence | None] | None = None
@@ -163,6 +170,7 @@ class VSMScores:
             store(name, _text_column([""] * pairs if optional else given))
         lengths = {name: len(getattr(self, name)) for name in ("n_matched", "n_source")}
         lengths |= {name: len(getattr(self, name)) for name in _TEXT_COLUMNS}
+        store("extra", {name: list(_text_column(column)) for name, column in self.extra.items()})
         lengths |= {name: len(column) for name, column in self.extra.items()}
         for name, kept in (("evidence", self.evidence), ("points", self.points)):
             if kept is not None:
@@ -356,6 +364,8 @@ class VSMScores:
 
 def _text_column(values: Sequence[object] | NDArray[Any]) -> NDArray[np.object_]:
     """Plain ``str`` objects in an object array: rows that share a text share its memory."""
+    if isinstance(values, str):
+        raise TypeError(f"a column of text needs a list; got the text {values!r}.")
     column = np.empty(len(values), dtype=object)
     column[:] = [str(value) for value in values]
     return column

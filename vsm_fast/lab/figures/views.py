@@ -134,7 +134,7 @@ def describe_subjects(
         PairingError: Not as many masks as images.
         ValueError: No image, not as many names as images, or a threshold out of range.
     """
-    listed = image_list(images)
+    listed = image_list(images, "images")
     if not listed:
         raise ValueError("describe_subjects needs at least one image; got none.")
     if names is not None and len(names) != len(listed):

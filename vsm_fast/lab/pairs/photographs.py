@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vsm_fast.errors import PairingError
 from vsm_fast.images.loading import load_image
-from vsm_fast.images.masks import load_mask
+from vsm_fast.images.masks import subject_mask
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -55,7 +55,7 @@ def load_photographs(
             for place in (path.parent, *([masks / folder.name] if masks is not None else [])):
                 mask_path = place / f"{path.stem}_mask.png"
                 if mask_path.exists():
-                    mask = load_mask(mask_path, image.size, orientation=image.orientation)
+                    mask = subject_mask(mask_path, image).pixels
                     break
             photographs.append(Photograph(folder.name, path.stem, image.pixels, mask))
     if not photographs:

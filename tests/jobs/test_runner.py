@@ -53,7 +53,7 @@ def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, score
     assert table["id"].to_pylist() == [row.id for row in pairs]
     assert table["subject"].to_pylist() == [row.subject for row in pairs]
     assert table["generator"].to_pylist() == [row.generator for row in pairs]
-    assert table["gen"].to_pylist() == [str(row.gen) for row in pairs]
+    assert table["gen_id"].to_pylist() == [str(row.gen) for row in pairs]
     assert table["status"].to_pylist() == scores.status.tolist()
     assert table["status"][5].as_py() == "unreadable_image"
     assert table["score"].null_count == 1
@@ -73,7 +73,7 @@ def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, score
 def test_a_shard_says_what_it_is(job, tmp_path):
     job(write_pairs(tmp_path / "in", 5), "out")
     metadata = pq.read_metadata(tmp_path / "out" / "scores-000001.parquet").metadata
-    assert metadata[b"vsm_fast.schema"] == b"1"
+    assert metadata[b"vsm_fast.schema"] == b"2"
     identity = json.loads(metadata[b"vsm_fast.job"])
     assert identity == json.loads((tmp_path / "out" / "_job.json").read_text())
     assert identity["thresholds"] == [0.9, 0.99]

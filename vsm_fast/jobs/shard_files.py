@@ -19,7 +19,7 @@ from vsm_fast.hashes import sha256_of
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard
 
-SCHEMA_VERSION = 1  # of the columns and their meaning
+SCHEMA_VERSION = 2  # of the columns and their meaning
 # A row without a match has a result; the images of the others could not be used.
 _RESULTS = (Status.OK.value, Status.NO_MATCH.value)
 

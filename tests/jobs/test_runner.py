@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -322,3 +323,33 @@ def test_a_failing_model_call_leaves_no_half_shard(job, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         job(manifest, "out")
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+_STEPS = (
+    "runner.make_plan", "runner.open_job", "runner.ShardScorer.score", "runner.summarise",
+    "runner.finish", "job_folder.write_shard", "job_folder.append", "job_folder.read_ledger",
+    "job_folder.JobFolder.remove_temporaries", "job_folder.JobFolder.write",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_a_step_done_twice_is_done_once(job, tmp_path, monkeypatch, step):
+    """As after a process that ended when it had done the step and not said so."""
+    manifest = write_pairs(tmp_path / "in", 10, broken=(2, 6))
+    job(manifest, "once")
+    owner = importlib.import_module(f"vsm_fast.jobs.{step.split('.')[0]}")
+    *classes, name = step.split(".")[1:]
+    for part in classes:
+        owner = getattr(owner, part)
+    plain, calls = getattr(owner, name), []
+
+    def twice(*arguments, **further):
+        calls.append(plain(*arguments, **further))
+        return plain(*arguments, **further)
+
+    monkeypatch.setattr(owner, name, twice)
+    for options in (None, RunOptions(retry_failed=True)):
+        job(manifest, "twice", options)
+        assert read_rows(tmp_path / "twice").equals(read_rows(tmp_path / "once"))
+        assert same_files(tmp_path / "twice") == same_files(tmp_path / "once")
+    assert calls

@@ -90,10 +90,10 @@ def write_shard(
     """
     metadata = {
         **(table.schema.metadata or {}),
-        "vsm_fast.schema": str(SCHEMA_VERSION),
-        "vsm_fast.fingerprint": fingerprint(identity),
-        "vsm_fast.job": json.dumps(identity, sort_keys=True),
-        "vsm_fast.shard": str(shard),
+        b"vsm_fast.schema": str(SCHEMA_VERSION),
+        b"vsm_fast.fingerprint": fingerprint(identity),
+        b"vsm_fast.job": json.dumps(identity, sort_keys=True),
+        b"vsm_fast.shard": str(shard),
     }
     path = shard_path(folder, shard)
     try:

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import re
 import signal
 import time
 from dataclasses import replace
@@ -158,6 +159,63 @@ def test_a_shard_that_was_not_recorded_is_scored_again(job, tmp_path):
     job(manifest, "out", report=events.append)
     assert [event["shard"] for event in events if event["event"] == "shard"] == [2]
     assert read_rows(tmp_path / "out").equals(before)
+
+
+def _ledger_line(**changes):
+    entry = {"shard": 0, "rows": 4, "failed": 0, "bytes": 9, "sha256": "0" * 64, "seconds": 1.0}
+    return json.dumps(entry | changes)
+
+
+_DAMAGE = {
+    "_job.json": ["", "{", "[1]", "null", "\xff", b"\xff{}", "[" * 10**5, None],
+    LEDGER: [
+        "scrawl", "[]", "null", "{}", b'{"shard": "\xff"}', '{"shard": 0}', '{"shard": 0}}', None,
+        *(_ledger_line(**{name: value}) for name, value in (
+            ("shard", -1), ("shard", 3), ("shard", "0"), ("shard", True), ("rows", 1e9),
+            ("failed", 5), ("bytes", None), ("sha256", 7), ("sha256", "0" * 63), ("seconds", "1"),
+            ("seconds", float("nan")), ("seconds", -1), ("more", 1))),
+    ],
+    "_lock": [None],
+    "_summary.json": [None],
+    "scores-000001.parquet": [None],
+    ".scores-000001.9.tmp.parquet": [None],
+    "scores-000003.parquet": ["rows of a longer job"],
+    "other.parquet": ["rows of somebody else", None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, one) for name, all_ in _DAMAGE.items() for one in all_]
+)
+def test_what_is_damaged_or_something_else_is_named(job, tmp_path, name, content):
+    """``None`` is a folder in the place of a file."""
+    manifest = write_pairs(tmp_path / "in", 9)
+    job(manifest, "out")
+    harmed = tmp_path / "out" / name
+    before = harmed.read_bytes() if name == LEDGER else b""
+    harmed.unlink(missing_ok=True)
+    if content is None:
+        harmed.mkdir()
+    else:
+        text = content if isinstance(content, bytes) else content.encode()
+        harmed.write_bytes(text if name != LEDGER else before + text + b"\n" + before)
+    with pytest.raises(JobError, match=re.escape(str(harmed))) as caught:
+        job(manifest, "out")
+    assert re.search("Delete the line|Restore the file|Move it away", str(caught.value))
+
+
+@pytest.mark.parametrize("end", ['{"shard": 1, "ro', "\0" * 64, '{"shard": 1\0\0'])
+def test_a_ledger_line_that_was_not_written_to_its_end_is_passed_over(job, tmp_path, end):
+    manifest = write_pairs(tmp_path / "in", 9)
+    job(manifest, "out")
+    with (tmp_path / "out" / LEDGER).open("a") as ledger:
+        ledger.write(end)
+    (tmp_path / "out" / "scores-000002.parquet").unlink()
+    (tmp_path / "out" / ".notes.tmp").touch()  # somebody's
+    for _ in range(2):
+        job(manifest, "out")
+        assert read_rows(tmp_path / "out").num_rows == 9
+    assert (tmp_path / "out" / ".notes.tmp").exists()
 
 
 def test_another_job_is_refused_with_what_differs(job, tmp_path):

@@ -115,7 +115,7 @@ def test_what_is_no_table_of_results_is_refused(change, message):
 def test_files_that_are_not_there_or_something_else(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("id,score\n")
-    for name, message in (("none.parquet", "does not exist"), ("empty", "no \\*.parquet, \\*.csv, \\*.jsonl"),
+    for name, message in (("none.parquet", "does not exist"), ("empty", "no \\*.parquet, \\*.csv"),
                           ("text.parquet", "not a Parquet file")):  # fmt: skip
         with pytest.raises(ResultsError, match=message):
             read_results(tmp_path / name)

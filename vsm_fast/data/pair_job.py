@@ -21,7 +21,7 @@ from vsm_fast.data.pair_shards import write_shard
 from vsm_fast.data.pairs import ControlledPair
 from vsm_fast.data.procedural_pairs import ProceduralSubjects
 from vsm_fast.data.registry import StageModels, make_stages
-from vsm_fast.differences import differences
+from vsm_fast.differences import differences, recorded_settings
 from vsm_fast.errors import PairingError
 from vsm_fast.version import __version__
 
@@ -270,7 +270,7 @@ def _recorded(job: Job, out: Path) -> dict[str, Any]:
         if any(not path.name.startswith(".") for path in out.glob("*.parquet")):
             raise PairingError(f"{out} holds Parquet files but no {_JOB}; choose another --out.")
         return {}
-    recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    recorded = recorded_settings(path)
     found = {name: recorded.get(name) for name in wanted}
     found["protocol"] = recorded.get("protocol", PairJob.protocol)
     if found["protocol"] != job.protocol:  # hardly any other setting is the same then

@@ -29,9 +29,17 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"scores-{shard:06d}.parquet"
 
 
+def shard_of(file: Path) -> int | None:
+    """The number of the shard whose file has this name; None = it is no shard's."""
+    number = file.name.removeprefix("scores-").removesuffix(".parquet")
+    shard = int(number) if number.isdecimal() else -1
+    return shard if shard >= 0 and file.name == shard_path(Path(), shard).name else None
+
+
 def temporary_files(folder: Path) -> list[Path]:
     """What killed processes left."""
-    return sorted(folder.glob(".*.tmp*"))
+    names = ("scores-*", "_job.*", "_summary.*")
+    return sorted(path for name in names for path in folder.glob(f".{name}.tmp*"))
 
 
 @contextmanager

@@ -121,8 +121,8 @@ def _files(place: Path) -> list[Path]:
     if len(kinds) > 1:
         names = " and ".join(path.name for path in kinds.values())
         raise ResultsError(
-            f"{place} holds results of several kinds, {names}, which may be the same rows. Give one "
-            "file, or keep the files of one kind there."
+            f"{place} holds results of several kinds, {names}, which may be the same rows. Give "
+            "one file, or keep the files of one kind there."
         )
     if not found:
         raise ResultsError(f"{place} holds no {', '.join(f'*{kind}' for kind in FORMATS)} file.")

@@ -12,17 +12,17 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import clocks
 import pytest
-import uvicorn
 from browser import chromium, needs_chromium
 
 from vsm_fast import VSMScorer, score_batch
 from vsm_fast.cli import main
 from vsm_fast.serve.app import PLACES, allowed_host, make_app
+from vsm_fast.serve.connections import Connection, make_server
 from vsm_fast.serve.scoring import Stopped, score_images
 from vsm_fast.serve.uploads import SIDES, Limits, UploadedImage, shown_name
 
@@ -61,10 +61,9 @@ def ask(port, method="POST", path="/score", body=None, **headers):
 
 
 @contextmanager
-def served(score, limits=SMALL):
+def served(score, limits=SMALL, page="<!doctype html><title>page</title>"):
     """A server in a thread; its port."""
-    app = make_app("<!doctype html><title>page</title>", score, "127.0.0.1", limits)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = make_server(make_app(page, score, "127.0.0.1", limits))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -185,6 +184,71 @@ def test_an_upload_that_does_not_arrive(port):
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
     assert 0.9 * SMALL.seconds < time.monotonic() - begin < 20
+
+
+@contextmanager
+def clients(port, count, *sent):
+    """Sockets that send some text and then wait."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            one = stack.enter_context(closing(socket.socket()))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.settimeout(30)
+            one.connect(("127.0.0.1", port))
+            one.sendall("".join(sent).encode())
+            opened.append(one)
+        yield opened
+
+
+def received(client):
+    """Bytes until the server hangs up."""
+    count = 0
+    try:
+        while part := client.recv(1 << 20):
+            count += len(part)
+    except ConnectionResetError:
+        pass
+    return count
+
+
+HEAD = "GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD]
+)
+def test_clients_that_finish_no_request_keep_nobody_out(port, sent):
+    """Seventy of them, within their patience."""
+    for _ in range(2):
+        with clients(port, 70, sent):
+            assert ask(port, "GET", "/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent", ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD, HEAD + "\r\n"]
+)
+def test_clients_that_make_no_progress_are_hung_up_on(monkeypatch, sent):
+    lost, plain = threading.Semaphore(0), Connection.connection_lost
+    monkeypatch.setattr(Connection, "patience", 0.1)
+    monkeypatch.setattr(
+        Connection, "connection_lost", lambda *given: plain(*given) or lost.release()
+    )
+    page = "x" * 50_000_000  # more than the system keeps for a client that does not read
+    with served(dict, page=page) as number:
+        with clients(number, 3, sent) as opened:
+            for _ in opened:
+                assert lost.acquire(timeout=30)
+            for client in opened:
+                assert received(client) < len(page)
+        assert ask(number, "GET", "/")[2] == page.encode()
+
+
+def test_a_request_in_hand_is_not_given_up(monkeypatch):
+    monkeypatch.setattr(Connection, "patience", 0.1)
+    body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
+    with served(lambda _: time.sleep(1) or {"done": True}) as number:
+        assert json.loads(ask(number, body=body)[2]) == {"done": True}
 
 
 @pytest.mark.parametrize("path", ["/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/x", "//"])

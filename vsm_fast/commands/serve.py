@@ -23,8 +23,6 @@ from vsm_fast.commands.common import (
 )
 from vsm_fast.extras import required
 
-_SHUTDOWN_SECONDS = 3  # for answers that are under way
-
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``serve`` to the command line."""
@@ -61,12 +59,12 @@ def _port(text: str) -> int:
 def _serve(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast serve``."""
     try:
-        for module in ("starlette", "python_multipart", "jinja2"):
+        for module in ("starlette", "python_multipart", "jinja2", "uvicorn"):
             required(module, "serve", "vsm-fast serve")
-        uvicorn = required("uvicorn", "serve", "vsm-fast serve")
     except ImportError as error:
         raise UsageError(str(error)) from error
     from vsm_fast.serve.app import is_loopback, make_app
+    from vsm_fast.serve.connections import make_server
     from vsm_fast.serve.scoring import score_images
 
     page = _page(arguments.results, arguments.root)
@@ -74,18 +72,6 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
         scorer = load_scorer(arguments)
         stop = Event()
         app = make_app(page, partial(score_images, scorer, stop), arguments.host)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=64,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        )
         if not is_loopback(arguments.host):
             print(
                 f"vsm-fast: warning: anybody who reaches {arguments.host} can see these results "
@@ -96,7 +82,7 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             port = listener.getsockname()[1]
             name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
             print_text(f"http://{name}:{port}/  (Ctrl-C ends it)")
-        server = uvicorn.Server(config)
+        server = make_server(app)
         server.handle_exit = partial(_end, server.handle_exit, stop)
         server.run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
     return ExitCode.OK

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsm_fast.commands.common import (
     EXIT_CODES,
@@ -22,6 +22,9 @@ from vsm_fast.commands.common import (
     print_text,
 )
 from vsm_fast.extras import required
+
+if TYPE_CHECKING:
+    from vsm_fast.serve.uploads import MaskChoice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +46,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--root", type=Path, metavar="DIR", help="what relative image paths start from"
+    )
+    parser.add_argument(
+        "--masks",
+        choices=("auto", "whole"),
+        help="of images without one: find the subject, or score all of the image, unless the page "
+        "says otherwise (default: auto where OpenCV is installed)",
     )
     add_model(parser)
     add_verbosity(parser)
@@ -67,11 +76,12 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
     from vsm_fast.serve.connections import make_server
     from vsm_fast.serve.scoring import score_images
 
-    page = _page(arguments.results, arguments.root)
+    masks = _mask_choices(arguments.masks)
+    page = _page(arguments.results, arguments.root, masks)
     with _listening(arguments.host, arguments.port) as listener:
         scorer = load_scorer(arguments)
         stop = Event()
-        app = make_app(page, partial(score_images, scorer, stop), arguments.host)
+        app = make_app(page, partial(score_images, scorer, stop), arguments.host, masks=masks[0])
         if not is_loopback(arguments.host):
             print(
                 f"vsm-fast: warning: anybody who reaches {arguments.host} can see these results "
@@ -94,7 +104,20 @@ def _end(handle_exit: Callable[..., None], stop: Event, *signal: Any) -> None:
     handle_exit(*signal)
 
 
-def _page(results: Path | None, root: Path | None) -> str:
+def _mask_choices(asked: MaskChoice | None) -> list[MaskChoice]:
+    """What the page offers for images without a mask, the default first."""
+    from vsm_fast.images.automatic_masks import AutoMask
+
+    try:
+        AutoMask(method="grabcut").load()
+    except ImportError as error:
+        if asked == "auto":
+            raise UsageError(f"--masks auto: {error}") from error
+        return ["whole"]
+    return ["whole", "auto"] if asked == "whole" else ["auto", "whole"]
+
+
+def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:
     import pyarrow as pa
 
     from vsm_fast.report.data import REQUIRED, read_results, results_of
@@ -108,7 +131,7 @@ def _page(results: Path | None, root: Path | None) -> str:
     else:
         shown = read_results(results)
     pictures = thumbnails(shown, DEFAULT_IMAGES, root)
-    return render_page(shown, pictures, "VSM explorer", limits=asdict(Limits()))
+    return render_page(shown, pictures, "VSM explorer", limits=asdict(Limits()), masks=masks)
 
 
 def _listening(host: str, port: int) -> socket.socket:

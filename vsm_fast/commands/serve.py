@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -92,16 +92,8 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             port = listener.getsockname()[1]
             name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
             print_text(f"http://{name}:{port}/  (Ctrl-C ends it)")
-        server = make_server(app)
-        server.handle_exit = partial(_end, server.handle_exit, stop)
-        server.run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
+        make_server(app, stop.set).run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
     return ExitCode.OK
-
-
-def _end(handle_exit: Callable[..., None], stop: Event, *signal: Any) -> None:
-    """On Ctrl-C: what is being scored ends too, so that the server need not wait for it."""
-    stop.set()
-    handle_exit(*signal)
 
 
 def _mask_choices(asked: MaskChoice | None) -> list[MaskChoice]:

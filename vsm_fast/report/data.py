@@ -181,8 +181,8 @@ def results_of(table: pyarrow.Table, name: str = "the table") -> Results:
         plain |= pa.types.is_integer(kind) or pa.types.is_floating(kind)
         plain |= pa.types.is_boolean(kind) or pa.types.is_dictionary(kind)
         if plain and column not in (*_NUMBERS, *SETTINGS):
-            values = table[column].to_pylist()
-            texts[column] = ["" if value is None else str(value) for value in values]
+            # By Arrow: the shortest decimal that reads back as the same float32.
+            texts[column] = table[column].cast(pa.string()).fill_null("").to_pylist()
     if "id" not in texts:
         texts["id"] = [f"row {row + 1}" for row in range(len(table))]
     matched = numbers["n_matched"].astype(np.int64)

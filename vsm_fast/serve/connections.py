@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -57,8 +59,24 @@ class Connection(H11Protocol):
         self._look_later()
 
 
-def make_server(app: Any) -> uvicorn.Server:
-    """The server of an ASGI application, not yet running."""
+class _Server(uvicorn.Server):
+    """Tells that it ends."""
+
+    ending: Callable[[], None]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On the first signal and further ones."""
+        self.ending()
+        super().handle_exit(sig, frame)
+
+
+def make_server(app: Any, ending: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """The server of an ASGI application, not yet running.
+
+    Args:
+        app: The application.
+        ending: Called on Ctrl-C, so that the server need not wait for what is being scored.
+    """
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -72,4 +90,6 @@ def make_server(app: Any) -> uvicorn.Server:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    return uvicorn.Server(config)
+    server = _Server(config)
+    server.ending = ending
+    return server

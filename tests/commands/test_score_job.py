@@ -82,6 +82,10 @@ def test_a_report_of_a_job_is_that_of_a_file(score, tmp_path, capsys):
             assert getattr(other, column).tolist() == getattr(shown[0], column).tolist()
         np.testing.assert_allclose(other.score, shown[0].score, atol=1e-5)
     assert shown[3].points.cells.tolist() == shown[0].points.cells.tolist()
+    (tmp_path / "scores" / "scores-000002.parquet").unlink()
+    assert main(["report", str(tmp_path / "scores"), "--out", str(page)]) == ExitCode.OK
+    assert "The job is not finished: 7 pairs were planned." in capsys.readouterr().out
+    assert "<dt>Pairs</dt><dd>6 of 7</dd>" in page.read_text()
     job, file = (pq.read_schema(path) for path in (tmp_path / "scores/scores-000000.parquet",
                                                    tmp_path / "scores.parquet"))  # fmt: skip
     assert job.names == ["row", *file.names, "seconds"]

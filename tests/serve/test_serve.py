@@ -226,7 +226,7 @@ def test_another_site_cannot_send(port):
         ([("reference", "a", b"x")] * 3 + [("generation", "b", b"2")], 413, "At most 2 references"),
         ([("reference", "a", b"x")] + [("generation", "b", b"2")] * 12, 400, "Too many files"),
         ([("reference", "a", b"x")], 400, "No image came as generation"),
-        ([("path", "/etc/passwd", b"x")], 400, "reference and generation only"),
+        ([("path", "/etc/passwd", b"x")], 400, "reference and generation, and masks"),
     ],
 )
 def test_what_is_too_large_or_something_else(port, files, status, message):

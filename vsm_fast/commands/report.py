@@ -83,6 +83,8 @@ def _report(arguments: argparse.Namespace) -> ExitCode:
             f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, {len(results):,} pairs, "
             f"{len(pictures.files):,} images)"
         ]
+        if results.planned not in (None, len(results)):
+            lines.append(f"The job is not finished: {results.planned:,} pairs were planned.")
         if pictures.missing:
             lines.append(
                 f"{pictures.missing:,} images could not be read; if they were moved, --root says "

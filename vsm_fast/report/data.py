@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vsm_fast.differences import recorded_settings
 from vsm_fast.errors import PairingError, ResultsError
 from vsm_fast.manifests.text_tables import csv_records, jsonl_records
 from vsm_fast.points import POINT_COLUMNS
@@ -68,6 +69,8 @@ class Results:
             missing.
         points: The matched points; None where the table has none.
         without_points: Why ``points`` is None, ``""`` when it is not.
+        planned: Pairs of the job that wrote the table, more than ``P`` until it is finished; None
+            where no job did.
     """
 
     score: NDArray[np.float32]
@@ -77,6 +80,7 @@ class Results:
     settings: Mapping[str, str]
     points: PointTable | None
     without_points: str
+    planned: int | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -91,6 +95,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
 
     Raises:
         ResultsError: There is no such file, or it holds something else.
+        JobError: The folder's record of its job is damaged.
     """
     import pyarrow as pa
 
@@ -109,7 +114,9 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         raise ResultsError(f"the files in {place} have different columns: {error}.") from None
     if grids:
         table = table.replace_schema_metadata({_GRID: grids[0]})
-    return results_of(table, str(place))
+    job = place / "_job.json"
+    planned = recorded_settings(job).get("rows") if job.is_file() else None
+    return replace(results_of(table, str(place)), planned=planned)
 
 
 def _files(place: Path) -> list[Path]:

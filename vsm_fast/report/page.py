@@ -167,7 +167,10 @@ def _shown_settings(results: Results) -> list[tuple[str, str]]:
 def _counts(results: Results, pictures: Thumbnails) -> list[tuple[str, str]]:
     """What there is and what failed, for the head of the page."""
     scored = np.isfinite(results.score)
-    counts = [("Pairs", f"{len(results):,}"), ("Scored", f"{int(scored.sum()):,}")]
+    pairs = f"{len(results):,}"
+    if results.planned not in (None, len(results)):
+        pairs += f" of {results.planned:,}"
+    counts = [("Pairs", pairs), ("Scored", f"{int(scored.sum()):,}")]
     failed = Counter(
         status or "no status"
         for status, fine in zip(results.texts["status"], scored, strict=True)

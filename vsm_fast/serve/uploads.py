@@ -109,7 +109,7 @@ async def _stored(
         elif field in files and isinstance(value, UploadFile):
             files[field].append(value)
         else:
-            raise HTTPException(400, "The form may hold files reference and generation only.")
+            raise HTTPException(400, "The form may hold files reference and generation, and masks.")
     if choice not in get_args(MaskChoice):
         raise HTTPException(400, f"masks must be {' or '.join(get_args(MaskChoice))}.")
     _check(files, limits)
@@ -171,7 +171,7 @@ def _store(files: list[UploadFile], folder: Path, masks: AutoMask | None) -> lis
         found = match_masks(images, [name for name in paths if is_mask_name(name)])
         of = {image: found.of(image) for image in images}
     except PairingError as error:
-        raise PairingError(re.sub(r"\d+/", "", str(error))) from None
+        raise PairingError(_printable(re.sub(r"\d+/", "", str(error)))) from None
     for name, owners in found.owners.items():
         if not owners:
             raise PairingError(
@@ -194,6 +194,8 @@ def _last_part(name: str | None) -> str:
 
 def shown_name(name: str | None) -> str:
     """The last part of a file name, printable and short."""
-    last = _last_part(name)
-    text = "".join(character if character.isprintable() else "?" for character in last)
-    return text[-_NAME_LENGTH:] or "unnamed"
+    return _printable(_last_part(name))[-_NAME_LENGTH:] or "unnamed"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -18,6 +18,7 @@ from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.describer import Describer
+from vsm_fast.report import read_results
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -61,6 +62,34 @@ def test_a_job_from_the_shell(score, tmp_path, monkeypatch, capsys):
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["planning", "start", "summary"]
     assert events[1]["finished_rows"] == 7
+
+
+def test_a_report_of_a_job_is_that_of_a_file(score, tmp_path, capsys):
+    manifest = write_pairs(tmp_path / "in", 7, broken=(4,))
+    shown = []
+    for out in ("scores.parquet", "scores.csv", "scores.jsonl", "scores/"):
+        further = {"scores/": ["--shard-rows", "3", "--points"], "scores.parquet": ["--points"]}
+        given = further.get(out, [])
+        assert score("--manifest", manifest, "--out", f"{tmp_path}/{out}", *given) == 3
+        page = tmp_path / f"{out.rstrip('/')}.html"
+        assert main(["report", str(tmp_path / out), "--out", str(page)]) == ExitCode.OK
+        assert "7 pairs, 9 images" in capsys.readouterr().out
+        shown.append(read_results(tmp_path / out))
+    for other in shown[1:]:
+        assert other.settings == shown[0].settings
+        assert {name: other.texts[name] for name in shown[0].texts} == shown[0].texts
+        for column in ("n_matched", "n_source"):
+            assert getattr(other, column).tolist() == getattr(shown[0], column).tolist()
+        np.testing.assert_allclose(other.score, shown[0].score, atol=1e-5)
+    assert shown[3].points.cells.tolist() == shown[0].points.cells.tolist()
+    (tmp_path / "scores" / "scores-000002.parquet").unlink()
+    assert main(["report", str(tmp_path / "scores"), "--out", str(page)]) == ExitCode.OK
+    assert "The job is not finished: 7 pairs were planned." in capsys.readouterr().out
+    assert "<dt>Pairs</dt><dd>6 of 7</dd>" in page.read_text()
+    job, file = (pq.read_schema(path) for path in (tmp_path / "scores/scores-000000.parquet",
+                                                   tmp_path / "scores.parquet"))  # fmt: skip
+    assert job.names == ["row", *file.names, "seconds"]
+    assert all(job.field(name).type == file.field(name).type for name in file.names)
 
 
 def test_folders_make_a_job_too(score, tmp_path, capsys):

@@ -31,8 +31,6 @@ from vsm_fast.scorer import VSMScorer
 # memory. Both decide batches and with them last bits, so they are no options.
 _ROWS_AT_ONCE = 256
 _REFERENCES_AT_ONCE = 64
-_COUNTS = ("n_matched", "n_source")
-_TEXT = ("status", "reason", "notes", "flags", "ref_mask_origin", "gen_mask_origin")
 
 Advance = Callable[[int, int], None]
 
@@ -116,6 +114,8 @@ class ShardScorer:
             return self.score(shard, advance)
         failed = failed_rows(before)
         again = [i for i, one in enumerate(failed.to_pylist()) if one]
+        if not again:  # retried by a process that ended before it could say so
+            return before
         part = Shard(
             shard.number, [shard.positions[i] for i in again], [shard.rows[i] for i in again]
         )
@@ -171,17 +171,11 @@ class ShardScorer:
             }
         ).to_arrow(points=self._settings.points)
         columns: dict[str, Any] = {"row": pa.array(positions, pa.int64())}
-        columns |= {name: scored[name] for name in ("id", "subject", "generator")}
-        columns |= {"ref": scored["ref_id"], "gen": scored["gen_id"], "score": scored["score"]}
+        columns |= {name: scored[name] for name in scored.column_names}
         for threshold in self._settings.thresholds:
             columns[score_column(threshold)] = pa.array(scores.at(threshold), from_pandas=True)
-        columns |= {name: scored[name].cast(pa.int32()) for name in _COUNTS}
-        columns |= {name: scored[name] for name in _TEXT}
         if self._settings.heatmaps is not None:
             columns["heatmap"] = self._draw(shard, chosen, scores)
-        if self._settings.points:
-            known = {*scored.column_names[: scored.column_names.index("vsm_fast_version") + 1]}
-            columns |= {name: scored[name] for name in scored.column_names if name not in known}
         seconds = (time.perf_counter() - begin) / len(rows)
         columns["seconds"] = pa.array([seconds] * len(rows), pa.float32())
         grid_rows, grid_columns = self._scorer.config.aggregation.grid

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vsm_fast.atomic import replacing
-from vsm_fast.checkpoints.loading import build_backbone, read_config
+from vsm_fast.checkpoints.loading import build_backbone, verified_config
 from vsm_fast.checkpoints.location import find_model
 from vsm_fast.evaluation.tables import aligned
 from vsm_fast.scorer import VSMScorer
@@ -55,7 +55,7 @@ def run_ablations(
         ("loose", "no skewness filter", loose),
     )
     source = find_model(settings.backbone)
-    config = read_config(source)
+    config = verified_config(source)
     backbone = build_backbone(config, source).eval()
     test_features = validation_features(backbone, config, Path(test), out / "features" / "test")
     found: dict[str, list[dict[str, float]]] = {}

@@ -18,7 +18,7 @@ import torch
 
 from vsm_fast.aggregation import AggregationNetwork
 from vsm_fast.atomic import write_json
-from vsm_fast.checkpoints.loading import build_backbone, read_config, verify_files
+from vsm_fast.checkpoints.loading import build_backbone, verified_config
 from vsm_fast.checkpoints.location import find_model
 from vsm_fast.checkpoints.saving import save_trained
 from vsm_fast.data.pair_shards import count_pairs
@@ -128,8 +128,7 @@ def run_training(
     if state.num_processes > 1 and chosen.type == "cuda":
         chosen = state.device
     source = find_model(settings.backbone)
-    config = read_config(source)
-    verify_files(source, config)
+    config = verified_config(source)
     if settings.levels:
         config = replace(config, backbone=replace(config.backbone, levels=settings.levels))
     # What is wrong with the inputs is said before the folder belongs to them.

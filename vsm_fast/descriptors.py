@@ -8,10 +8,12 @@ of different sizes needs no padding and one reference can serve many pairs witho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from vsm_fast.identity import ModelIdentity
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Descriptors:
             An empty range is an image without a usable subject.
         cells: int64 [R] on the CPU; row-major index of each row's cell in ``grid``.
         grid: (rows, columns) of the descriptor grid.
+        identity: Of the model that described them, which refuses those of another one. None for
+            descriptors from elsewhere, of which only grid and channels can be checked.
     """
 
     semantic: Tensor
@@ -32,6 +36,7 @@ class Descriptors:
     offsets: Tensor
     cells: Tensor
     grid: tuple[int, int]
+    identity: ModelIdentity | None = None
 
     def __post_init__(self) -> None:
         rows = self.semantic.shape[0]
@@ -61,36 +66,42 @@ class Descriptors:
         """The descriptors of some of the images, in the order given."""
         parts = [self.rows(image) for image in images]
         counts = torch.tensor([0, *(part.stop - part.start for part in parts)])
-        if not parts:
-            return Descriptors(
-                self.semantic[:0], self.visual[:0], counts, self.cells[:0], self.grid
-            )
-        return Descriptors(
-            torch.cat([self.semantic[part] for part in parts]),
-            torch.cat([self.visual[part] for part in parts]),
-            counts.cumsum(0),
-            torch.cat([self.cells[part] for part in parts]),
-            self.grid,
+        parts = parts or [slice(0, 0)]
+        return replace(
+            self,
+            semantic=torch.cat([self.semantic[part] for part in parts]),
+            visual=torch.cat([self.visual[part] for part in parts]),
+            offsets=counts.cumsum(0),
+            cells=torch.cat([self.cells[part] for part in parts]),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Descriptors:
         """The same descriptors with the two descriptor tensors on ``device`` and in ``dtype``."""
-        return Descriptors(
-            self.semantic.to(device, dtype),
-            self.visual.to(device, dtype),
-            self.offsets,
-            self.cells,
-            self.grid,
+        return replace(
+            self,
+            semantic=self.semantic.to(device, dtype),
+            visual=self.visual.to(device, dtype),
         )
 
     @staticmethod
     def cat(parts: Sequence[Descriptors]) -> Descriptors:
-        """Join descriptors of several batches; all must share grid, channels and device."""
+        """Join descriptors of several batches.
+
+        Raises:
+            ValueError: There are none, or they differ in grid or identity.
+        """
         if not parts:
             raise ValueError("Descriptors.cat needs at least one part; got none.")
         grids = {part.grid for part in parts}
         if len(grids) != 1:
             raise ValueError(f"Descriptors.cat needs one grid; got {sorted(grids)}.")
+        identities = {part.identity for part in parts}
+        if len(identities) != 1:
+            names = sorted("none" if one is None else repr(one.name) for one in identities)
+            raise ValueError(
+                f"Descriptors.cat needs one identity; got {len(identities)} (models "
+                f"{', '.join(names)}). Describe all images with one model, runtime and precision."
+            )
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(p.offsets.diff() for p in parts)])
         return Descriptors(
             torch.cat([part.semantic for part in parts]),
@@ -98,6 +109,7 @@ class Descriptors:
             counts.cumsum(0),
             torch.cat([part.cells for part in parts]),
             parts[0].grid,
+            parts[0].identity,
         )
 
     @staticmethod

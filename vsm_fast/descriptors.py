@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from vsm_fast.identity import ModelIdentity
     from vsm_fast.images.subjects import Subject
 
 
@@ -31,6 +32,8 @@ class Descriptors:
         grid: (rows, columns) of the descriptor grid.
         subjects: [B], what is known of the images: their names, why a bad one has no point, and
             why to doubt one. Empty where that is not known.
+        identity: Of the model that described them, which refuses those of another one. None for
+            descriptors from elsewhere, of which only grid and channels can be checked.
     """
 
     semantic: Tensor
@@ -39,6 +42,7 @@ class Descriptors:
     cells: Tensor
     grid: tuple[int, int]
     subjects: tuple[Subject, ...] = ()
+    identity: ModelIdentity | None = None
 
     def __post_init__(self) -> None:
         rows = self.semantic.shape[0]
@@ -98,15 +102,23 @@ class Descriptors:
 
     @staticmethod
     def cat(parts: Sequence[Descriptors]) -> Descriptors:
-        """Join descriptors of several batches; all must share grid, channels and device.
+        """Join descriptors of several batches; subjects stay where every part has them.
 
-        What is known of the images is kept where it is known of all.
+        Raises:
+            ValueError: If there are none, or they differ in grid or identity.
         """
         if not parts:
             raise ValueError("Descriptors.cat needs at least one part; got none.")
         grids = {part.grid for part in parts}
         if len(grids) != 1:
             raise ValueError(f"Descriptors.cat needs one grid; got {sorted(grids)}.")
+        identities = {part.identity for part in parts}
+        if len(identities) != 1:
+            names = sorted("none" if one is None else repr(one.name) for one in identities)
+            raise ValueError(
+                f"Descriptors.cat needs one identity; got {len(identities)} (models "
+                f"{', '.join(names)}). Describe all images with one model, runtime and precision."
+            )
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(p.offsets.diff() for p in parts)])
         known = all(len(part.subjects) == len(part) for part in parts)
         return replace(

@@ -20,6 +20,7 @@ from vsm_fast.cache import DescriptorCache
 from vsm_fast.describer import Describer, OnError
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError, PairingError, Status
+from vsm_fast.identity import require_same_model
 from vsm_fast.images.inputs import (
     Images,
     Masks,
@@ -53,6 +54,7 @@ class VSMScorer:
         config: The model's configuration.
         runtime: What runs its network.
         device: Where it runs.
+        identity: What decides its descriptors, which carry it.
 
     Raises:
         ModelError: A cache, and a model whose weights have no recorded hashes.
@@ -69,6 +71,7 @@ class VSMScorer:
         self.device = model.runtime.device
         self.cache = cache
         self._describer = Describer(model, cache)
+        self.identity = self._describer.identity
 
     @property
     def network(self) -> DescriptorNetwork:
@@ -294,6 +297,9 @@ class VSMScorer:
     def ready(self, described: Descriptors) -> Descriptors:
         """Descriptors as :meth:`score` compares them, on this scorer's device.
 
+        Those of the same model in another runtime or precision are taken. Of descriptors without
+        an identity, which no scorer described, only grid and channels are checked.
+
         Raises:
             ModelError: They are another model's.
         """
@@ -347,6 +353,7 @@ class VSMScorer:
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation
         wanted = (aggregation.grid, aggregation.descriptor_channels)
+        require_same_model(described.identity, self.identity)
         found = (described.grid, described.semantic.shape[1])
         if found != wanted:
             raise ModelError(

@@ -131,7 +131,7 @@ def _weights(content: bytes, folder: Path) -> bool:
 
 def _weight_seeds() -> list[bytes]:
     half = torch.arange(6, dtype=torch.float16).reshape(2, 3)
-    tensors = {"a": torch.ones(2, 2), "b.c": half, "n": torch.tensor(3)}
+    tensors = {"a": torch.ones(16, 4), "b.c": half, "n": torch.tensor(3.0)}
     return [save(tensors), save({"x": torch.zeros(0, 4)}, {"format": "pt"})]
 
 

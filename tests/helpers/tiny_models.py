@@ -189,10 +189,10 @@ def write_folder(folder, config, unet, semantic, visual, vae=None, conditioning=
 
 
 def rehash(folder, config):
-    """Write config.json with the hashes of the weight files as they are now."""
+    """Write config.json with the hashes of the other files as they are now."""
     hashes = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*.safetensors")
+        for path in (*folder.rglob("*.safetensors"), *folder.glob("*/config.json"))
     }
     config = dataclasses.replace(config, files=hashes)
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")

@@ -147,15 +147,12 @@ def with_masks(choice):
     return field.encode() + form(("reference", "a", b"1"), ("generation", "b", b"2"))
 
 
-def test_how_masks_are_found_where_none_is_given(port, monkeypatch):
+def test_how_masks_are_found_where_none_is_given(port):
     for choice, found in (("whole", "None"), ("auto", repr(AutoMask(method="grabcut")))):
         answer = json.loads(ask(port, body=with_masks(choice))[2])
         assert [image[2] for side in SIDES for image in answer[side]] == [found, found]
     assert ask(port, body=with_masks("other"))[::2] == (400, b"masks must be auto or whole.")
     assert ask(port, body=with_masks("auto").replace(b'="reference"', b'="masks"'))[0] == 400
-    monkeypatch.setitem(sys.modules, "cv2", None)  # as without OpenCV
-    status, _, body = ask(port, body=with_masks("auto"))
-    assert (status, b"vsm_fast[masks]" in body) == (400, True)
 
 
 def test_masks_are_found_as_by_the_command_line(tmp_path):
@@ -454,7 +451,7 @@ def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
         assert errors == "vsm-fast: interrupted\n"
 
 
-def test_results_of_a_job_and_masks_that_cannot_be_found(tmp_path, capsys, monkeypatch):
+def test_results_of_a_job(tmp_path):
     manifest = write_pairs(tmp_path / "in", 3)
     model = ("--model", str(write_model(tmp_path / "model")))
     job = ("score", "--manifest", str(manifest), "--out", f"{tmp_path}/scores/", "--quiet")
@@ -465,10 +462,6 @@ def test_results_of_a_job_and_masks_that_cannot_be_found(tmp_path, capsys, monke
         assert "<dt>Pairs</dt><dd>3</dd>" in page
         assert page.index('value="whole"') < page.index('value="auto"')
         assert json.loads(ask(port, body=with_masks("whole"))[2])["header"]["count"] == 1
-    monkeypatch.setitem(sys.modules, "cv2", None)  # as without OpenCV
-    assert main(["serve", "--masks", "auto"]) == 2
-    assert "vsm_fast[masks]" in capsys.readouterr().err
-    assert serve._mask_choices(None) == ["whole"]
 
 
 def test_wrong_usage(tmp_path, capsys):

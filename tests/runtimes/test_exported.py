@@ -74,6 +74,12 @@ def test_something_else_in_the_record_is_an_error(folder, text):
         read_record(folder)
 
 
+def test_a_file_of_the_graph_without_a_hash_is_refused(folder):
+    (folder / f"{ONNX}.data").write_bytes(b"weights")
+    with pytest.raises(ModelError, match=r"no sha256 for \['model.onnx.data'\]"):
+        verify_graph(folder, read_record(folder))
+
+
 def test_altered_missing_and_escaping_files_are_refused(folder):
     record = read_record(folder)
     (folder / ONNX).write_bytes(b"grapH")

@@ -50,8 +50,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--masks",
         choices=("auto", "whole"),
-        help="of images without one: find the subject, or score all of the image, unless the page "
-        "says otherwise (default: auto where OpenCV is installed)",
+        default="auto",
+        help="images without a mask: find the subject, or score the whole image; the page can "
+        "override it (default: %(default)s)",
     )
     add_model(parser)
     add_verbosity(parser)
@@ -76,7 +77,7 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
     from vsm_fast.report.serve_connections import make_server
     from vsm_fast.report.serve_scoring import score_images
 
-    masks = _mask_choices(arguments.masks)
+    masks = ["whole", "auto"] if arguments.masks == "whole" else ["auto", "whole"]
     page = _page(arguments.results, arguments.root, masks)
     with _listening(arguments.host, arguments.port) as listener:
         scorer = load_scorer(arguments)
@@ -94,19 +95,6 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             print_text(f"http://{name}:{port}/  (Ctrl-C ends it)")
         make_server(app, stop.set).run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
     return ExitCode.OK
-
-
-def _mask_choices(asked: MaskChoice | None) -> list[MaskChoice]:
-    """What the page offers for images without a mask, the default first."""
-    from vsm_fast.images.automatic_masks import AutoMask
-
-    try:
-        AutoMask(method="grabcut").load()
-    except ImportError as error:
-        if asked == "auto":
-            raise UsageError(f"--masks auto: {error}") from error
-        return ["whole"]
-    return ["whole", "auto"] if asked == "whole" else ["auto", "whole"]
 
 
 def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:

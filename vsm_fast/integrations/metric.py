@@ -13,7 +13,9 @@ from torch import Tensor
 from vsm_fast.api import cached_scorer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.extras import required
+from vsm_fast.identity import ModelIdentity, require_same_model
 from vsm_fast.integrations.rewards import VSMReward
+from vsm_fast.model.location import lasting_name
 from vsm_fast.scorer import VSMScorer
 
 if TYPE_CHECKING:
@@ -107,7 +109,8 @@ class VisualSemanticMatching(Metric):
 
     Args:
         model: A model's name or folder, loaded on first use onto the metric's device; or a scorer,
-            which stays where it is.
+            which stays where it is. A folder that is replaced later is an error: a mean is one of
+            one model.
         reduction: ``"mean"``, or ``"none"`` to keep every score.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
@@ -161,7 +164,8 @@ class VisualSemanticMatching(Metric):
         super().__init__(**kwargs)
         _check_reduction(reduction)
         self.reduction = reduction
-        self._model = _Shared(model) if isinstance(model, VSMScorer) else os.fspath(model)
+        self._model = _Shared(model) if isinstance(model, VSMScorer) else lasting_name(model)
+        self._identity: ModelIdentity | None = None
         self._thresholds = semantic_threshold, visual_threshold
         self.add_state("score_sum", default=torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("n_scored", default=torch.tensor(0), dist_reduce_fx="sum")
@@ -171,10 +175,17 @@ class VisualSemanticMatching(Metric):
 
     @property
     def scorer(self) -> VSMScorer:
-        """The model, on the metric's device unless it was given as a scorer."""
+        """The model, on the metric's device unless it was given as a scorer.
+
+        Raises:
+            ModelError: Its folder was replaced since the metric used it.
+        """
         if isinstance(self._model, _Shared):
             return self._model.scorer
-        return _load(self._model, self.device)
+        found = _load(self._model, self.device)
+        require_same_model(self._identity, found.identity)
+        self._identity = found.identity
+        return found
 
     def update(
         self,
@@ -255,7 +266,7 @@ class _Shared:
 
 
 def _load(model: str | os.PathLike[str], device: torch.device) -> VSMScorer:
-    return cached_scorer(os.fspath(model), str(device), "auto", "auto", None)
+    return cached_scorer(model, device=str(device))
 
 
 def _device(images: TensorImages) -> torch.device:

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import torch
 
 from vsm_fast import __version__
-from vsm_fast.errors import ModelError
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.stored import ImageLocation
 from vsm_fast.jobs.pair_overlays import save_pair_overlays
@@ -23,7 +22,6 @@ from vsm_fast.jobs.plan import Shard
 from vsm_fast.jobs.reference_memory import ReferenceKey, ReferenceMemory, reference_key
 from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer, score_column
 from vsm_fast.jobs.shard_files import SCHEMA_VERSION, failed_rows
-from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.scorer import VSMScorer
 
@@ -50,11 +48,7 @@ class ShardScorer:
     def __init__(self, scorer: VSMScorer, settings: JobSettings, options: RunOptions) -> None:
         self._scorer, self._settings, self._options = scorer, settings, options
         self.references = ReferenceMemory(scorer, options.reference_bytes)
-        if not scorer.config.files:
-            raise ModelError(
-                f"a job needs to know its weights, and those of {scorer.config.name!r} have no "
-                "recorded hashes. Load it with VSMScorer.from_pretrained."
-            )
+        self._model = scorer.identity.record()
 
     @classmethod
     def load(cls, settings: JobSettings, options: RunOptions) -> ShardScorer:
@@ -63,7 +57,7 @@ class ShardScorer:
 
     def identity(self) -> dict[str, Any]:
         """What decides the rows besides the manifest, as JSON values."""
-        config, runtime, settings = self._scorer.config, self._scorer.runtime, self._settings
+        config, settings = self._scorer.config, self._settings
         given = settings.semantic_threshold, settings.visual_threshold
         defaults = config.thresholds.semantic, config.thresholds.visual
         semantic, visual = (d if g is None else g for g, d in zip(given, defaults, strict=True))
@@ -71,10 +65,7 @@ class ShardScorer:
             "schema": SCHEMA_VERSION,
             "vsm_fast": __version__,
             "model": config.name,
-            "weights": weights_fingerprint(config),
-            "runtime": runtime.name,
-            "precision": runtime.precision,
-            "device": runtime.device.type,
+            **self._model,
             "semantic_threshold": semantic,
             "visual_threshold": visual,
             "thresholds": list(settings.thresholds),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vsm_fast.descriptors import Descriptors
+from vsm_fast.identity import require_same_model
 from vsm_fast.matching.cpu import NearestJob, describe_products, find_nearest
 from vsm_fast.matching.gpu import MatchPrecision, describe_tiles, match_triton, why_not
 from vsm_fast.matching.matches import Matches
@@ -234,6 +235,7 @@ def match(
     Raises:
         ValueError: Pairs of a wrong shape or out of range, descriptors that do not fit together,
             or a path or precision that cannot be had.
+        ModelError: Two models described ``source`` and ``target``.
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
@@ -269,6 +271,7 @@ def _check(source: Descriptors, target: Descriptors, pairs: Tensor) -> None:
                 f"pairs name {name} images {int(images.min())} to {int(images.max())}; there are "
                 f"{len(descriptors)}, counted from 0."
             )
+    require_same_model(target.identity, source.identity)
     for branch in ("semantic", "visual"):
         mine, theirs = getattr(source, branch), getattr(target, branch)
         if mine.shape[1] != theirs.shape[1] or mine.device != theirs.device:

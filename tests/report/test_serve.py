@@ -25,7 +25,6 @@ from browser import chromium, needs_chromium
 from job_inputs import write_model, write_pairs
 
 from vsm_fast import VSMScorer, score_batch
-from vsm_fast.cli import serve
 from vsm_fast.cli.main import main
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.report.serve_app import PLACES, allowed_host, make_app

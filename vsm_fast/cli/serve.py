@@ -24,7 +24,7 @@ from vsm_fast.cli.common import (
 from vsm_fast.extras import required
 
 if TYPE_CHECKING:
-    from vsm_fast.report.serve_uploads import MaskChoice
+    pass
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

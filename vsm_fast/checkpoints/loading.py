@@ -40,10 +40,12 @@ from vsm_fast.errors import ModelError
 from vsm_fast.hashes import sha256_of
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.model_config import BackboneConfig, ModelConfig
+from vsm_fast.torch_state import pinned
 
 Backbone = UNetFeatures | TransformerFeatures
 
 
+@pinned()
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,

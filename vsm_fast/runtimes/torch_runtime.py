@@ -8,6 +8,7 @@ from torch import Tensor
 from vsm_fast.devices import precision_name
 from vsm_fast.model import DescriptorNetwork
 from vsm_fast.runtimes.padding import BatchSizes
+from vsm_fast.torch_state import pinned
 
 
 class TorchRuntime:
@@ -27,7 +28,7 @@ class TorchRuntime:
         self.precision = precision or precision_name(weight.dtype)
         self.concurrent = self.device.type == "cpu"
 
-    @torch.inference_mode()
+    @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
         semantic, visual = self.network(images.to(self.device, non_blocking=True))
@@ -54,7 +55,7 @@ class CompiledRuntime(TorchRuntime):
         mode = "max-autotune" if self.device.type == "cuda" else None
         self._compiled = torch.compile(network, mode=mode, dynamic=False)
 
-    @torch.inference_mode()
+    @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
         batch = self._sizes.padded(images.to(self.device, non_blocking=True))

@@ -1,0 +1,146 @@
+"""Torch's ambient switches, pinned while the library computes.
+
+A score depends on images, model and options. Torch also has switches that a training loop sets for
+itself and that would reach into every product: autocast, TF32, the default dtype and device,
+inference mode. :func:`pinned` holds them at one value and puts them back.
+
+Deterministic mode and the number of threads are the caller's choice. The first has a path of its
+own in matching; the second changes last bits, within the numeric contract.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+
+_DEVICE_TYPES = ("cpu", "cuda", "xpu", "mps")
+
+
+class _PinnedThread(threading.local):
+    """Whether the calling thread is inside :func:`pinned`."""
+
+    inside = False
+
+
+_thread = _PinnedThread()
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Compute in float32, on the CPU by default, without autocast and gradients.
+
+    A context manager and a decorator, of functions that are no generators: a ``yield`` inside would
+    let the state out to whoever consumes it. Autocast, default device, inference mode and gradients
+    belong to a thread: a function that runs in a thread of the library is decorated itself. The
+    other switches belong to the process; the last thread to leave restores them.
+
+    Tensors made inside are ordinary ones, also under the caller's inference mode, so that weights
+    and descriptors can be used again outside of it.
+    """
+    if _thread.inside:
+        yield
+        return
+    with ExitStack() as stack:
+        _process.enter()
+        stack.callback(_process.leave)
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for device_type in _DEVICE_TYPES:
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.empty(0).device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        _thread.inside = True
+        try:
+            yield
+        finally:
+            _thread.inside = False
+
+
+class _ProcessSwitches:
+    """The switches that all threads share; they are pinned while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._before: dict[tuple[Any, str], Any] = {}
+        if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+            os.register_at_fork(
+                before=self._lock.acquire,
+                after_in_parent=self._lock.release,
+                after_in_child=self._lock.release,
+            )
+
+    def enter(self) -> None:
+        """Pin what differs, also what the caller changed since another thread pinned it."""
+        with self._lock:
+            self._threads += 1
+            for owner, name, wanted in _switches():
+                # Skipped: what this torch does not have, old names that the caller contradicted by
+                # new ones, and what torch.backends.disable_global_flags froze.
+                with suppress(AttributeError, RuntimeError):
+                    found = getattr(owner, name)
+                    if found != wanted:
+                        setattr(owner, name, wanted)
+                        self._before[owner, name] = found
+
+    def leave(self) -> None:
+        """Restore the switches after the last thread, in the opposite order."""
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                for owner, name, _ in reversed([*_switches()]):
+                    if (owner, name) in self._before:
+                        setattr(owner, name, self._before.pop((owner, name)))
+
+
+class _Functions:
+    """Switches with functions to read and set them, as attributes."""
+
+    @property
+    def default_dtype(self) -> torch.dtype:
+        return torch.get_default_dtype()
+
+    @default_dtype.setter
+    def default_dtype(self, dtype: torch.dtype) -> None:
+        torch.set_default_dtype(dtype)
+
+    @property
+    def matmul_precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @matmul_precision.setter
+    def matmul_precision(self, precision: str) -> None:
+        torch.set_float32_matmul_precision(precision)
+
+
+_functions = _Functions()
+
+
+def _switches() -> Iterator[tuple[Any, str, Any]]:
+    """(owner, attribute, value) of each switch, in the order in which they can be pinned.
+
+    Torch keeps the precision of float32 products under two sets of names, and refuses to read an
+    old one that contradicts the new ones. cuDNN's old name can be read before the new ones change
+    and then agrees with them; the old name of matrix products can be read once they are "ieee". The
+    new names form a tree, where "none" inherits: a name that still differs once the ones above it
+    are pinned was set itself, so that the value read is the value to restore.
+    """
+    backends = torch.backends
+    yield _functions, "default_dtype", torch.float32
+    yield backends.cudnn, "allow_tf32", False
+    for owner in (backends, backends.cudnn, backends.cuda.matmul):
+        yield owner, "fp32_precision", "ieee"
+    for library, operation in (("cudnn", "conv"), ("cudnn", "rnn"), ("mkldnn", "matmul"),
+                               ("mkldnn", "conv"), ("mkldnn", "rnn")):  # fmt: skip
+        yield getattr(getattr(backends, library), operation, None), "fp32_precision", "ieee"
+    yield _functions, "matmul_precision", "highest"
+
+
+_process = _ProcessSwitches()

@@ -26,7 +26,7 @@ from vsm_fast.torch_state import pinned
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REF = EXAMPLES / "refs/bear_plushie/reference.jpg"
-GENS = [EXAMPLES / "gens/bear_plushie" / f"{name}.jpg" for name in ("other_photo", "repainted")]
+GENS = [EXAMPLES / "gens/bear_plushie/repainted.jpg"]
 MASKS = {
     "ref_masks": [REF.with_name("reference_mask.png")],
     "gen_masks": [gen.with_name(f"{gen.stem}_mask.png") for gen in GENS],
@@ -138,7 +138,7 @@ def by_tensors(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
 
 
 def by_reward(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
-    return [VSMReward(scorer, [REF_TENSOR[0]])(GEN_TENSORS, reference=[0, 0])]
+    return [VSMReward(scorer, [REF_TENSOR[0]])(GEN_TENSORS, reference=[0])]
 
 
 def by_metric(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
@@ -149,7 +149,7 @@ def by_metric(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
 
 def by_match(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
     source, target = scorer.describe(GENS), scorer.describe([REF])
-    matches = match(source, target, torch.zeros(2, 2, dtype=torch.int64, device="cpu"), 0.5)
+    matches = match(source, target, torch.zeros(1, 2, dtype=torch.int64, device="cpu"), 0.5)
     return [matches.semantic_similarity, matches.target_index, matches.kept]
 
 
@@ -207,26 +207,24 @@ def test_a_scorer_is_the_same_wherever_it_was_loaded(
     assert not any(weight.is_inference() for weight in weights)
 
 
+def test_exported_networks_are_closed_too(small_export: Path, tmp_path: Path) -> None:
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def found() -> list[Any]:
+        scorer = VSMScorer.from_pretrained(small_export, device="cpu")
+        return [*by_tensors(scorer, tmp_path), *scorer.runtime(images)]
+
+    wanted = found()
+    with every_switch():
+        check_same_bits(found(), wanted)
+
+
 def test_deterministic_mode_is_closed_too(
     scorer: VSMScorer, poisoned_memory: None, tmp_path: Path
 ) -> None:
     wanted = by_scorer(scorer, tmp_path)
     with every_switch():
         check_same_bits(by_scorer(scorer, tmp_path), wanted)
-
-
-def test_threads_change_last_bits_only(scorer: VSMScorer, tmp_path: Path) -> None:
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(by_scorer(scorer, tmp_path))
-    finally:
-        torch.set_num_threads(before)
-    for score, similarity, matched in found[1:]:
-        np.testing.assert_array_equal(score, found[0][0])
-        np.testing.assert_allclose(similarity, found[0][1], atol=1e-5, rtol=0)
-        np.testing.assert_array_equal(matched, found[0][2])
 
 
 def test_a_metric_reset_in_inference_mode_is_updated_outside_of_it(scorer: VSMScorer) -> None:
@@ -239,7 +237,7 @@ def test_a_metric_reset_in_inference_mode_is_updated_outside_of_it(scorer: VSMSc
 
 
 def ambient_state() -> list[Any]:
-    """Everything that SWITCHES change."""
+    """All that SWITCHES change."""
     names = [(torch.backends.cudnn, "allow_tf32"), (torch.backends, "fp32_precision")]
     for library in (torch.backends.cuda, torch.backends.mkldnn, torch.backends.cudnn):
         for operation in ("matmul", "conv", "rnn"):
@@ -275,7 +273,7 @@ def test_the_state_is_restored_also_after_an_error(scorer: VSMScorer, switch: st
 def test_whoever_takes_from_a_generator_keeps_the_own_state(scorer: VSMScorer) -> None:
     with every_switch():
         before = ambient_state()
-        for _ in scorer._describer.batches(GENS, [None, None], 1, "raise"):
+        for _ in scorer._describer.batches(GENS * 2, [None, None], 1, "raise"):
             assert ambient_state() == before
         assert ambient_state() == before
 

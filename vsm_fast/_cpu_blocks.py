@@ -4,9 +4,9 @@
 BLAS is MKL, which leaves half of an AMD CPU's vector width unused.
 
 ``nearest_filtered`` multiplies in bfloat16, but only to *filter*: rounding moves a similarity by
-no more than a known bound, every target within that bound of the best is compared again in
-float32, and rows where too many are left go through float32 entirely. What comes out are float32
-similarities and the index that attains them.
+no more than a bound that is measured per row, every target within that bound of the best is
+compared again in float32, and rows where too many are left go through float32 entirely. The
+results are float32 similarities and the index that attains them.
 """
 
 from __future__ import annotations

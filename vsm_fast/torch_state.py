@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
-_DEVICE_TYPES = ("cpu", "cuda", "xpu", "mps")
+_AUTOCAST = [
+    kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind)
+]
 
 
 class _PinnedThread(threading.local):
@@ -51,9 +53,8 @@ def pinned() -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        for device_type in _DEVICE_TYPES:
-            if torch.is_autocast_enabled(device_type):
-                stack.enter_context(torch.autocast(device_type, enabled=False))
+        for kind in filter(torch.is_autocast_enabled, _AUTOCAST):
+            stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         _thread.inside = True
@@ -61,43 +62,6 @@ def pinned() -> Iterator[None]:
             yield
         finally:
             _thread.inside = False
-
-
-class _ProcessSwitches:
-    """The switches that all threads share; they are pinned while any thread is inside."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._before: dict[tuple[Any, str], Any] = {}
-        if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-            os.register_at_fork(
-                before=self._lock.acquire,
-                after_in_parent=self._lock.release,
-                after_in_child=self._lock.release,
-            )
-
-    def enter(self) -> None:
-        """Pin what differs, also what the caller changed since another thread pinned it."""
-        with self._lock:
-            self._threads += 1
-            for owner, name, wanted in _switches():
-                # Skipped: what this torch does not have, old names that the caller contradicted by
-                # new ones, and what torch.backends.disable_global_flags froze.
-                with suppress(AttributeError, RuntimeError):
-                    found = getattr(owner, name)
-                    if found != wanted:
-                        setattr(owner, name, wanted)
-                        self._before[owner, name] = found
-
-    def leave(self) -> None:
-        """Restore the switches after the last thread, in the opposite order."""
-        with self._lock:
-            self._threads -= 1
-            if self._threads == 0:
-                for owner, name, _ in reversed([*_switches()]):
-                    if (owner, name) in self._before:
-                        setattr(owner, name, self._before.pop((owner, name)))
 
 
 class _Functions:
@@ -120,27 +84,64 @@ class _Functions:
         torch.set_float32_matmul_precision(precision)
 
 
-_functions = _Functions()
-
-
 def _switches() -> Iterator[tuple[Any, str, Any]]:
-    """(owner, attribute, value) of each switch, in the order in which they can be pinned.
+    """(owner, attribute, value) of each switch of the process, in the order of pinning.
 
-    Torch keeps the precision of float32 products under two sets of names, and refuses to read an
-    old one that contradicts the new ones. cuDNN's old name can be read before the new ones change
-    and then agrees with them; the old name of matrix products can be read once they are "ieee". The
-    new names form a tree, where "none" inherits: a name that still differs once the ones above it
-    are pinned was set itself, so that the value read is the value to restore.
+    Torch keeps the precision of float32 products under old and new names, and refuses to read an
+    old one that contradicts the new ones. cuDNN's can be read before the new names change, that of
+    matrix products once they are "ieee". The new names form a tree, where "none" inherits: one that
+    differs although those above it are pinned was set itself, and what it reads can be restored.
     """
-    backends = torch.backends
-    yield _functions, "default_dtype", torch.float32
+    functions, backends = _Functions(), torch.backends
+    yield functions, "default_dtype", torch.float32
     yield backends.cudnn, "allow_tf32", False
-    for owner in (backends, backends.cudnn, backends.cuda.matmul):
-        yield owner, "fp32_precision", "ieee"
-    for library, operation in (("cudnn", "conv"), ("cudnn", "rnn"), ("mkldnn", "matmul"),
-                               ("mkldnn", "conv"), ("mkldnn", "rnn")):  # fmt: skip
-        yield getattr(getattr(backends, library), operation, None), "fp32_precision", "ieee"
-    yield _functions, "matmul_precision", "highest"
+    if hasattr(backends, "fp32_precision"):  # from torch 2.9
+        cudnn, mkldnn = backends.cudnn, backends.mkldnn
+        for owner in (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn):
+            yield owner, "fp32_precision", "ieee"
+        for owner in (mkldnn.matmul, mkldnn.conv, mkldnn.rnn):
+            yield owner, "fp32_precision", "ieee"
+    yield functions, "matmul_precision", "highest"
+
+
+class _ProcessSwitches:
+    """The switches that all threads share; they are pinned while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._switches = [*_switches()]
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._before: dict[int, Any] = {}  # by position
+        if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+            os.register_at_fork(
+                before=self._lock.acquire,
+                after_in_parent=self._lock.release,
+                after_in_child=self._lock.release,
+            )
+
+    def enter(self) -> None:
+        """Pin what differs, also what the caller changed since another thread pinned it."""
+        with self._lock:
+            self._threads += 1
+            for position, (owner, name, wanted) in enumerate(self._switches):
+                try:
+                    found = getattr(owner, name)
+                    if found != wanted:
+                        setattr(owner, name, wanted)
+                        self._before[position] = found
+                except RuntimeError:
+                    # An old name that the caller contradicted by new ones, which are pinned too;
+                    # or torch.backends.disable_global_flags().
+                    continue
+
+    def leave(self) -> None:
+        """Restore the switches after the last thread, in the opposite order."""
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                for position in sorted(self._before, reverse=True):
+                    owner, name, _ = self._switches[position]
+                    setattr(owner, name, self._before.pop(position))
 
 
 _process = _ProcessSwitches()

@@ -34,6 +34,7 @@ from vsm_fast.runtimes.exported import (
     BatchRange,
     ExportRecord,
 )
+from vsm_fast.torch_state import pinned
 from vsm_fast.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class ExportOptions:
             object.__setattr__(self, "opset", OPSETS[self.precision])
 
 
+@pinned()
 def export_onnx(
     model: str,
     out: Path,

@@ -17,5 +17,5 @@ def processors(device: torch.device) -> int:
 
 
 def launching_on(device: torch.device) -> AbstractContextManager[object]:
-    """Makes ``device`` the current one: Triton launches there, not where its arguments are."""
+    """Make ``device`` the current one, on which Triton launches wherever the arguments are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -270,7 +270,7 @@ def test_the_state_is_restored_also_after_an_error(scorer: VSMScorer, switch: st
         assert ambient_state() == inside, "pinned is one state, wherever it is entered"
 
 
-def test_whoever_takes_from_a_generator_keeps_the_own_state(scorer: VSMScorer) -> None:
+def test_the_consumer_of_a_generator_keeps_its_own_state(scorer: VSMScorer) -> None:
     with every_switch():
         before = ambient_state()
         for _ in scorer._describer.batches(GENS * 2, [None, None], 1, "raise"):

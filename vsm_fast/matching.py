@@ -56,7 +56,7 @@ def match_eager(
 
 
 def _best(similarities: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest of each row, of equal ones the first; NaN is none, and without any it is -1."""
+    """The highest of each row and its first place; NaN and -1 where all are NaN."""
     best, index = similarities.masked_fill(similarities.isnan(), -torch.inf).max(dim=1)
     nothing = best == -torch.inf
     return best.masked_fill(nothing, torch.nan), index.masked_fill(nothing, -1)

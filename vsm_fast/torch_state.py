@@ -36,9 +36,9 @@ _thread = _PinnedThread()
 def pinned() -> Iterator[None]:
     """Compute in float32, on the CPU by default, without autocast and gradients.
 
-    A context manager and a decorator, of functions that are no generators: a ``yield`` inside would
-    let the state out to whoever consumes it. Autocast, default device, inference mode and gradients
-    belong to a thread: a function that runs in a thread of the library is decorated itself. The
+    A context manager and a decorator, but not of generators: a ``yield`` inside would show the
+    state to their consumer. Autocast, default device, inference mode and gradients belong to a
+    thread, so that each function that the library runs in a thread of its own is decorated. The
     other switches belong to the process; the last thread to leave restores them.
 
     Tensors made inside are ordinary ones, also under the caller's inference mode, so that weights

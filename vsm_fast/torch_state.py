@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -92,7 +92,7 @@ def _switches() -> Iterator[tuple[Any, str, Any]]:
     matrix products once they are "ieee". The new names form a tree, where "none" inherits: one that
     differs although those above it are pinned was set itself, and what it reads can be restored.
     """
-    functions, backends = _Functions(), torch.backends
+    functions, backends = _Functions(), cast(Any, torch.backends)  # its new names have no types
     yield functions, "default_dtype", torch.float32
     yield backends.cudnn, "allow_tf32", False
     if hasattr(backends, "fp32_precision"):  # from torch 2.9

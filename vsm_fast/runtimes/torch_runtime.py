@@ -58,7 +58,9 @@ class CompiledRuntime(TorchRuntime):
     @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
-        batch = self._sizes.padded(images.to(self.device, non_blocking=True))
-        semantic, visual = self._compiled(batch)
-        # A CUDA graph writes the next batch into the same memory.
+        # In inference mode all batches have the same dispatch keys, and none is compiled again.
+        with torch.inference_mode():
+            batch = self._sizes.padded(images.to(self.device, non_blocking=True))
+            semantic, visual = self._compiled(batch)
+        # Copies outside of it are ordinary tensors, and a CUDA graph writes into the same memory.
         return semantic[: len(images)].clone(), visual[: len(images)].clone()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vsm_fast.torch_state import pinned
+
 
 @dataclass(frozen=True)
 class Descriptors:
@@ -57,6 +59,7 @@ class Descriptors:
         """The rows of one image, for indexing ``semantic``, ``visual`` and ``cells``."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
+    @pinned()
     def select(self, images: Sequence[int]) -> Descriptors:
         """The descriptors of some of the images, in the order given."""
         parts = [self.rows(image) for image in images]
@@ -73,6 +76,7 @@ class Descriptors:
             self.grid,
         )
 
+    @pinned()
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Descriptors:
         """The same descriptors with the two descriptor tensors on ``device`` and in ``dtype``."""
         return Descriptors(
@@ -84,6 +88,7 @@ class Descriptors:
         )
 
     @staticmethod
+    @pinned()
     def cat(parts: Sequence[Descriptors]) -> Descriptors:
         """Join descriptors of several batches; all must share grid, channels and device."""
         if not parts:
@@ -101,6 +106,7 @@ class Descriptors:
         )
 
     @staticmethod
+    @pinned()
     def pack(semantic: Tensor, visual: Tensor, masks: Tensor) -> Descriptors:
         """Keep the masked cells of dense descriptors.
 

@@ -40,6 +40,7 @@ from vsm_fast.results.collector import MatchedSides, ScoreCollector
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.runtimes.choose import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
+from vsm_fast.torch_state import pinned
 
 
 class VSMScorer:
@@ -90,6 +91,7 @@ class VSMScorer:
         return self._describer.recomputed
 
     @classmethod
+    @pinned()
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str] = "tiny",
@@ -133,6 +135,7 @@ class VSMScorer:
             cache = DescriptorCache(cache)
         return cls(model, cache=cache)
 
+    @pinned()
     def describe(
         self,
         images: Images,
@@ -160,6 +163,7 @@ class VSMScorer:
         all_masks = mask_list(masks, len(listed), "image")
         return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)[0]
 
+    @pinned()
     def describe_tensors(
         self,
         images: Tensor | Sequence[Tensor],
@@ -194,6 +198,7 @@ class VSMScorer:
             parts.append(self._describer.computed(pixels, cells))
         return Descriptors.cat(parts)
 
+    @pinned()
     def describe_references(
         self, images: Images, masks: Masks = None, *, batch_size: int | None = None
     ) -> References:
@@ -213,6 +218,7 @@ class VSMScorer:
         found = self._describe(listed, all_masks, batch_size, "record", lambda _: None)
         return References(*found, image_names(listed, "ref"))
 
+    @pinned()
     def score(
         self,
         refs: Images | Descriptors | References,
@@ -307,6 +313,7 @@ class VSMScorer:
             _threshold("visual", visual, own.visual),
         )
 
+    @pinned()
     def ready(self, described: Descriptors) -> Descriptors:
         """Descriptors as :meth:`score` compares them, on this scorer's device.
 

@@ -15,6 +15,7 @@ from vsm_fast.descriptors import Descriptors
 from vsm_fast.extras import required
 from vsm_fast.integrations.rewards import VSMReward
 from vsm_fast.scorer import VSMScorer
+from vsm_fast.torch_state import pinned
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -26,6 +27,7 @@ TensorImages = Tensor | Sequence[Tensor]
 Reduction = Literal["mean", "none"]
 
 
+@pinned()
 def visual_semantic_matching(
     preds: TensorImages,
     target: TensorImages | Descriptors,
@@ -148,6 +150,7 @@ class VisualSemanticMatching(Metric):
     n_undefined: Tensor
     scores: list[Tensor] | Tensor  # one tensor after an exchange between processes
 
+    @pinned()
     def __init__(
         self,
         model: str | os.PathLike[str] | VSMScorer = "tiny",
@@ -175,6 +178,7 @@ class VisualSemanticMatching(Metric):
             return self._model.scorer
         return _load(self._model, self.device)
 
+    @pinned()
     def update(
         self,
         preds: TensorImages,
@@ -197,13 +201,15 @@ class VisualSemanticMatching(Metric):
         found = _scores(self.scorer, preds, target, preds_mask, target_mask, *self._thresholds)
         found = found.to(self.score_sum.device)
         undefined = found.isnan()
-        self.score_sum += found.nansum()
-        self.n_scored += (~undefined).sum()
-        self.n_undefined += undefined.sum()
+        # Not in place: what reset() made in inference mode may not be changed outside of it.
+        self.score_sum = self.score_sum + found.nansum()
+        self.n_scored = self.n_scored + (~undefined).sum()
+        self.n_undefined = self.n_undefined + undefined.sum()
         if self.reduction == "none":
             assert isinstance(self.scores, list)
             self.scores.append(found)
 
+    @pinned()
     def compute(self) -> Tensor:
         """The mean, or every score; see the class."""
         if self.n_undefined > 0:

@@ -26,6 +26,7 @@ from vsm_fast.model.devices import choose_descriptor_dtype
 from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.streams import STREAMS, in_streams
+from vsm_fast.torch_state import pinned
 
 OnError = Literal["record", "raise"]
 
@@ -122,7 +123,7 @@ class Describer:
         with closing(batches), closing(in_streams(describe, batches, streams)) as described:
             yield from described
 
-    @torch.inference_mode()
+    @pinned()
     def __call__(self, batch: PreparedBatch) -> Descriptors:
         """Describe a batch; subjects that are not usable get an empty range."""
         if batch.pixels is None:
@@ -171,7 +172,7 @@ class Describer:
             self.identity,
         )
 
-    @torch.inference_mode()
+    @pinned()
     def computed(self, images: Tensor, masks: Tensor) -> Descriptors:
         """Descriptors by the runtime, without a look into the cache.
 

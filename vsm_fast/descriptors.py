@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vsm_fast.torch_state import pinned
+
 if TYPE_CHECKING:
     from vsm_fast.identity import ModelIdentity
     from vsm_fast.images.subjects import Subject
@@ -78,6 +80,7 @@ class Descriptors:
         """Bytes of the descriptors themselves."""
         return self.semantic.nbytes + self.visual.nbytes
 
+    @pinned()
     def select(self, images: Sequence[int]) -> Descriptors:
         """The descriptors of some of the images, in the order given and in their own memory."""
         parts = [self.rows(image) for image in images]
@@ -92,6 +95,7 @@ class Descriptors:
             subjects=tuple(self.subjects[image] for image in images) if self.subjects else (),
         )
 
+    @pinned()
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Descriptors:
         """The same descriptors with the two descriptor tensors on ``device`` and in ``dtype``."""
         return replace(
@@ -101,6 +105,7 @@ class Descriptors:
         )
 
     @staticmethod
+    @pinned()
     def cat(parts: Sequence[Descriptors]) -> Descriptors:
         """Join descriptors of several batches; subjects stay where every part has them.
 
@@ -131,6 +136,7 @@ class Descriptors:
         )
 
     @staticmethod
+    @pinned()
     def pack(semantic: Tensor, visual: Tensor, masks: Tensor) -> Descriptors:
         """Keep the masked cells of dense descriptors.
 

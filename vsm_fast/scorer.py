@@ -41,6 +41,7 @@ from vsm_fast.results.collector import MatchedSides, ScoreCollector
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.runtimes.choose import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
+from vsm_fast.torch_state import pinned
 
 
 class VSMScorer:
@@ -93,6 +94,7 @@ class VSMScorer:
         return self._describer.recomputed
 
     @classmethod
+    @pinned()
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str] = "tiny",
@@ -136,6 +138,7 @@ class VSMScorer:
             cache = DescriptorCache(cache)
         return cls(model, cache=cache)
 
+    @pinned()
     def describe(
         self,
         images: Images,
@@ -165,6 +168,7 @@ class VSMScorer:
         all_masks = mask_list(masks, len(listed), "image")
         return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)
 
+    @pinned()
     def describe_tensors(
         self,
         images: Tensor | Sequence[Tensor],
@@ -199,6 +203,7 @@ class VSMScorer:
             parts.append(self._describer.computed(pixels, cells))
         return Descriptors.cat(parts)
 
+    @pinned()
     def score(
         self,
         refs: Images | Descriptors,
@@ -294,6 +299,7 @@ class VSMScorer:
             _threshold("visual", visual, own.visual),
         )
 
+    @pinned()
     def ready(self, described: Descriptors) -> Descriptors:
         """Descriptors as :meth:`score` compares them, on this scorer's device.
 

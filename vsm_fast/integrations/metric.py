@@ -17,6 +17,7 @@ from vsm_fast.identity import ModelIdentity, require_same_model
 from vsm_fast.integrations.rewards import VSMReward
 from vsm_fast.model.location import lasting_name
 from vsm_fast.scorer import VSMScorer
+from vsm_fast.torch_state import pinned
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -28,6 +29,7 @@ TensorImages = Tensor | Sequence[Tensor]
 Reduction = Literal["mean", "none"]
 
 
+@pinned()
 def visual_semantic_matching(
     preds: TensorImages,
     target: TensorImages | Descriptors,
@@ -152,6 +154,7 @@ class VisualSemanticMatching(Metric):
     n_undefined: Tensor
     scores: list[Tensor] | Tensor  # one tensor after an exchange between processes
 
+    @pinned()
     def __init__(
         self,
         model: str | os.PathLike[str] | VSMScorer = "tiny",
@@ -187,6 +190,7 @@ class VisualSemanticMatching(Metric):
         self._identity = found.identity
         return found
 
+    @pinned()
     def update(
         self,
         preds: TensorImages,
@@ -209,13 +213,15 @@ class VisualSemanticMatching(Metric):
         found = _scores(self.scorer, preds, target, preds_mask, target_mask, *self._thresholds)
         found = found.to(self.score_sum.device)
         undefined = found.isnan()
-        self.score_sum += found.nansum()
-        self.n_scored += (~undefined).sum()
-        self.n_undefined += undefined.sum()
+        # Not in place: what reset() made in inference mode may not be changed outside of it.
+        self.score_sum = self.score_sum + found.nansum()
+        self.n_scored = self.n_scored + (~undefined).sum()
+        self.n_undefined = self.n_undefined + undefined.sum()
         if self.reduction == "none":
             assert isinstance(self.scores, list)
             self.scores.append(found)
 
+    @pinned()
     def compute(self) -> Tensor:
         """The mean, or every score; see the class."""
         if self.n_undefined > 0:

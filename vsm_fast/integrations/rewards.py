@@ -14,6 +14,7 @@ from vsm_fast.images.inputs import Images, Masks
 from vsm_fast.matching.match import match
 from vsm_fast.matching.scoring import count
 from vsm_fast.scorer import VSMScorer
+from vsm_fast.torch_state import pinned
 
 
 class VSMReward:
@@ -54,6 +55,7 @@ class VSMReward:
         tensor([1., 1.])
     """
 
+    @pinned()
     def __init__(
         self,
         scorer: VSMScorer,
@@ -76,7 +78,7 @@ class VSMReward:
             )
         self.references = scorer.ready(references)
 
-    @torch.no_grad()
+    @pinned()
     def __call__(
         self,
         generations: Tensor | Sequence[Tensor],
@@ -110,7 +112,6 @@ class VSMReward:
             described, self.references, pairs, self._semantic, visual_thresholds=thresholds
         )
         n_matched, n_passed = count(matches, thresholds).unbind(1)
-        # A copy made by arithmetic: what inference mode made may not enter a loss.
         score = n_passed.float() / n_matched.float()
         return score.where(n_matched > 0, self._undefined)
 

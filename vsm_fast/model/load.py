@@ -41,10 +41,12 @@ from vsm_fast.model.weights import (
     read_weights,
     shapes_of,
 )
+from vsm_fast.torch_state import pinned
 
 Backbone = UNetFeatures | TransformerFeatures
 
 
+@pinned()
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,

@@ -29,6 +29,7 @@ from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.tensorrt_library import library, machine, unusable
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
+from vsm_fast.torch_state import pinned
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class LoadedModel:
         return identity_of(self.config, self.runtime, self.graph)
 
 
+@pinned()
 def load_runtime(
     name_or_path: str | os.PathLike[str],
     *,
@@ -122,6 +124,7 @@ def load_runtime(
     return replace(loaded, in_float32=in_float32)
 
 
+@pinned()
 def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) -> LoadedModel:
     """Load an exported folder.
 

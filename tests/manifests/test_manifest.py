@@ -20,6 +20,7 @@ from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import load_mask
 from vsm_fast.images.stored import RemoteImage, StoredImage
 from vsm_fast.manifests.manifest import Manifest, read_manifest
+from vsm_fast.manifests.records import Notes
 
 
 def encoded(seed):
@@ -123,9 +124,9 @@ def test_images_in_parquet_files_are_read_in_any_order(tmp_path):
     table = image_table(70)
     pq.write_table(table, tmp_path / "data" / "train-0.parquet", row_group_size=50)
     pq.write_table(image_table(2, 80), tmp_path / "data" / "train-1.parquet")
-    unused = {}
-    rows = list(Manifest(str(tmp_path / "data"), COLUMNS).rows(unused))
-    assert list(unused) == ["caption"]
+    notes = Notes()
+    rows = list(Manifest(str(tmp_path / "data"), COLUMNS).rows(notes))
+    assert notes.sentences() == ("columns that are not used: caption",)
     assert len(rows) == 72
     assert rows[3].subject == "1"
     assert rows[71].id == "row 72"

@@ -241,7 +241,7 @@ def test_absolute_paths_stay(tmp_path):
         ("p.jsonl", "[1]", "line 1: wanted one JSON object; got list"),
         ("p.jsonl", '{"ref": 3, "gen": "g"}', "ref must be text; got int 3"),
         ("p.parquet", "not parquet", "not a Parquet file"),
-        ("p.txt", "ref,gen\n", "ends in .csv, .jsonl, .parquet"),
+        ("p.txt", "ref,gen\n", "ends in .csv, .tsv, .jsonl, .json, .parquet"),
     ],
 )
 def test_bad_manifests_say_where(tmp_path, name, text, message):

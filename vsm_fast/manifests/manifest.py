@@ -95,7 +95,8 @@ class Manifest:
             )
         saved = None if is_remote(self.location) else saved_files(self.location)
         listed = files_in(self.location)
-        files = saved or [file for file in listed if suffix_of(file) in _IN_FOLDERS]
+        shown = [file for file in listed if not file.rpartition("/")[2].startswith((".", "_"))]
+        files = saved or [file for file in shown if suffix_of(file) in _IN_FOLDERS]
         kinds = sorted({suffix_of(file) for file in files})
         if len(kinds) != 1:
             raise PairingError(
@@ -103,7 +104,7 @@ class Manifest:
                 f"has {' and '.join(kinds) or 'none'}."
             )
         for file in () if saved else sorted({*listed} - {*files}):
-            notes.leave_out(f"files that do not end in {kinds[0]}", file)
+            notes.leave_out("other files of the folder", file)
         return files
 
 

@@ -49,10 +49,10 @@ class Notes:
             lines.append(f"columns that are not used: {names}")
         if self._left_out:
             parts = [
-                f"{count:,} {kind} ({some(names, count)})"
+                f"{count:,} {kind}: {some(names, count)}"
                 for kind, (count, names) in self._left_out.items()
             ]
-            lines.append(f"left out: {', '.join(parts)}")
+            lines.append(f"left out: {'; '.join(parts)}")
         return tuple(lines)
 
 

@@ -253,9 +253,7 @@ def test_masks_of_no_image_are_counted_and_named(tree):
     assert pair_paths("r.png", "g").notes == ("left out: 1 masks of no image: g/1_mask.png",)
     pairing = pair_paths("r.png", "g", gen_masks="m")
     assert pairing.rows[0].gen_mask.name == "0.PNG"
-    assert pairing.notes == (
-        "left out: 3 masks of no image: g/1_mask.png, m/2.png, m/3_mask.png",
-    )
+    assert pairing.notes == ("left out: 3 masks of no image: g/1_mask.png, m/2.png, m/3_mask.png",)
 
 
 def test_mask_folders_mirror_the_images(tree):

@@ -130,9 +130,8 @@ def test_masks_of_any_case_suffix_and_length_are_found(port, name):
     ],
 )
 def test_uploaded_masks_that_could_be_another_are_refused(port, names, message):
-    files = (("reference", name, b"1") for name in names)
-    roomy = [*files, ("generation", "x.png", b"2")]
-    status, _, body = ask(port, body=form(*roomy))
+    files = (("generation", name, b"1") for name in names)
+    status, _, body = ask(port, body=form(("reference", "r.png", b"2"), *files))
     assert (status, message in body.decode()) == (400, True)
 
 

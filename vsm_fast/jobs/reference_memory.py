@@ -11,6 +11,7 @@ from vsm_fast.images.stored import ImageLocation, StoredImage
 from vsm_fast.manifests.pairing import PairRow
 from vsm_fast.references import References
 from vsm_fast.scorer import VSMScorer
+from vsm_fast.storage import version_of
 
 ReferenceKey = tuple[str, str | None]
 
@@ -23,7 +24,12 @@ def reference_key(row: PairRow) -> ReferenceKey:
 def _identity(image: ImageLocation | AutoMask) -> str:
     if isinstance(image, AutoMask):
         return repr(image)
-    return image.identity() if isinstance(image, StoredImage) else os.fspath(image)
+    if isinstance(image, StoredImage):
+        return image.identity()
+    try:
+        return f"{os.fspath(image)}\0{version_of(os.fspath(image))}"
+    except (OSError, ValueError):  # its row says so
+        return os.fspath(image)
 
 
 class ReferenceMemory:

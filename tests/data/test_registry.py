@@ -50,9 +50,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def no_sam_is_kept() -> Iterator[None]:
-    registry._segment_anything.cache_clear()
+    registry._loaded_sam.cache_clear()
     yield
-    registry._segment_anything.cache_clear()
+    registry._loaded_sam.cache_clear()
 
 
 def test_other_weights_reach_their_stages_and_the_record(

@@ -111,30 +111,6 @@ def test_files_come_under_our_names_with_their_masks(port):
     }
 
 
-@pytest.mark.parametrize("name", ["CAT_mask.PNG", "cat_MASK.webp", "x" * 200 + "_mask.png"])
-def test_masks_of_any_case_suffix_and_length_are_found(port, name):
-    image = "x" * 200 + ".JPG" if name[0] == "x" else "CAT.JPG"
-    files = (("reference", "r.png", b"1"), ("generation", image, b"2"), ("generation", name, b"3"))
-    status, _, body = ask(port, body=form(*files))
-    assert status == 200
-    assert json.loads(body)["generation"] == [[image[-120:], "0", "1", 1]]
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (("g.jpg", "g_mask.png", "g_mask.jpg"), "g.jpg has more than one mask"),
-        (("g.jpg", "g_mask.png", "g_mask.png"), "g.jpg has more than one mask"),
-        (("g.jpg", "g.png", "g_mask.png"), "the mask of both g.jpg and g.png"),
-        (("g.jpg", "g.jpg", "g_mask.png"), "the mask of both g.jpg and g.jpg"),
-    ],
-)
-def test_uploaded_masks_that_could_be_another_are_refused(port, names, message):
-    files = (("generation", name, b"1") for name in names)
-    status, _, body = ask(port, body=form(("reference", "r.png", b"2"), *files))
-    assert (status, message in body.decode()) == (400, True)
-
-
 def test_names_are_shown_short_and_printable():
     assert shown_name("a/b\\c\x1b[2J.png") == "c?[2J.png"
     assert len(shown_name("x" * 500)) == 120

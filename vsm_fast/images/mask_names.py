@@ -78,6 +78,6 @@ def match_masks(images: Iterable[str], masks: Iterable[str], *, bare: bool = Fal
         fitting = [exact[s] for s in stems if s in exact]
         fitting += [folded[s.casefold()] for s in stems if s.casefold() in folded]
         owners[mask] = fitting[0] if fitting else ()
-        for image in dict.fromkeys(owners[mask]):
+        for image in owners[mask]:
             found[image].append(mask)
     return MaskNames(found, owners)

@@ -45,8 +45,9 @@ class ListedPairs:
 
     def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
         """The pairs."""
-        for sentence in () if notes is None else self.pairing.notes:
-            notes.say(sentence)
+        if notes is not None:
+            for sentence in self.pairing.notes:
+                notes.say(sentence)
         return iter(self.pairing.rows)
 
 

@@ -133,7 +133,7 @@ def _members(archive: str, notes: Notes) -> Iterator[tarfile.TarInfo]:
                     yield member
                 elif not member.isdir():
                     notes.leave_out("links and special files", member.name)
-            _check_end(file, tar.offset, archive)  # type: ignore[attr-defined]
+            _check_end(file, tar.offset, archive)
     except tarfile.TarError as error:
         raise PairingError(
             f"{archive} is not a whole, uncompressed tar: {error}. Images are read from their "

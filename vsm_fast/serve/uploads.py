@@ -15,9 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from vsm_fast.errors import PairingError
-from vsm_fast.images.mask_names import is_mask_name, match_masks
-
 SIDES = ("reference", "generation")
 _NAME_LENGTH = 120
 _FORM_OVERHEAD = 64 * 1024  # bytes of boundaries and headers that a form may add to its files
@@ -62,8 +59,7 @@ async def receive_images(
 ) -> Mapping[str, list[UploadedImage]]:
     """Read the form of a request, its images into files of a folder.
 
-    ``NAME_mask.png`` is the mask of ``NAME.jpg`` of the same side, see ``images/mask_names.py``;
-    where there is no such image, it is an image.
+    ``NAME_mask.png`` is the mask of ``NAME.jpg`` of the same side.
 
     Returns:
         The images of each of ``SIDES``, at least one each.
@@ -136,21 +132,22 @@ def _check(files: Mapping[str, list[UploadFile]], limits: Limits) -> None:
 def _store(files: list[UploadFile], folder: Path) -> list[UploadedImage]:
     """Write the files under their numbers: their own names never reach the file system."""
     folder.mkdir()
-    names = [PureWindowsPath(file.filename or "").name for file in files]  # knows both slashes
+    names = [shown_name(file.filename) for file in files]
     paths = [folder / str(number) for number in range(len(files))]
     for file, path in zip(files, paths, strict=True):
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target)
-    masks = {name: path for name, path in zip(names, paths, strict=True) if is_mask_name(name)}
-    found = match_masks((name for name in names if name not in masks), filter(is_mask_name, names))
-    try:
-        return [
-            UploadedImage(shown_name(name), path, masks[mask] if (mask := found.of(name)) else None)
-            for name, path in zip(names, paths, strict=True)
-            if not found.owners.get(name)
-        ]
-    except PairingError as error:
-        raise HTTPException(400, str(error)) from None
+    stems = [PureWindowsPath(name).stem for name in names]
+    masks = {stem: path for stem, path in zip(stems, paths, strict=True) if stem.endswith("_mask")}
+    images = [
+        UploadedImage(name, path, masks.get(f"{stem}_mask"))
+        for name, stem, path in zip(names, stems, paths, strict=True)
+    ]
+    owners = {f"{stem}_mask" for stem in stems}
+    return [
+        image for image, stem in zip(images, stems, strict=True)
+        if not (stem in masks and stem in owners)
+    ]  # fmt: skip
 
 
 def shown_name(name: str | None) -> str:

@@ -84,7 +84,7 @@ def test_notes_on_the_input_reach_the_user(score, tmp_path, capsys, folders):
             (tmp_path / "in" / name).rename(tmp_path / "in" / "gens" / name)
         (tmp_path / "in" / "gens" / "Thumbs.db").touch()
         inputs = ["--refs", tmp_path / "in" / "ref0.png", "--gens", tmp_path / "in" / "gens"]
-        expected = ["left out: 1 hidden or system files: "]
+        expected = ["left out: 1 hidden or system file: "]
     else:
         manifest.write_text(manifest.read_text().replace(",", ";").replace("subject", "seed"))
     for out in (tmp_path / "out", tmp_path / "out.csv"):

@@ -432,7 +432,7 @@ def test_keys_of_tars_may_hold_dots_and_other_members_are_counted(tmp_path):
     (note,) = pairing.notes
     assert "3 members that no pair uses: img.1.txt, x.meta.json, x.2.stats.json" in note
     assert "2 hidden or system files: __MACOSX/._img.1.ref.png, ./.DS_Store" in note
-    assert "1 links and special files: x.2.gen_mask.png" in note
+    assert "1 link or special file: x.2.gen_mask.png" in note
 
 
 def _tar_damage():

@@ -38,8 +38,8 @@ def test_one_reference_serves_all_generations(tree):
     assert names(pairing) == [("r.png", "gens/a.png"), ("r.png", "gens/b.jpg")]
     assert [row.id for row in pairing.rows] == ["a.png", "b.jpg"]
     assert pairing.notes == (
-        "left out: 1 hidden or system files: gens/.hidden.png; "
-        "1 files without the suffix of an image: gens/notes.txt",
+        "left out: 1 hidden or system file: gens/.hidden.png; "
+        "1 file without the suffix of an image: gens/notes.txt",
     )
 
 
@@ -250,7 +250,7 @@ def test_masks_that_could_be_another_are_refused(tree, files, both):
 
 def test_masks_of_no_image_are_counted_and_named(tree):
     tree("r.png", "g/0.png", "g/1_mask.png", "m/0.PNG", "m/2.png", "m/3_mask.png")
-    assert pair_paths("r.png", "g").notes == ("left out: 1 masks of no image: g/1_mask.png",)
+    assert pair_paths("r.png", "g").notes == ("left out: 1 mask of no image: g/1_mask.png",)
     pairing = pair_paths("r.png", "g", gen_masks="m")
     assert pairing.rows[0].gen_mask.name == "0.PNG"
     assert pairing.notes == ("left out: 3 masks of no image: g/1_mask.png, m/2.png, m/3_mask.png",)

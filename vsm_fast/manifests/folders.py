@@ -82,8 +82,8 @@ def read_side(what: str, paths: Sequence[Path], masks: Collection[Path], notes: 
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise PairingError(f"{what}: {some(twice)} is given more than once.")
-    given, lone = _without_masks(paths)
-    images = tuple(path for path in paths if path in {*given, *lone})
+    kept = {path for found in _without_masks(paths) for path in found}
+    images = tuple(path for path in paths if path in kept)
     return Side(what, images[0].parent if len(images) == 1 else None, images)
 
 
@@ -123,7 +123,7 @@ def _images_in(folder: Path, notes: Notes) -> tuple[list[Path], list[Path]]:
     files, folders = _entries(folder, notes)
     images, lone = _without_masks(files)
     for mask in lone:
-        notes.leave_out("masks of no image", str(mask))
+        notes.leave_out("mask(s) of no image", str(mask))
     return images, folders
 
 
@@ -132,11 +132,11 @@ def _entries(folder: Path, notes: Notes) -> tuple[list[Path], list[Path]]:
     files, folders = [], []
     for path in sorted(folder.iterdir()):
         if is_hidden(path.name):
-            notes.leave_out("hidden or system files", str(path))
+            notes.leave_out("hidden or system file(s)", str(path))
         elif path.is_dir():
             folders.append(path)
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
-            notes.leave_out("files without the suffix of an image", str(path))
+            notes.leave_out("file(s) without the suffix of an image", str(path))
         elif path.is_file():
             files.append(path)
     return files, folders
@@ -193,8 +193,8 @@ def find_masks(
             where = Path(beside(str(place / MASK_ENDING), inner))
         files = _entries(where, Notes())[0] if where.is_dir() else []
         files = [path for path in files if os.path.realpath(path) not in real]
+        masks = [path for path in files if place is not None or is_mask_name(path.name)]
         others = [path for path in files if place is None and not is_mask_name(path.name)]
-        masks = [path for path in files if path not in {*others}]
         names = match_masks(map(str, [*here, *others]), map(str, masks), bare=place is not None)
         here_found = {image: names.of(str(image)) for image in here}
         found |= {image: None if mask is None else Path(mask) for image, mask in here_found.items()}

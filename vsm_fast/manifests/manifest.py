@@ -104,7 +104,7 @@ class Manifest:
                 f"has {' and '.join(kinds) or 'none'}."
             )
         for file in () if saved else sorted({*listed} - {*files}):
-            notes.leave_out("other files of the folder", file)
+            notes.leave_out("other file(s) of the folder", file)
         return files
 
 

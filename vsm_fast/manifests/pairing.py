@@ -99,7 +99,7 @@ def pair_paths(
     gen_found = find_masks(gen_side, [pair.gen for pair in pairs], places[1], lone)
     _refuse_shared_masks(ref_found, gen_found)
     for mask in (mask for mask, unused in lone.items() if unused):
-        notes.leave_out("masks of no image", str(mask))
+        notes.leave_out("mask(s) of no image", str(mask))
     repeated = Counter(pair.gen for pair in pairs)
     rows = []
     for subject, generator, ref, gen in pairs:

@@ -37,7 +37,7 @@ class Notes:
         self._said[sentence] = None
 
     def leave_out(self, kind: str, name: str) -> None:
-        """A file was left out; ``kind`` is a plural noun."""
+        """A file was left out; ``kind`` names what it is, with ``(s)`` for the plural."""
         count, names = self._left_out.get(kind, (0, []))
         self._left_out[kind] = count + 1, [*names, name] if count < 5 else names
 
@@ -49,7 +49,7 @@ class Notes:
             lines.append(f"columns that are not used: {names}")
         if self._left_out:
             parts = [
-                f"{count:,} {kind}: {some(names, count)}"
+                f"{count:,} {kind.replace('(s)', 's' * (count > 1))}: {some(names, count)}"
                 for kind, (count, names) in self._left_out.items()
             ]
             lines.append(f"left out: {'; '.join(parts)}")

@@ -22,7 +22,7 @@ from vsm_fast.storage import open_binary, read_range
 
 _IMAGES = ("ref", "gen", "ref_mask", "gen_mask")
 _FIELDS = ("id", "subject", "generator")
-_UNUSED = "members that no pair uses"
+_UNUSED = "member(s) that no pair uses"
 _MOST_JSON = 1 << 20  # bytes of a sample's description
 
 
@@ -128,11 +128,11 @@ def _members(archive: str, notes: Notes) -> Iterator[tarfile.TarInfo]:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
                 parts = [part for part in member.name.split("/") if part not in (".", "..")]
                 if any(map(is_hidden, parts)):
-                    notes.leave_out("hidden or system files", member.name)
+                    notes.leave_out("hidden or system file(s)", member.name)
                 elif member.isreg() and not member.issparse():
                     yield member
                 elif not member.isdir():
-                    notes.leave_out("links and special files", member.name)
+                    notes.leave_out("link(s) or special file(s)", member.name)
             _check_end(file, tar.offset, archive)
     except tarfile.TarError as error:
         raise PairingError(

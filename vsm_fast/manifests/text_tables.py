@@ -54,7 +54,8 @@ def csv_records(
                 yield place, dict(zip(names, cells, strict=True))
         except (csv.Error, UnicodeError) as error:
             raise PairingError(
-                f"manifest {manifest} is not a CSV file in {_shown(file.encoding)}: {error}."
+                f"manifest {manifest} is not a CSV file in {_shown(file.encoding)}: {error}. "
+                "Save it again as CSV in UTF-8."
             ) from None
 
 
@@ -221,7 +222,9 @@ def _say_encoding(manifest: str, encoding: str, notes: Notes) -> None:
 
 
 def _not_text(manifest: str, encoding: str, error: UnicodeError) -> PairingError:
-    return PairingError(f"manifest {manifest} is not in {_shown(encoding)}: {error}.")
+    return PairingError(
+        f"manifest {manifest} is not in {_shown(encoding)}: {error}. Save it as UTF-8."
+    )
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def is_folder(location: str) -> bool:
 
 
 def files_in(folder: str) -> list[str]:
-    """Locations of the files directly in a folder, sorted."""
+    """Locations of the files directly in a folder, sorted, hidden ones left out."""
     if is_remote(folder):
         system = filesystem(folder)
         found = [
@@ -121,7 +121,7 @@ def files_in(folder: str) -> list[str]:
         ]
     else:
         found = [str(path) for path in Path(folder).iterdir() if path.is_file()]
-    return sorted(found)
+    return sorted(path for path in found if not path.rpartition("/")[2].startswith((".", "_")))
 
 
 def filesystem(location: str) -> Any:

@@ -478,8 +478,7 @@ def test_other_files_in_a_folder_of_a_manifest_are_counted(tmp_path):
     for name in ("b.tar.gz", ".DS_Store", "_SUCCESS"):
         (tmp_path / name).touch()
     (note,) = read_manifest(tmp_path).notes
-    assert note.count(str(tmp_path)) == 4
-    assert "left out: 3 other files of the folder" in note
+    assert note.endswith(f"left out: 1 other file of the folder: {tmp_path / 'b.tar.gz'}")
 
 
 def test_hostile_columns_do_not_fill_the_memory(tmp_path):

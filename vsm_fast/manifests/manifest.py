@@ -95,8 +95,7 @@ class Manifest:
             )
         saved = None if is_remote(self.location) else saved_files(self.location)
         listed = files_in(self.location)
-        shown = [file for file in listed if not file.rpartition("/")[2].startswith((".", "_"))]
-        files = saved or [file for file in shown if suffix_of(file) in _IN_FOLDERS]
+        files = saved or [file for file in listed if suffix_of(file) in _IN_FOLDERS]
         kinds = sorted({suffix_of(file) for file in files})
         if len(kinds) != 1:
             raise PairingError(

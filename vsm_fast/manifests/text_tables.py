@@ -22,7 +22,7 @@ _CHUNK = 1 << 16
 
 
 def csv_records(
-    manifest: str, required: Collection[str], notes: Notes
+    manifest: str, required: Collection[str] = (), notes: Notes | None = None
 ) -> Iterator[tuple[str, Record]]:
     """Rows of a CSV file with a header; blanks around names and values do not count.
 
@@ -43,7 +43,8 @@ def csv_records(
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
             names = [name.strip() for name in next(reader, ())]
             refuse_twice([name for name in names if name], f"{manifest}, line 1")
-            _say_format(manifest, file.encoding, separator, notes)
+            if notes is not None:
+                _say_format(manifest, file.encoding, separator, notes)
             for values in reader:
                 place = f"line {reader.line_num}"
                 if len(values) != len(names):
@@ -97,7 +98,7 @@ def _misfit(names: list[str], values: list[str]) -> str:
     )
 
 
-def jsonl_records(manifest: str, notes: Notes) -> Iterator[tuple[str, Record]]:
+def jsonl_records(manifest: str, notes: Notes | None = None) -> Iterator[tuple[str, Record]]:
     """Objects of a file with one JSON object per line; empty lines are passed over.
 
     Raises:
@@ -216,8 +217,8 @@ def _shown(encoding: str) -> str:
     return encoding.removesuffix("-sig").upper()
 
 
-def _say_encoding(manifest: str, encoding: str, notes: Notes) -> None:
-    if not encoding.startswith("utf-8"):
+def _say_encoding(manifest: str, encoding: str, notes: Notes | None) -> None:
+    if notes is not None and not encoding.startswith("utf-8"):
         notes.say(f"{manifest} is read as text in {_shown(encoding)}")
 
 

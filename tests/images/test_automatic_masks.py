@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -190,22 +189,6 @@ def test_grounded_sam_is_told_the_subject_and_is_shared_by_threads(scorer, model
         np.testing.assert_array_equal(mask, plain(pixels, name))
     scores = scorer.score([REFERENCE], [REFERENCE], gen_masks=AutoMask("robot toy", **models))
     assert scores.gen_mask_origin.tolist() == ["grounded-sam"]
-    automatic_masks._grounded_sam.cache_clear()
-
-
-def test_models_in_a_folder_that_is_replaced_are_loaded_again(models, tmp_path, monkeypatch):
-    folders = {name: shutil.copytree(place, tmp_path / name) for name, place in models.items()}
-    loaded = []
-    monkeypatch.setattr(
-        GroundedSam, "from_pretrained", lambda *sources, device: loaded.append(sources)
-    )
-    automatic_masks._grounded_sam.cache_clear()
-    for name in ("detector", None, "sam"):
-        if name is not None:
-            shutil.rmtree(folders[name])
-            shutil.copytree(models[name], folders[name])
-        AutoMask("robot", **{name: str(place) for name, place in folders.items()}).load()
-    assert len(loaded) == 2
     automatic_masks._grounded_sam.cache_clear()
 
 

@@ -107,7 +107,7 @@ def _masker(name: str, device: str, models: StageModels, weights: dict[str, str]
 
 
 def _segment_anything(device: str, model: str | None) -> SegmentAnything:
-    return _loaded_sam(device, model, folder_state(Path(model)) if model else ())
+    return _loaded_sam(device, model, folder_state(Path(model).absolute()) if model else ())
 
 
 @lru_cache(maxsize=1)

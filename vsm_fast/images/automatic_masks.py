@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.errors import ModelError
-from vsm_fast.hashes import FolderState, folder_state
 
 if TYPE_CHECKING:
     from vsm_fast.data.pretrained.grounded_sam import GroundedSam
@@ -92,7 +90,7 @@ class AutoMask:
             GrabCutMasker()
         else:
             with _one_at_a_time:
-                self._grounded_sam()
+                _grounded_sam(self.detector, self.sam, self.device)
 
     def find(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
         """Mask the subject of an image; from any thread.
@@ -115,11 +113,7 @@ class AutoMask:
 
             return GrabCutMasker()(pixels, self.subject)
         with _one_at_a_time:
-            return self._grounded_sam()(pixels, self.subject)
-
-    def _grounded_sam(self) -> GroundedSam:
-        states = [folder_state(Path(m)) if m else () for m in (self.detector, self.sam)]
-        return _grounded_sam(self.detector, self.sam, self.device, *states)
+            return _grounded_sam(self.detector, self.sam, self.device)(pixels, self.subject)
 
 
 @lru_cache(maxsize=1)
@@ -140,10 +134,7 @@ def _models_are_here() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _grounded_sam(
-    detector: str | None, sam: str | None, device: str, *states: FolderState
-) -> GroundedSam:
-    """The models, loaded once; a folder in another state holds another model."""
+def _grounded_sam(detector: str | None, sam: str | None, device: str) -> GroundedSam:
     from vsm_fast.data.pretrained.grounded_sam import GROUNDING_DINO, GroundedSam
     from vsm_fast.data.pretrained.loading import ModelSource
     from vsm_fast.data.pretrained.sam import SAM

@@ -90,8 +90,10 @@ def pair_paths(
     notes = Notes()
     places = [None if masks is None else Path(masks) for masks in (ref_masks, gen_masks)]
     skip = [place for place in places if place is not None]
-    ref_side = read_side("references", _paths(refs), skip, notes)
-    gen_side = read_side("generations", _paths(gens), skip, notes)
+    ref_paths, gen_paths = _paths(refs), _paths(gens)
+    ref_side = read_side("references", ref_paths, skip, notes)
+    again = gen_paths == ref_paths  # what is left out there is counted already
+    gen_side = read_side("generations", gen_paths, skip, Notes() if again else notes)
     pairs = _paired(ref_side, gen_side, notes)
 
     lone: dict[Path, bool] = {}

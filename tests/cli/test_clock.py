@@ -114,7 +114,8 @@ def _of_a_library_call():
 
 def _of_a_job():
     with job_reports._Bar() as bar:
-        bar({"event": "start", "rows": 4, "finished_rows": 0, "damaged": {}, "repeated_ids": 0})
+        bar({"event": "start", "rows": 4, "finished_rows": 0, "damaged": {}, "repeated_ids": 0,
+             "notes": []})  # fmt: skip
         for done in range(1, 5):
             time.sleep(0.11)
             bar({"event": "rows", "done": done, "failed": 0})

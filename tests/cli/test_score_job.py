@@ -102,6 +102,33 @@ def test_folders_make_a_job_too(score, tmp_path, capsys):
     assert read_rows(out)["id"].to_pylist() == ["s/gen0.png", "s/gen3.png"]
 
 
+@pytest.mark.parametrize("folders", [False, True])
+def test_notes_on_the_input_reach_the_user(score, tmp_path, capsys, folders):
+    manifest = write_pairs(tmp_path / "in", 2, references=1)
+    inputs = ["--manifest", manifest]
+    expected = ["is read as semicolon-separated text", "columns that are not used: seed"]
+    if folders:
+        (tmp_path / "in" / "gens").mkdir()
+        for name in ("gen0.png", "gen1.png"):
+            (tmp_path / "in" / name).rename(tmp_path / "in" / "gens" / name)
+        (tmp_path / "in" / "gens" / "Thumbs.db").touch()
+        inputs = ["--refs", tmp_path / "in" / "ref0.png", "--gens", tmp_path / "in" / "gens"]
+        expected = ["left out: 1 hidden or system file: "]
+    else:
+        manifest.write_text(manifest.read_text().replace(",", ";").replace("subject", "seed"))
+    for out in (tmp_path / "out", tmp_path / "out.csv"):
+        assert score(*inputs, "--out", out) == ExitCode.OK
+        notes = capsys.readouterr().err.splitlines()
+        assert len(notes) == len(expected)
+        for note, words in zip(notes, expected, strict=True):
+            assert note.startswith("vsm-fast: note: ")
+            assert words in note
+    assert score(*inputs, "--out", tmp_path / "out", "--json") == ExitCode.OK
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (start,) = [event for event in events if event["event"] == "start"]
+    assert len(start["notes"]) == len(expected)
+
+
 def test_failures_and_their_exit_codes(score, tmp_path, capsys):
     manifest = write_pairs(tmp_path / "in", 6, broken=(1, 2, 3))
     base = ["--manifest", manifest, "--out", tmp_path / "out", "--shard-rows", "3"]

@@ -67,6 +67,17 @@ def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
     assert tight.described == 5
 
 
+def test_a_reference_that_is_replaced_is_described_again(scorer, tmp_path):
+    (row, *_) = read_manifest(write_pairs(tmp_path / "in", 1)).rows
+    memory = ReferenceMemory(scorer, 1 << 30)
+    found = []
+    for seed in (0, 9):
+        picture(seed).save(row.ref)
+        found.append(memory.get([(reference_key(row), row)]).descriptors.semantic)
+    assert memory.described == 2
+    assert not torch.equal(*found)
+
+
 def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
     """Else an interruption would: it decides which references are described together."""
     rows = read_manifest(write_pairs(tmp_path / "in", 8, references=8)).rows

@@ -14,6 +14,7 @@ import pytest
 
 from vsm_fast import __version__
 from vsm_fast.errors import Status
+from vsm_fast.jobs.manifest import read_manifest
 from vsm_fast.results.heatmap import HeatmapEvidence
 from vsm_fast.results.scores import VSMScores
 
@@ -192,6 +193,23 @@ def test_csv_and_jsonl_hold_the_same_rows(tmp_path):
     assert from_json[1]["score"] is None
     assert from_csv[0]["score"] == "0.33333334"
     assert from_csv[2]["gen_id"] == 'c,"ü".png'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=HYPERLINK(1)", "+1", "-1", "@a", "\tx", "\r=x", "\n=x", "'=x", "''=x", "'x", "", "a=b", "'"],
+)
+def test_no_text_in_csv_is_a_formula_and_a_manifest_reads_the_original(tmp_path, text):
+    scores = make().with_columns({"id": [text, "y", "z"], "r": ["r"] * 3})
+    scores.to_csv(tmp_path / "s.csv")
+    with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
+        written = next(csv.DictReader(file))["id"]
+    assert not written.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    rows = read_manifest(tmp_path / "s.csv", {"ref": "r", "gen": "gen_id"}).rows
+    assert rows[0].id == (text.strip() or "row 1")
+    scores.to_jsonl(tmp_path / "s.jsonl")
+    assert json.loads((tmp_path / "s.jsonl").read_text().splitlines()[0])["id"] == text
+    assert scores.to_arrow()["id"][0].as_py() == text
 
 
 def test_names_that_are_not_utf8_can_be_written(tmp_path):

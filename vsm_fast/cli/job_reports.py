@@ -35,7 +35,8 @@ def make_report(arguments: argparse.Namespace) -> Iterator[Report]:
 
 
 def _note_start(event: Event) -> list[str]:
-    notes = [
+    notes = list(event["notes"])
+    notes += [
         f"shard {shard} is scored again: {reason}" for shard, reason in event["damaged"].items()
     ]
     if event["repeated_ids"]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.storage import version_of
 from vsm_fast.images.stored import ImageLocation, StoredImage
 from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.scorer import VSMScorer
@@ -23,7 +24,12 @@ def reference_key(row: PairRow) -> ReferenceKey:
 def _identity(image: ImageLocation | AutoMask) -> str:
     if isinstance(image, AutoMask):
         return repr(image)
-    return image.identity() if isinstance(image, StoredImage) else os.fspath(image)
+    if isinstance(image, StoredImage):
+        return image.identity()
+    try:
+        return f"{os.fspath(image)}\0{version_of(os.fspath(image))}"
+    except (OSError, ValueError):  # its row says so
+        return os.fspath(image)
 
 
 class ReferenceMemory:

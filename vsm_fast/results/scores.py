@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vsm_fast import __version__
 from vsm_fast.errors import Status
 from vsm_fast.files import replacing
+from vsm_fast.results import csv_cells
 from vsm_fast.results.heatmap import HeatmapEvidence
 from vsm_fast.results.heatmap import heatmap as draw_heatmap
 from vsm_fast.results.points import MatchedPoints, point_columns
@@ -336,15 +337,23 @@ class VSMScores:
             pq.write_table(table, temporary)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file (UTF-8, header, an undefined score is empty), whole or not at all."""
+        """Write a CSV file (UTF-8, header, an undefined score is empty), whole or not at all.
+
+        A text that a spreadsheet would compute, because it starts with ``=``, ``+``, ``-``,
+        ``@``, a tab or a line break, gets a single quote in front; a manifest of ours reads it
+        without.
+        """
         with (
             replacing(path) as temporary,
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(self.columns())
+            writer.writerow(map(csv_cells.as_text, self.columns()))
             for row in self._plain_rows():
-                writer.writerow(["" if value is None else value for value in row.values()])
+                cells = ("" if value is None else value for value in row.values())
+                writer.writerow(
+                    [csv_cells.as_text(cell) if isinstance(cell, str) else cell for cell in cells]
+                )
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON object a line (an undefined score is null), whole or not at all."""

@@ -169,7 +169,7 @@ class Describer:
             counts.cumsum(0),
             torch.cat(cells),
             self._config.aggregation.grid,
-            self.identity,
+            identity=self.identity,
         )
 
     @pinned()
@@ -249,7 +249,7 @@ class Describer:
         )
         none = torch.empty(0, dtype=torch.int64)
         offsets = torch.zeros(images + 1, dtype=torch.int64)
-        return Descriptors(rows, rows, offsets, none, aggregation.grid, self.identity)
+        return Descriptors(rows, rows, offsets, none, aggregation.grid, identity=self.identity)
 
 
 def _finite(*descriptors: Tensor) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vsm_fast.differences import differences
 from vsm_fast.errors import ModelError
 from vsm_fast.files import sha256_of_table
-from vsm_fast.model.config import ModelConfig, weights_fingerprint
-from vsm_fast.runtimes.runtime import Runtime
+
+if TYPE_CHECKING:
+    from vsm_fast.model.config import ModelConfig
+    from vsm_fast.runtimes.runtime import Runtime
 
 # Fields of a configuration that change no descriptor. Any other field, also a new one, is part
 # of the identity.
@@ -71,7 +72,7 @@ def identity_of(
             calibrated; None where the runtime runs the weights themselves.
     """
     of_graph = sha256_of_table(graph) if graph else ""
-    weights = weights_fingerprint(config) if config.files else of_graph
+    weights = sha256_of_table(config.files) if config.files else of_graph
     settings: list[tuple[str, Any]] = []
     for name, value in dataclasses.asdict(config).items():
         if name not in _ASIDE:
@@ -108,3 +109,12 @@ def require_same_model(described: ModelIdentity | None, wanted: ModelIdentity | 
         f"these descriptors are those of another model ({described.name!r}) than the one that "
         f"compares them ({wanted.name!r}): {'; '.join(other)}. Describe the images again with it."
     )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A phrase for each setting that is another one; empty = all are the same."""
+    return [
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in {**now, **before}
+        if before.get(name) != now.get(name)
+    ]

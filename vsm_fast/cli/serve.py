@@ -24,7 +24,7 @@ from vsm_fast.cli.common import (
 from vsm_fast.extras import required
 
 if TYPE_CHECKING:
-    pass
+    from vsm_fast.report.serve_uploads import MaskChoice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,7 +77,7 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
     from vsm_fast.report.serve_connections import make_server
     from vsm_fast.report.serve_scoring import score_images
 
-    masks = ["whole", "auto"] if arguments.masks == "whole" else ["auto", "whole"]
+    masks: list[MaskChoice] = ["whole", "auto"] if arguments.masks == "whole" else ["auto", "whole"]
     page = _page(arguments.results, arguments.root, masks)
     with _listening(arguments.host, arguments.port) as listener:
         scorer = load_scorer(arguments)

@@ -7,6 +7,7 @@ passed over by what reads folders of Parquet files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from vsm_fast.differences import differences, recorded_settings
-from vsm_fast.errors import PairingError
+from vsm_fast.errors import WRONG_JSON, PairingError
 from vsm_fast.files import sync_folder, write_json
+from vsm_fast.identity import differences
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard, append, read_ledger
 from vsm_fast.jobs.lock import only_writer
@@ -170,3 +171,21 @@ def _refuse_strangers(path: Path) -> None:
 
 def _stranger(entry: Path, why: str) -> str:
     return f"{entry} does not belong there: {why}. Move it away, or choose another --out."
+
+
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """Read the settings that a job folder records.
+
+    Raises:
+        JobError: If the file cannot be read or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"wanted one JSON object; got {type(content).__name__}")
+    except WRONG_JSON as error:
+        raise JobError(
+            f"{path} does not say which job its folder belongs to: {error}. Restore the file, or "
+            "choose another --out."
+        ) from error
+    return content

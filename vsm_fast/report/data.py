@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vsm_fast.differences import recorded_settings
 from vsm_fast.errors import PairingError, ResultsError
 from vsm_fast.images.storage import files_in, suffix_of
+from vsm_fast.jobs.job_folder import recorded_settings
 from vsm_fast.jobs.text_tables import csv_records, jsonl_records
 from vsm_fast.results.points import POINT_COLUMNS
 
@@ -141,17 +141,18 @@ def _table(file: Path) -> pyarrow.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    read_text = {".csv": csv_records, ".jsonl": jsonl_records}.get(file.suffix.lower())
+    kind = file.suffix.lower()
     try:
-        if read_text is None:
+        if kind == ".parquet":
             return pq.ParquetFile(file).read()
-        rows = [record for _, record in read_text(str(file))]
+        records = csv_records(str(file)) if kind == ".csv" else jsonl_records(str(file))
+        rows = [record for _, record in records]
     except FileNotFoundError:
         raise ResultsError(f"{file} does not exist.") from None
     except (pa.ArrowException, OSError, PairingError) as error:
-        kind = "a Parquet file" if read_text is None else "a table"
+        wanted = "a Parquet file" if kind == ".parquet" else "a table"
         raise ResultsError(
-            f"{file} is not {kind}: {str(error).rstrip('.')}. A report needs what vsm-fast score "
+            f"{file} is not {wanted}: {str(error).rstrip('.')}. A report needs what vsm-fast score "
             "--out RESULTS.parquet --points writes."
         ) from None
     columns = dict.fromkeys(name for row in rows for name in row)

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Protocol
 
 from recipes.tiny.procedural_pairs import ProceduralSubjects
 from vsm_fast import __version__
-from vsm_fast.differences import differences, recorded_settings
 from vsm_fast.errors import PairingError
 from vsm_fast.files import write_json
+from vsm_fast.identity import differences
+from vsm_fast.jobs.job_folder import recorded_settings
 from vsm_fast.lab.pairs.pair_inputs import PairInput, open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import write_shard

@@ -143,14 +143,14 @@ def _table(file: Path) -> pyarrow.Table:
 
     kind = file.suffix.lower()
     try:
-        if kind == ".parquet":
+        if kind not in (".csv", ".jsonl"):
             return pq.ParquetFile(file).read()
         records = csv_records(str(file)) if kind == ".csv" else jsonl_records(str(file))
         rows = [record for _, record in records]
     except FileNotFoundError:
         raise ResultsError(f"{file} does not exist.") from None
     except (pa.ArrowException, OSError, PairingError) as error:
-        wanted = "a Parquet file" if kind == ".parquet" else "a table"
+        wanted = "a table" if kind in (".csv", ".jsonl") else "a Parquet file"
         raise ResultsError(
             f"{file} is not {wanted}: {str(error).rstrip('.')}. A report needs what vsm-fast score "
             "--out RESULTS.parquet --points writes."

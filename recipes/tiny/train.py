@@ -36,7 +36,7 @@ from recipes.tiny.examples import (
 )
 from recipes.tiny.joint import JointTraining, train_joint
 from recipes.tiny.metric_losses import SimilarityCurve
-from vsm_fast.lab.evaluation.evaluating import OTHER_SUBJECT
+from vsm_fast.lab.evaluation.run import OTHER_SUBJECT
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.pairs.photographs import load_photographs
 from vsm_fast.lab.pairs.protocol import benchmark_pairs

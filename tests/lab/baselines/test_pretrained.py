@@ -13,11 +13,11 @@ from pretrained_models import IMAGENET_MEAN, IMAGENET_STD, save_clip, save_dino,
 from transformers import CLIPModel, Dinov2Model, ViTImageProcessorPil, ViTModel
 
 from vsm_fast.errors import ModelError
-from vsm_fast.lab.baselines.crops import subject_crop
+from vsm_fast.lab.baselines.baseline import subject_crop
 from vsm_fast.lab.baselines.pretrained import (
     PRETRAINED,
     ImageEncoder,
-    _covered,
+    covered_patches,
     pretrained_baseline,
 )
 from vsm_fast.lab.pairs.pairs import ControlledPair
@@ -169,7 +169,7 @@ def test_a_thin_subject_keeps_a_patch():
     mask = np.zeros((32, 32), bool)
     mask[:, 9] = True
     mask[16:, 10] = True
-    assert _covered(mask, 4).reshape(4, 4).tolist() == [
+    assert covered_patches(mask, 4).reshape(4, 4).tolist() == [
         [False] * 4, [False] * 4, [False, True, False, False], [False, True, False, False],
     ]  # fmt: skip
 
@@ -198,7 +198,7 @@ def test_wrong_names_and_models_are_refused(folders, monkeypatch):
     with pytest.raises(ValueError, match="own weights"):
         pretrained_baseline("lpips", source=folders["dino"])
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"vsm_fast\[pairs\]"):
+    with pytest.raises(ImportError, match=r"\[lab\]"):
         pretrained_baseline("dino", source=folders["dino"])
 
 

@@ -17,11 +17,10 @@ from vsm_fast import VSMScorer
 from vsm_fast.errors import TrainingError
 from vsm_fast.lab.pairs.pair_shards import read_pairs, write_shard
 from vsm_fast.lab.training import feature_cache
-from vsm_fast.lab.training.calibration import match_points
+from vsm_fast.lab.training.calibration import match_points, stored_point_table
 from vsm_fast.lab.training.contrastive import AggregationPair
 from vsm_fast.lab.training.feature_cache import training_features, validation_features
 from vsm_fast.lab.training.features import FeatureSettings, PairFeatures
-from vsm_fast.lab.training.validation import stored_point_table
 from vsm_fast.model.config import ModelConfig
 from vsm_fast.model.load import build_backbone, read_config
 
@@ -88,7 +87,7 @@ def test_a_lost_shard_is_made_again(
         content = shard.read_bytes()[:50]
         shard.unlink()
         shard.write_bytes(content)
-        with pytest.raises(ValueError, match=r"00001.safetensors .* delete it"):
+        with pytest.raises(ValueError, match=r"00001.safetensors .* Delete it"):
             training_features(*_parts(model), settings, pairs, tmp_path / "f")
     shard.unlink()
     again = training_features(*_parts(model), settings, pairs, tmp_path / "f")[3]
@@ -127,7 +126,7 @@ def test_another_model_or_other_settings_are_refused(model: Path, tmp_path: Path
     settings = FeatureSettings(variants=1)
     training_features(backbone, config, settings, pairs, tmp_path / "f")
     later = replace(config, backbone=replace(config.backbone, timestep=51))
-    with pytest.raises(TrainingError, match=r"features of other backbone; .*delete"):
+    with pytest.raises(TrainingError, match=r"features of other backbone. .*delete"):
         training_features(backbone, later, settings, pairs, tmp_path / "f")
     with pytest.raises(TrainingError, match="features of other settings"):
         training_features(backbone, config, replace(settings, seed=1), pairs, tmp_path / "f")

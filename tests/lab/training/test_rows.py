@@ -38,7 +38,7 @@ def test_no_shards_have_no_rows() -> None:
 def test_a_damaged_shard_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad.safetensors cannot be read .*made again"):
+    with pytest.raises(ValueError, match=r"bad.safetensors cannot be read: .*Delete it"):
         RowShards([path])
 
 

@@ -1,8 +1,8 @@
-"""The contrastive objective of the two aggregation networks (arXiv 2509.21989, training).
+"""Contrastive objective of the two aggregation networks (arXiv 2509.21989, training).
 
-Each term is a symmetric cross-entropy over matched points: row ``n`` of the query belongs to
-row ``n`` of the key. Inside an altered part the similarities are negated, so that the visual
-descriptors of a point and of its altered counterpart are driven apart.
+Each term is a symmetric cross-entropy over matched points: row ``n`` of the query matches row
+``n`` of the key. Inside an altered part the similarities are negated, which drives the visual
+descriptors of a point and of its altered counterpart apart.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ TEMPERATURE = 0.07
 def matched_cross_entropy(
     query: Tensor, key: Tensor, *, negate: bool = False, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """Symmetric cross-entropy of matched descriptors.
+    """Return the symmetric cross-entropy of matched descriptors.
 
     Args:
         query: float [N, D], unit length.
         key: float [N, D], unit length; row ``n`` matches ``query[n]``.
-        negate: Negate the similarities: drives matched rows apart instead of together.
-        temperature: What similarities are divided by.
+        negate: Whether to negate the similarities, which drives matched rows apart.
+        temperature: Divisor of the similarities.
 
     Returns:
-        Scalar mean of both directions; 0 (with a graph) when ``N`` is 0.
+        Scalar mean of both directions; 0 (with a graph) if ``N`` is 0.
     """
     if len(query) == 0:
         return query.sum() * 0.0
@@ -36,17 +36,17 @@ def matched_cross_entropy(
 
 
 def nearest_margin(query: Tensor, key: Tensor, *, low: float, matched: bool) -> Tensor:
-    """Hinge on the similarity that the metric thresholds.
+    """Return the hinge loss on the similarity that the metric thresholds.
 
-    The metric compares the *nearest* visual similarity with a fixed threshold, which
-    cross-entropy alone leaves without an absolute scale. Matched points are pulled above
-    ``1 - low`` at their match, altered points pushed below ``low`` at their nearest
-    neighbour. An addition of ours, not part of the published objective.
+    The metric compares the *nearest* visual similarity with a fixed threshold, while
+    cross-entropy leaves the scale of similarities open. The hinge pulls matched points above
+    ``1 - low`` at their match and pushes altered points below ``low`` at their nearest
+    neighbour. It is our addition, not part of the published objective.
 
     Args:
         query: float [N, D], unit length.
-        key: matched: float [N, D] rows of the matches; else float [M, D] all key points.
-        low: Similarity under which two points count as different, in (0, 0.5).
+        key: matched: float [N, D], the matches; else float [M, D], all key points.
+        low: Maximum similarity of different points, in (0, 0.5).
         matched: Which of the two hinges to compute.
     """
     if len(query) == 0 or len(key) == 0:

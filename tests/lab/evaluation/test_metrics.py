@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from vsm_fast.lab.evaluation.bootstrap import Bootstrap
-from vsm_fast.lab.evaluation.measures import (
+from vsm_fast.lab.evaluation.metrics import (
     auroc,
     correlation_gain,
     correlations,

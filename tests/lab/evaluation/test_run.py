@@ -14,8 +14,8 @@ from scipy.stats import pearsonr
 
 from vsm_fast.errors import PairingError
 from vsm_fast.lab.evaluation import Bootstrap, Evaluation, evaluate
-from vsm_fast.lab.evaluation.measures import auroc
-from vsm_fast.lab.evaluation.measuring import measure, vsm_name
+from vsm_fast.lab.evaluation.metrics import auroc
+from vsm_fast.lab.evaluation.run import measure, vsm_name
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.scorer import VSMScorer
 

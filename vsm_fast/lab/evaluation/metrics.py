@@ -1,6 +1,6 @@
-"""The figures of an evaluation: correlation, localisation, separation. Arrays in, numbers out.
+"""Evaluation figures: correlation and separation.
 
-What is undefined (NaN in, too few values, a constant) is NaN here and counted, never 0.
+Undefined results (NaN in, too few values, a constant) are NaN and counted, never 0.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from vsm_fast.lab.evaluation.bootstrap import Bootstrap, Estimate, Floats
 
 MIN_PAIRS = 3  # two points always lie on a line
-MIN_INTERVAL = 10  # resamples of fewer pairs repeat too few different ones to say anything
+MIN_INTERVAL = 10  # resamples of fewer pairs hold too few distinct pairs for an interval
 _FLAT = 1e-12  # share of the variance below which a resample counts as constant
 
 
@@ -22,8 +22,8 @@ class Correlation:
     """Correlation of a metric with a target.
 
     Attributes:
-        n: Pairs that have both.
-        undefined: Pairs of these whose metric is undefined; they are not in ``n``.
+        n: Pairs with a metric and a target.
+        undefined: Pairs with a target and no metric; not part of ``n``.
         pearson: Pearson's r.
         spearman: Spearman's rho, ties at their mean rank.
     """
@@ -36,7 +36,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much one metric correlates better than another, on the pairs where both are known."""
+    """Correlation of one metric minus that of another, on the ``n`` pairs that have both."""
 
     n: int
     pearson: Estimate
@@ -45,16 +45,16 @@ class Gain:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a metric tells consistent pairs of one subject from pairs of two subjects.
+    """Separation of consistent pairs of one subject from pairs of two subjects.
 
     Attributes:
-        higher: Share of all comparisons (one pair of each) in which the same subject has the
-            higher value, strictly.
-        tied: Share in which both are equal.
+        higher: Share of all comparisons (one pair of each) in which the pair of one subject has
+            the strictly higher value.
+        tied: Share of comparisons with equal values.
         mean_same: Mean of the pairs of one subject.
         mean_other: Mean of the pairs of two subjects.
         n_same, n_other: Pairs with a value.
-        undefined_same, undefined_other: Pairs without one; they are in no comparison.
+        undefined_same, undefined_other: Pairs without a value; excluded from all comparisons.
     """
 
     higher: float
@@ -74,13 +74,13 @@ def correlations(
     clusters: ArrayLike | None = None,
     bootstrap: Bootstrap | None = None,
 ) -> Correlation:
-    """Pearson's and Spearman's correlation of a metric with the oracle, with intervals.
+    """Return Pearson's and Spearman's correlation of a metric with a target, with intervals.
 
     Args:
         metric: float [P], higher = more consistent; NaN where undefined.
-        target: float [P], the oracle or a human rating; pairs at NaN have none and are left out.
-        clusters: [P], resampled as wholes (the subject); None resamples pairs.
-        bootstrap: None takes the defaults.
+        target: float [P], the oracle or a human rating; pairs with NaN are left out.
+        clusters: [P], cluster (subject) of each pair, resampled as a whole; None resamples pairs.
+        bootstrap: Settings of the intervals; None = the defaults.
 
     Returns:
         NaN for fewer than three pairs or a constant; no interval for fewer than ten pairs.
@@ -88,10 +88,10 @@ def correlations(
     Source: arXiv 2509.21989, evaluation (the coefficients; the intervals are ours).
     """
     x, y = _columns(metric, target)
-    wanted = np.isfinite(y)
-    known = wanted & np.isfinite(x)
-    x, y = x[known], y[known]
-    groups = None if clusters is None else np.asarray(clusters)[known]
+    with_target = np.isfinite(y)
+    defined = with_target & np.isfinite(x)
+    x, y = x[defined], y[defined]
+    groups = None if clusters is None else np.asarray(clusters)[defined]
     bootstrap = _enough(bootstrap, len(x))
     ranks_x, ranks_y = _Ranks(x), _Ranks(y)
 
@@ -100,7 +100,7 @@ def correlations(
 
     return Correlation(
         n=len(x),
-        undefined=int(wanted.sum()) - len(x),
+        undefined=int(with_target.sum()) - len(x),
         pearson=bootstrap.estimate(lambda weights: _pearson(x, y, weights), len(x), groups),
         spearman=bootstrap.estimate(spearman, len(x), groups),
     )
@@ -114,10 +114,10 @@ def correlation_gain(
     clusters: ArrayLike | None = None,
     bootstrap: Bootstrap | None = None,
 ) -> Gain:
-    """Correlation of ``metric`` minus that of ``other``, on the same resamples.
+    """Return the correlation of ``metric`` minus that of ``other``, on the same resamples.
 
-    The metrics see the same pairs, so the interval of their difference is narrower than their
-    two intervals suggest.
+    Both metrics see the same pairs: the interval of the difference is narrower than the two
+    separate intervals suggest.
 
     Args:
         metric: float [P].
@@ -128,9 +128,9 @@ def correlation_gain(
     """
     first, y = _columns(metric, target)
     second, _ = _columns(other, target)
-    known = np.isfinite(first) & np.isfinite(second) & np.isfinite(y)
-    first, second, y = first[known], second[known], y[known]
-    groups = None if clusters is None else np.asarray(clusters)[known]
+    defined = np.isfinite(first) & np.isfinite(second) & np.isfinite(y)
+    first, second, y = first[defined], second[defined], y[defined]
+    groups = None if clusters is None else np.asarray(clusters)[defined]
     ranks = [_Ranks(column) for column in (first, second, y)]
     bootstrap = _enough(bootstrap, len(y))
 
@@ -138,8 +138,8 @@ def correlation_gain(
         return _pearson(first, y, weights) - _pearson(second, y, weights)
 
     def spearman(weights: Floats) -> Floats:
-        one, two, wanted = (column(weights) for column in ranks)
-        return _pearson(one, wanted, weights) - _pearson(two, wanted, weights)
+        one, two, goal = (column(weights) for column in ranks)
+        return _pearson(one, goal, weights) - _pearson(two, goal, weights)
 
     return Gain(
         len(y),
@@ -156,24 +156,46 @@ def separation(same: ArrayLike, other: ArrayLike) -> Separation:
         other: float [M], values of pairs of two subjects.
     """
     mine, theirs = np.asarray(same, np.float64), np.asarray(other, np.float64)
-    known, foreign = mine[np.isfinite(mine)], np.sort(theirs[np.isfinite(theirs)])
-    below = np.searchsorted(foreign, known, "left")
-    equal = np.searchsorted(foreign, known, "right") - below
-    comparisons = len(known) * len(foreign)
+    ours, foreign = mine[np.isfinite(mine)], np.sort(theirs[np.isfinite(theirs)])
+    below = np.searchsorted(foreign, ours, "left")
+    equal = np.searchsorted(foreign, ours, "right") - below
+    comparisons = len(ours) * len(foreign)
     return Separation(
         higher=below.sum() / comparisons if comparisons else float("nan"),
         tied=equal.sum() / comparisons if comparisons else float("nan"),
-        mean_same=float(known.mean()) if len(known) else float("nan"),
+        mean_same=float(ours.mean()) if len(ours) else float("nan"),
         mean_other=float(foreign.mean()) if len(foreign) else float("nan"),
-        n_same=len(known),
+        n_same=len(ours),
         n_other=len(foreign),
-        undefined_same=len(mine) - len(known),
+        undefined_same=len(mine) - len(ours),
         undefined_other=len(theirs) - len(foreign),
     )
 
 
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """Return the probability that a positive value exceeds a negative one, ties counted half.
+
+    Args:
+        positive: float [n].
+        negative: float [m].
+
+    Returns:
+        In [0, 1]; NaN if either is empty.
+    """
+    compared = separation(positive, negative)
+    return float(compared.higher + compared.tied / 2)
+
+
+def mean_estimate(values: Floats, clusters: ArrayLike | None, bootstrap: Bootstrap) -> Estimate:
+    """Return the mean of the defined values with its interval."""
+    defined = np.isfinite(values)
+    column = values[defined]
+    groups = None if clusters is None else np.asarray(clusters)[defined]
+    return bootstrap.estimate(lambda w: (w @ column) / w.sum(axis=1), len(column), groups)
+
+
 def _enough(bootstrap: Bootstrap | None, pairs: int) -> Bootstrap:
-    """The bootstrap to use: without resamples where there are too few pairs."""
+    """Return the bootstrap, without resamples if there are too few pairs for an interval."""
     chosen = bootstrap or Bootstrap()
     return chosen if pairs >= MIN_INTERVAL else replace(chosen, resamples=0)
 
@@ -188,10 +210,10 @@ def _columns(metric: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's r of weighted pairs: x, y [n] or [r, n], weights [r, n] -> [r]."""
+    """Return Pearson's r of weighted pairs: x, y [n] or [r, n], weights [r, n] -> [r]."""
     if x.shape[-1] < MIN_PAIRS:
         return np.full(len(weights), np.nan)
-    # Centred before the products are summed: the variance of 0.9 +- 1e-6 would be lost.
+    # Centre before summing products: the variance of 0.9 +- 1e-6 would be lost.
     x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
     total = weights.sum(axis=1)
 
@@ -200,19 +222,18 @@ def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
         return np.asarray(summed / total, np.float64)
 
     mean_x, mean_y = mean(x), mean(y)
-    variances = [mean(x * x) - mean_x**2, mean(y * y) - mean_y**2]
+    variance_x, variance_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
-    spreads = [(z * z).mean(axis=-1) for z in (x, y)]
-    defined = np.all(
-        [var > _FLAT * spread for var, spread in zip(variances, spreads, strict=True)], axis=0
+    varies = (variance_x > _FLAT * (x * x).mean(axis=-1)) & (
+        variance_y > _FLAT * (y * y).mean(axis=-1)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = covariance / np.sqrt(np.maximum(variances[0], 0) * np.maximum(variances[1], 0))
-    return np.where(defined, np.clip(r, -1, 1), np.nan)
+        r = covariance / np.sqrt(np.maximum(variance_x, 0) * np.maximum(variance_y, 0))
+    return np.where(varies, np.clip(r, -1, 1), np.nan)
 
 
 class _Ranks:
-    """Ranks of a column when each value occurs as often as its weight says; ties share theirs."""
+    """Ranks of a column with every value repeated by its weight; ties share their mean rank."""
 
     def __init__(self, column: Floats) -> None:
         values, self._place = np.unique(column, return_inverse=True)
@@ -220,34 +241,7 @@ class _Ranks:
         self._starts = np.searchsorted(column[self._order], values)
 
     def __call__(self, weights: Floats) -> Floats:
-        """float64 [r, n] -> the rank of each value in each resample, float64 [r, n]."""
+        """Map weights float64 [r, n] to the rank of each value in each resample."""
         count = np.add.reduceat(weights[:, self._order], self._starts, axis=1)
         ranks = count.cumsum(axis=1) - (count - 1) / 2
         return np.asarray(ranks[:, self._place], np.float64)
-
-
-def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
-    """Probability that a positive value is above a negative one, equal ones counted half.
-
-    Args:
-        positive: float [n].
-        negative: float [m].
-
-    Returns:
-        In [0, 1]; NaN when either is empty.
-    """
-    above, below = np.asarray(positive, np.float64), np.sort(np.asarray(negative, np.float64))
-    if not len(above) or not len(below):
-        return float("nan")
-    wins = np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")
-    return float(wins.sum() / (2 * len(above) * len(below)))
-
-
-def mean_estimate(
-    values: NDArray[np.float64], clusters: ArrayLike | None, bootstrap: Bootstrap
-) -> Estimate:
-    """Mean of the values that are defined, with its interval."""
-    known = np.isfinite(values)
-    column = values[known]
-    groups = None if clusters is None else np.asarray(clusters)[known]
-    return bootstrap.estimate(lambda w: (w @ column) / w.sum(axis=1), len(column), groups)

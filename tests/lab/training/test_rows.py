@@ -28,9 +28,6 @@ def test_rows_of_several_shards_are_one_sequence(tmp_path: Path) -> None:
     assert shards.notes("other") == []
     with pytest.raises(IndexError, match=r"\[0, 6\); got 6"):
         shards[6]
-
-
-def test_no_shards_have_no_rows() -> None:
     assert len(RowShards([])) == 0
 
 

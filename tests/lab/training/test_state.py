@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vsm_fast.lab.training.state import load_state, read_step, save_state
+from vsm_fast.lab.training.state import load_state, read_notes, read_step, save_state
 
 
 def _step(model: nn.Linear, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -50,14 +50,10 @@ def test_no_file_is_a_fresh_start(tmp_path: Path) -> None:
     assert torch.equal(model.weight, before)
 
 
-def test_saving_leaves_no_temporary_file(tmp_path: Path) -> None:
-    model, optimizer = _fresh()
-    save_state(tmp_path / "state.safetensors", 0, {"model": model}, optimizer)
-    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
-
-
-def test_the_step_is_read_without_the_weights(tmp_path) -> None:
+def test_step_and_notes_are_read_without_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
-    assert read_step(path) == 0
-    save_state(path, 7, {"net": torch.nn.Linear(2, 1)})
+    assert (read_step(path), read_notes(path)) == (0, None)
+    save_state(path, 7, {"net": torch.nn.Linear(2, 1)}, notes={"a": [1]})
     assert read_step(path) == load_state(path, {}) == 7
+    assert read_notes(path) == {"a": [1]}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]

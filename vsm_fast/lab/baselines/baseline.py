@@ -40,13 +40,7 @@ class Baseline(Protocol):
 
 @dataclass
 class CropBaseline:
-    """Baseline that compares crops of the two subjects.
-
-    Attributes:
-        name: Column name.
-        side: Side of the crops in pixels.
-        compare: Function of N generated crops and N reference crops that returns N values.
-    """
+    """Baseline that maps N generated and N reference crops of ``side`` pixels to N values."""
 
     name: str
     side: int

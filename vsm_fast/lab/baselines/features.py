@@ -23,10 +23,7 @@ _BATCH = 8  # images per forward pass
 class CellFeatures:
     """Features of the grid cells of one subject; unit-length rows, float32 [N, C] each.
 
-    Attributes:
-        raw: The backbone's levels, each resized to the grid and normalised, concatenated.
-        semantic: Semantic descriptors.
-        visual: Visual descriptors.
+    ``raw`` concatenates the backbone's levels, each resized to the grid and normalised.
     """
 
     raw: Tensor
@@ -35,13 +32,9 @@ class CellFeatures:
 
 
 class SubjectFeatures:
-    """Feature extraction with a cache of the last batch.
+    """Feature extraction with the scorer's network and framing, and a cache of the last batch.
 
-    The baselines of one evaluation share an instance, which then extracts the features of each
-    image once.
-
-    Args:
-        scorer: Source of the network and the framing.
+    The baselines of one evaluation share an instance: each image passes the network once.
     """
 
     def __init__(self, scorer: VSMScorer) -> None:
@@ -95,13 +88,7 @@ class SubjectFeatures:
 
 @dataclass
 class FeatureBaseline:
-    """Baseline that compares the cell features of the two subjects.
-
-    Attributes:
-        name: Column name.
-        features: Feature extraction, shared by the baselines of an evaluation.
-        compare: Function of the generated and the reference features that returns a scalar.
-    """
+    """Baseline that maps the generated and the reference features to a scalar."""
 
     name: str
     features: SubjectFeatures

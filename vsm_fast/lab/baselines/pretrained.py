@@ -82,8 +82,8 @@ class ImageEncoder:
 
     def cosine(self, generations: list[Crop], references: list[Crop]) -> Tensor:
         """Return the cosine of the image vectors, float64 [N]: CLIP-I and DINO."""
-        vectors = [self([crop for crop, _ in side])[0] for side in (generations, references)]
-        return F.cosine_similarity(*vectors).double()
+        one, two = (self([crop for crop, _ in side])[0] for side in (generations, references))
+        return F.cosine_similarity(one, two).double()
 
     def patch_nearest(self, generations: list[Crop], references: list[Crop]) -> Tensor:
         """Return the mean best cosine of the generated patches with reference patches, float64 [N].

@@ -5,6 +5,7 @@ Undefined results (NaN in, too few values, a constant) are NaN and counted, neve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,13 +20,9 @@ _FLAT = 1e-12  # share of the variance below which a resample counts as constant
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of a metric with a target.
+    """Correlation of a metric with a target over ``n`` pairs; Spearman ties share a mean rank.
 
-    Attributes:
-        n: Pairs with a metric and a target.
-        undefined: Pairs with a target and no metric; not part of ``n``.
-        pearson: Pearson's r.
-        spearman: Spearman's rho, ties at their mean rank.
+    ``undefined`` counts the pairs with a target and no metric; they are not part of ``n``.
     """
 
     n: int
@@ -87,23 +84,9 @@ def correlations(
 
     Source: arXiv 2509.21989, evaluation (the coefficients; the intervals are ours).
     """
-    x, y = _columns(metric, target)
-    with_target = np.isfinite(y)
-    defined = with_target & np.isfinite(x)
-    x, y = x[defined], y[defined]
-    groups = None if clusters is None else np.asarray(clusters)[defined]
-    bootstrap = _enough(bootstrap, len(x))
-    ranks_x, ranks_y = _Ranks(x), _Ranks(y)
-
-    def spearman(weights: Floats) -> Floats:
-        return _pearson(ranks_x(weights), ranks_y(weights), weights)
-
-    return Correlation(
-        n=len(x),
-        undefined=int(with_target.sum()) - len(x),
-        pearson=bootstrap.estimate(lambda weights: _pearson(x, y, weights), len(x), groups),
-        spearman=bootstrap.estimate(spearman, len(x), groups),
-    )
+    n, pearson, spearman = _estimates([metric], target, clusters, bootstrap)
+    with_target = int(np.isfinite(np.asarray(target, np.float64)).sum())
+    return Correlation(n, with_target - n, pearson, spearman)
 
 
 def correlation_gain(
@@ -117,34 +100,41 @@ def correlation_gain(
     """Return the correlation of ``metric`` minus that of ``other``, on the same resamples.
 
     Both metrics see the same pairs: the interval of the difference is narrower than the two
-    separate intervals suggest.
-
-    Args:
-        metric: float [P].
-        other: float [P].
-        target: float [P].
-        clusters: As for :func:`correlations`.
-        bootstrap: As for :func:`correlations`.
+    separate intervals suggest. Arguments are those of :func:`correlations`.
     """
-    first, y = _columns(metric, target)
-    second, _ = _columns(other, target)
-    defined = np.isfinite(first) & np.isfinite(second) & np.isfinite(y)
-    first, second, y = first[defined], second[defined], y[defined]
+    return Gain(*_estimates([metric, other], target, clusters, bootstrap))
+
+
+def _estimates(
+    metrics: Sequence[ArrayLike],
+    target: ArrayLike,
+    clusters: ArrayLike | None,
+    bootstrap: Bootstrap | None,
+) -> tuple[int, Estimate, Estimate]:
+    """Return (pairs, Pearson, Spearman) of a metric, or of the first metric minus the second."""
+    columns = [np.asarray(column, np.float64) for column in (*metrics, target)]
+    if any(column.shape != columns[-1].shape or column.ndim != 1 for column in columns):
+        shapes = " and ".join(str(column.shape) for column in columns)
+        raise ValueError(f"metrics and their target must be 1-D and equally long; got {shapes}.")
+    defined = np.isfinite(columns).all(axis=0)
+    columns = [column[defined] for column in columns]
     groups = None if clusters is None else np.asarray(clusters)[defined]
-    ranks = [_Ranks(column) for column in (first, second, y)]
-    bootstrap = _enough(bootstrap, len(y))
+    ranks = [_Ranks(column) for column in columns]
+    n = len(columns[-1])
+    bootstrap = bootstrap or Bootstrap()
+    if n < MIN_INTERVAL:
+        bootstrap = replace(bootstrap, resamples=0)
 
-    def pearson(weights: Floats) -> Floats:
-        return _pearson(first, y, weights) - _pearson(second, y, weights)
+    def pearson(columns: Sequence[Floats], weights: Floats) -> Floats:
+        first, *second = (_pearson(column, columns[-1], weights) for column in columns[:-1])
+        return first - second[0] if second else first
 
-    def spearman(weights: Floats) -> Floats:
-        one, two, goal = (column(weights) for column in ranks)
-        return _pearson(one, goal, weights) - _pearson(two, goal, weights)
-
-    return Gain(
-        len(y),
-        bootstrap.estimate(pearson, len(y), groups),
-        bootstrap.estimate(spearman, len(y), groups),
+    return (
+        n,
+        bootstrap.estimate(lambda weights: pearson(columns, weights), n, groups),
+        bootstrap.estimate(
+            lambda weights: pearson([r(weights) for r in ranks], weights), n, groups
+        ),
     )
 
 
@@ -173,14 +163,9 @@ def separation(same: ArrayLike, other: ArrayLike) -> Separation:
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
-    """Return the probability that a positive value exceeds a negative one, ties counted half.
+    """Return the probability that a value of float [n] exceeds one of float [m]; ties count half.
 
-    Args:
-        positive: float [n].
-        negative: float [m].
-
-    Returns:
-        In [0, 1]; NaN if either is empty.
+    NaN if either is empty.
     """
     compared = separation(positive, negative)
     return float(compared.higher + compared.tied / 2)
@@ -192,21 +177,6 @@ def mean_estimate(values: Floats, clusters: ArrayLike | None, bootstrap: Bootstr
     column = values[defined]
     groups = None if clusters is None else np.asarray(clusters)[defined]
     return bootstrap.estimate(lambda w: (w @ column) / w.sum(axis=1), len(column), groups)
-
-
-def _enough(bootstrap: Bootstrap | None, pairs: int) -> Bootstrap:
-    """Return the bootstrap, without resamples if there are too few pairs for an interval."""
-    chosen = bootstrap or Bootstrap()
-    return chosen if pairs >= MIN_INTERVAL else replace(chosen, resamples=0)
-
-
-def _columns(metric: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
-    x, y = np.asarray(metric, np.float64), np.asarray(target, np.float64)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(
-            f"a metric and its target must be 1-D and equally long; got {x.shape} and {y.shape}."
-        )
-    return x, y
 
 
 def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:

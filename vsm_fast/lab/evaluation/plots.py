@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from vsm_fast.lab.evaluation.run import OTHER_SUBJECT, UNALTERED, Evaluation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+matplotlib = required("matplotlib", "a figure of the evaluation")
 
 SLIGHT = 0.3  # maximum altered share of a slightly altered pair
 _COLUMNS = 4
@@ -71,6 +72,10 @@ def _labels(evaluation: Evaluation, metric: str) -> tuple[str, str, tuple[float,
     return (*_LABELS.get(metric, (metric, metric)), None)
 
 
+_Draw = Callable[[Evaluation], "Figure | None"]
+_styled: Callable[[_Draw], _Draw] = matplotlib.rc_context(_STYLE)  # restores the caller's style
+
+
 def oracle_bins(evaluation: Evaluation) -> dict[str, NDArray[np.bool_]]:
     """Group the pairs by altered share, bool [P] each.
 
@@ -90,18 +95,6 @@ def oracle_bins(evaluation: Evaluation) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _styled(draw: Callable[[Evaluation], Figure | None]) -> Callable[[Evaluation], Figure | None]:
-    """Draw in this module's style and restore the caller's."""
-
-    @wraps(draw)
-    def styled(evaluation: Evaluation) -> Figure | None:
-        matplotlib = required("matplotlib", "a figure of the evaluation")
-        with matplotlib.rc_context(_STYLE):
-            return draw(evaluation)
-
-    return styled
-
-
 @_styled
 def draw_scatter(evaluation: Evaluation) -> Figure | None:
     """Draw each metric against the oracle, with the regression line and the correlations.
@@ -110,9 +103,6 @@ def draw_scatter(evaluation: Evaluation) -> Figure | None:
 
     Returns:
         The figure; None if no metric has a value.
-
-    Raises:
-        ImportError: If matplotlib is not installed. Names the extra.
     """
     bins = oracle_bins(evaluation)
     bins.pop(OTHER_SUBJECT)
@@ -161,7 +151,7 @@ def draw_kde(evaluation: Evaluation) -> Figure | None:
         The figure; None if no group has enough values.
 
     Raises:
-        ImportError: If matplotlib or scipy is not installed. Names the extra.
+        ImportError: If scipy is not installed. Names the extra.
     """
     gaussian_kde = required("scipy.stats", "the density figure").gaussian_kde
     groups = oracle_bins(evaluation)
@@ -205,9 +195,6 @@ def draw_localisation(evaluation: Evaluation) -> Figure | None:
 
     Returns:
         The figure; None if no pair has anything to localise.
-
-    Raises:
-        ImportError: If matplotlib is not installed. Names the extra.
     """
     sources = (
         ("matched points", evaluation.points, [p.points for p in evaluation.pairs], _BLUE),
@@ -238,12 +225,12 @@ def draw_localisation(evaluation: Evaluation) -> Figure | None:
 
 def _panels(count: int, side: float = 2.1) -> tuple[Figure, Sequence[Axes]]:
     """Create a figure with ``count`` panels in rows of at most four, without a window."""
-    figures = required("matplotlib.figure", "a figure of the evaluation")
+    from matplotlib.figure import Figure
+
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
-    figure = figures.Figure(
-        figsize=(columns * side * 1.12, rows * side + 0.35), layout="constrained"
-    )
+    size = (columns * side * 1.12, rows * side + 0.35)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in grid[count:]:
         ax.set_axis_off()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -78,12 +78,8 @@ class PairMeasurement:
 class GroupCorrelation:
     """Correlation of one metric with one target over a group of pairs.
 
-    Attributes:
-        metric: Column.
-        target: ``"oracle"`` or ``"human"``.
-        by: ``"all"``, ``"kind"``, ``"view"`` or ``"subject"``.
-        group: The kind, view or subject; ``""`` for all.
-        correlation: Coefficients with intervals.
+    ``target`` is ``"oracle"`` or ``"human"``; ``by`` is ``"all"`` (with ``group`` ``""``),
+    ``"kind"``, ``"view"`` or ``"subject"``.
     """
 
     metric: str
@@ -204,18 +200,45 @@ def evaluate(
     wrong = [tau for tau in thresholds if not -1 <= tau <= 1]
     if wrong:
         raise ValueError(f"visual thresholds must lie in [-1, 1]; got {wrong}.")
+    rows: list[PairMeasurement] = []
+    stream = iter(pairs)
     with reporting(progress, 2 * total) as advance:
-        rows = tuple(
-            measure(
-                pairs,
-                scorer,
-                baselines,
-                visual_thresholds=thresholds,
+        while batch := list(islice(stream, batch_size)):
+            scores = scorer.score(
+                [pair.original_2 for pair in batch],
+                [pair.altered_1 for pair in batch],
+                ref_masks=[pair.mask_2 for pair in batch],
+                gen_masks=[pair.mask_1 for pair in batch],
                 semantic_threshold=semantic_threshold,
-                batch_size=batch_size,
-                advance=advance,
+                visual_threshold=own.visual,
+                heatmaps=True,
             )
-        )
+            columns = {vsm_name(tau): scores.at(tau).astype(np.float64) for tau in thresholds}
+            for baseline in baselines:
+                values = np.asarray(baseline(batch), np.float64)
+                if values.shape != (len(batch),) or np.isinf(values).any():
+                    infinite = int(np.isinf(values).sum())
+                    raise ValueError(
+                        f"baseline {baseline.name!r} must return {len(batch)} finite numbers or "
+                        f"NaN; got shape {values.shape} with {infinite} infinite."
+                    )
+                columns[baseline.name] = values
+            for row, (pair, result) in enumerate(zip(batch, scores, strict=True)):
+                rows.append(
+                    PairMeasurement(
+                        pair.id,
+                        pair.subject,
+                        pair.kind,
+                        pair.view,
+                        pair.oracle,
+                        {name: float(column[row]) for name, column in columns.items()},
+                        result.n_matched,
+                        result.n_source,
+                        result.status,
+                        *_place_histograms(pair, result),
+                    )
+                )
+            advance(2 * len(batch))
     if not rows:
         raise PairingError("there are no pairs to evaluate: check the filters.")
     if unit == "subject" and not any(row.subject for row in rows):
@@ -242,75 +265,12 @@ def evaluate(
         "device": str(scorer.device),
         "versions": versions,
     }
-    return summarise(rows, settings, human, bootstrap, unit, skipped or {})
+    return summarise(tuple(rows), settings, human, bootstrap, unit, skipped or {})
 
 
 def vsm_name(visual_threshold: float) -> str:
     """Return the column name of VSM at a visual threshold, like ``vsm@0.6``."""
     return f"vsm@{visual_threshold:g}"
-
-
-def measure(
-    pairs: Iterable[ControlledPair],
-    scorer: VSMScorer,
-    baselines: Sequence[Baseline] = (),
-    *,
-    visual_thresholds: Sequence[float],
-    semantic_threshold: float | None = None,
-    batch_size: int = BATCH,
-    advance: Callable[[int], None] = lambda images: None,
-) -> Iterator[PairMeasurement]:
-    """Measure pairs in order: score ``altered_1`` against ``original_2``, run the baselines.
-
-    Args:
-        pairs: Controlled pairs, read once, a batch at a time.
-        scorer: Scorer of the model.
-        baselines: Other metrics.
-        visual_thresholds: Visual thresholds of VSM, all from one matching. The heat map uses the
-            first.
-        semantic_threshold: None = the model's.
-        batch_size: Pairs decoded at a time.
-        advance: Callback with the number of images just finished.
-
-    Raises:
-        ValueError: If a baseline does not return one finite number or NaN per pair.
-    """
-    stream = iter(pairs)
-    while batch := list(islice(stream, batch_size)):
-        scores = scorer.score(
-            [pair.original_2 for pair in batch],
-            [pair.altered_1 for pair in batch],
-            ref_masks=[pair.mask_2 for pair in batch],
-            gen_masks=[pair.mask_1 for pair in batch],
-            semantic_threshold=semantic_threshold,
-            visual_threshold=visual_thresholds[0],
-            heatmaps=True,
-        )
-        columns = {vsm_name(tau): scores.at(tau).astype(np.float64) for tau in visual_thresholds}
-        for baseline in baselines:
-            values = np.asarray(baseline(batch), np.float64)
-            if values.shape != (len(batch),) or np.isinf(values).any():
-                raise ValueError(
-                    f"baseline {baseline.name!r} must return {len(batch)} finite numbers or NaN; "
-                    f"got shape {values.shape} with {int(np.isinf(values).sum())} infinite."
-                )
-            columns[baseline.name] = values
-        for row, (pair, result) in enumerate(zip(batch, scores, strict=True)):
-            points, pixels = _place_histograms(pair, result)
-            yield PairMeasurement(
-                id=pair.id,
-                subject=pair.subject,
-                kind=pair.kind,
-                view=pair.view,
-                oracle=pair.oracle,
-                values={name: float(column[row]) for name, column in columns.items()},
-                n_matched=result.n_matched,
-                n_source=result.n_source,
-                status=result.status,
-                points=points,
-                pixels=pixels,
-            )
-        advance(2 * len(batch))
 
 
 def _place_histograms(
@@ -337,16 +297,7 @@ def summarise(
     unit: Unit,
     skipped: Mapping[str, str],
 ) -> Evaluation:
-    """Compute all figures of measured pairs.
-
-    Args:
-        rows: Measured pairs, at least one.
-        settings: Provenance; ``visual_threshold`` selects the headline.
-        human: float64 [P], mean human rating, NaN where unrated; None without ratings.
-        bootstrap: Settings of the intervals.
-        unit: Unit of resampling.
-        skipped: Baselines that could not run, with the reason.
-    """
+    """Compute all figures of measured pairs; arguments as in ``Evaluation`` and ``evaluate``."""
     clusters = np.array([row.subject for row in rows]) if unit == "subject" else None
     metrics = tuple(rows[0].values)
     values = {name: np.array([row.values[name] for row in rows]) for name in metrics}

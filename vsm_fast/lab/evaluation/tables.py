@@ -17,14 +17,7 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures of one metric in arXiv 2509.21989.
-
-    Attributes:
-        label: Name of the metric in the paper.
-        column: Our column of the same kind, ``""`` if there is none.
-        pearson: Correlation on their controlled test set.
-        spearman: Correlation on their controlled test set.
-    """
+    """Published correlations of a metric, and the name of our column of the same kind if any."""
 
     label: str
     column: str
@@ -84,7 +77,7 @@ def markdown(evaluation: Evaluation) -> str:
         for row in CONTROLLED
         if row.column not in published
     ]
-    heads = ("metric", "Pearson", "Spearman", "pairs", "VSM gain", "same > other",
+    heads: tuple[str, ...] = ("metric", "Pearson", "Spearman", "pairs", "VSM gain", "same > other",
              "published*: Pearson", "Spearman")  # fmt: skip
     parts += [
         "### Correlation with the oracle",

@@ -85,9 +85,7 @@ def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTab
 def stored_point_table(networks: AggregationPair, features: RowShards) -> PointTable:
     """Match all pairs of stored features without thresholds.
 
-    Args:
-        networks: Networks in eval mode.
-        features: Rows of ``feature_cache.validation_features``.
+    ``networks`` are in eval mode, ``features`` come from ``feature_cache.validation_features``.
     """
     device = next(networks.parameters()).device
     sides: tuple[list[Descriptors], list[Descriptors]] = ([], [])  # references, generated images
@@ -228,14 +226,8 @@ def _correlation(
 def validate(networks: AggregationPair, features: RowShards) -> Validation:
     """Calibrate on validation pairs and report on the same pairs.
 
-    The figures select an epoch; they do not measure how good it is.
-
-    Args:
-        networks: Networks in eval mode.
-        features: Rows of ``feature_cache.validation_features``.
-
-    Raises:
-        ValueError: If no thresholds can be calibrated, or there are too few pairs.
+    The figures select an epoch; they do not measure its quality. Arguments are those of
+    :func:`stored_point_table`, errors those of :func:`calibrate`.
     """
     oracle, kinds = _oracle_and_kinds(features)
     table = stored_point_table(networks, features)

@@ -162,7 +162,8 @@ def _cached(
     names = record.get("shards")
     if names is None or not all((folder / name).exists() for name in names):
         write_json(path, {"key": key})
-        record = {"key": key, **_write_shards(pairs, folder, extract, advance)}
+        names, dropped = _write_shards(pairs, folder, extract, advance)
+        record = {"key": key, "shards": names, "dropped": dropped}
         write_json(path, record)
     if record["dropped"]:
         reasons = ", ".join(f"{reason} {number}" for reason, number in record["dropped"].items())
@@ -175,7 +176,7 @@ def _cached(
 
 def _write_shards(
     pairs: Path, folder: Path, extract: _Extract, advance: Callable[[int], None]
-) -> dict[str, Any]:
+) -> tuple[list[str], dict[str, int]]:
     """Write the missing shards; return all names and the number of left-out pairs per reason."""
     shards: list[str] = []
     total: Counter[str] = Counter()
@@ -203,4 +204,4 @@ def _write_shards(
         total.update(summary["dropped"])
         shards += [path.name] if summary["rows"] else []
         advance(len(batch))
-    return {"shards": shards, "dropped": dict(total)}
+    return shards, dict(total)

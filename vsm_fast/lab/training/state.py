@@ -72,11 +72,7 @@ def _metadata(path: Path) -> dict[str, str] | None:
 def load_state(
     path: Path, modules: dict[str, nn.Module], optimizer: Optimizer | None = None
 ) -> int:
-    """Restore a checkpoint of :func:`save_state`.
-
-    Returns:
-        The number of finished steps; 0 if ``path`` is missing (a fresh start).
-    """
+    """Restore a checkpoint and return its number of finished steps; 0 if ``path`` is missing."""
     if not path.exists():
         return 0
     groups: dict[str, dict[str, Tensor]] = {}

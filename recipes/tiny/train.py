@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from recipes.tiny import splits
 from recipes.tiny.backbone import BackboneTraining, make_unet, train_backbone
+from recipes.tiny.example_shards import ExampleShards
 from recipes.tiny.examples import (
     SEEN_KINDS,
     UNSEEN_KIND,
@@ -47,7 +48,6 @@ from vsm_fast.lab.training.contrastive import (
     ContrastiveTraining,
     train_contrastive,
 )
-from vsm_fast.lab.training.examples import ExampleShards
 from vsm_fast.lab.training.features import pair_features
 from vsm_fast.lab.training.rows import RowShards, write_rows
 from vsm_fast.lab.training.state import load_state, save_state

@@ -6,10 +6,7 @@ mirror images anew for every visit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,14 +17,13 @@ from torch import Tensor
 
 from vsm_fast.images.framing import on_grey, resized_region, subject_box
 from vsm_fast.lab.pairs.pairs import ControlledPair, Mask, Pixels
-from vsm_fast.lab.training.rows import RowShards, write_rows
 from vsm_fast.model.config import BackboneConfig
 from vsm_fast.results.heatmap import cells_inside
 
 _BOX_JITTER = 0.05  # of the longer side: users' masks are not exact
 _MIN_SUBJECT = 0.03  # of the frame; smaller subjects have too few cells
 _VISIBLE = 0.03  # minimum mean change of a visibly changed cell, on the network's scale [-1, 1]
-_CELLS = ("subject_1", "subject_2", "part", "match", "landing")
+CELLS = ("subject_1", "subject_2", "part", "match", "landing")
 
 Box = tuple[int, int, int, int]
 
@@ -235,7 +231,7 @@ def varied(
     if rng.random() < 0.5 and flips:
         pictures = pictures.flip(3)
         order = torch.arange(side * side).view(side, side).flip(1).flatten()
-        cells = {name: getattr(example, name)[order] for name in _CELLS}
+        cells = {name: getattr(example, name)[order] for name in CELLS}
         for name in ("match", "landing"):
             target = cells[name]
             cells[name] = torch.where(target >= 0, order[target.clamp(min=0)], target)
@@ -247,40 +243,5 @@ def varied(
     pictures = pictures.mul(gain.repeat(2, 1, 1, 1)).add(shift.repeat(2, 1, 1, 1)).clamp(-1, 1)
     difference = (pictures[0] - pictures[2]).abs().mean(dim=0)
     changed = F.adaptive_avg_pool2d(difference[None], side).flatten() > _VISIBLE
-    own = {name: getattr(example, name) for name in (*_CELLS, "exact")}
+    own = {name: getattr(example, name) for name in (*CELLS, "exact")}
     return pictures, PairCells(changed=changed, **own)
-
-
-_TENSORS, _FLAGS = ("pictures", *_CELLS), ("subject", "has_altered_2", "exact")
-
-
-def save_examples(examples: Sequence[TrainingExample], path: Path) -> None:
-    """Write a shard of examples atomically."""
-    rows = [{name: getattr(example, name) for name in _TENSORS} for example in examples]
-    notes = {name: [getattr(example, name) for example in examples] for name in _FLAGS}
-    write_rows(path, rows, notes)
-
-
-class ExampleShards:
-    """Stored examples; an access reads one example from disk.
-
-    Args:
-        paths: Files of :func:`save_examples`.
-
-    Attributes:
-        exact: Numbers of the examples with known correspondence.
-        photographs: Numbers of the other examples.
-    """
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._rows = RowShards(paths)
-        known = self._rows.notes("exact")
-        self.exact = [number for number, exact in enumerate(known) if exact]
-        self.photographs = [number for number, exact in enumerate(known) if not exact]
-
-    def read(self, number: int) -> TrainingExample:
-        """Return one example of ``exact`` or ``photographs``."""
-        values: dict[str, Any] = dict(self._rows[number])
-        return TrainingExample(
-            **values, **{name: self._rows.notes(name)[number] for name in _FLAGS}
-        )

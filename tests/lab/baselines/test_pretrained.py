@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from made_pairs import made_pair
 from pretrained_models import IMAGENET_MEAN, IMAGENET_STD, save_clip, save_dino, save_dinov2
 from transformers import CLIPModel, Dinov2Model, ViTImageProcessorPil, ViTModel
 
@@ -20,7 +21,6 @@ from vsm_fast.lab.baselines.pretrained import (
     covered_patches,
     pretrained_baseline,
 )
-from vsm_fast.lab.pairs.pairs import ControlledPair
 
 one_thread = tiny_models.one_thread
 lpips = lpips_stand_in.lpips
@@ -42,22 +42,7 @@ def baseline(folders, lpips):
 
 
 def pair(seed=0, **changes):
-    rng = np.random.default_rng(seed)
-    first, second = (
-        # Smooth, so that tiny models tell images apart by more than noise.
-        np.kron(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
-        for _ in range(2)
-    )
-    mask_1, mask_2 = np.zeros((2, 48, 64), bool)
-    mask_1[4:40, 8:50] = True
-    mask_1[4:20, 8:20] = False
-    mask_2[10:44, 20:60] = True
-    fields = {
-        "id": str(seed), "subject": "s", "view": "photo", "kind": "k", "original_1": first,
-        "altered_1": first, "original_2": second, "mask_1": mask_1, "mask_2": mask_2,
-        "part_1": np.zeros_like(mask_1), **changes,
-    }  # fmt: skip
-    return ControlledPair(**fields)
+    return made_pair(seed, kind="recolour", **changes)
 
 
 def equal_pair(seed=0):
@@ -136,8 +121,8 @@ def test_the_contract_of_every_baseline(baseline, name):
     assert values.dtype == np.float64
     assert values[0] == pytest.approx(highest, abs=1e-5)
     assert values[1] < highest - 1e-3
-    empty = pair(1, mask_1=np.zeros((48, 64), bool))
-    empty_reference = pair(2, mask_2=np.zeros((48, 64), bool))
+    empty = pair(1, mask_1=np.zeros((48, 48), bool))
+    empty_reference = pair(2, mask_2=np.zeros((48, 48), bool))
     values = compare([pair(), empty, empty_reference, pair(3)])
     assert np.isnan(values).tolist() == [False, True, True, False]
     np.testing.assert_allclose(values[[0, 3]], [*compare([pair()]), *compare([pair(3)])], atol=1e-5)

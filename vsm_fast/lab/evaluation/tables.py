@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vsm_fast.lab.evaluation.bootstrap import Estimate
-from vsm_fast.lab.evaluation.localisation import Localisation
 from vsm_fast.lab.evaluation.metrics import Correlation
 from vsm_fast.lab.evaluation.run import GROUPINGS, OTHER_SUBJECT, UNALTERED, Evaluation
 
@@ -77,11 +76,11 @@ def markdown(evaluation: Evaluation) -> str:
         for row in CONTROLLED
         if row.column not in published
     ]
-    heads: tuple[str, ...] = ("metric", "Pearson", "Spearman", "pairs", "VSM gain", "same > other",
-             "published*: Pearson", "Spearman")  # fmt: skip
+    coefficients = ("Pearson", "Spearman", "pairs")
+    ours = ("VSM gain", "same > other", "published*: Pearson", "Spearman")
     parts += [
         "### Correlation with the oracle",
-        aligned(heads, rows),
+        aligned(("metric", *coefficients, *ours), rows),
         f"VSM gain: Pearson of `{headline}` minus that of the row, on the same pairs.\n"
         "same > other: share of comparisons in which an unaltered pair scores higher than a pair "
         "of two subjects.\n"
@@ -91,29 +90,24 @@ def markdown(evaluation: Evaluation) -> str:
 
     if evaluation.human is not None:
         rows = [(m, *_coefficients(evaluation.overall(m, "human"))) for m in evaluation.metrics]
-        heads = ("metric", "Pearson", "Spearman", "pairs")
-        parts += ["### Correlation with the mean human rating", aligned(heads, rows)]
+        table = aligned(("metric", *coefficients), rows)
+        parts += ["### Correlation with the mean human rating", table]
 
-    def located(name: str, found: Localisation, overlap: bool) -> tuple[str, ...]:
-        best = f"{_estimate(found.best_iou)} at {found.best_threshold:.2f}"
-        return (
-            name,
-            _estimate(found.auroc),
-            _estimate(found.auroc_within),
-            best if overlap else _NONE,
-            _estimate(found.best_iou_each) if overlap else _NONE,
-            str(found.pairs),
-        )
-
+    points, pixels = evaluation.points, evaluation.pixels
+    iou = f"{_estimate(pixels.best_iou)} at {pixels.best_threshold:.2f}"
+    each = _estimate(pixels.best_iou_each)
     rows = [
-        located("matched points", evaluation.points, False),
-        located("heat map pixels", evaluation.pixels, True),
+        (name, _estimate(found.auroc), _estimate(found.auroc_within), *overlap, str(found.pairs))
+        for name, found, overlap in (
+            ("matched points", points, (_NONE, _NONE)),
+            ("heat map pixels", pixels, (iou, each)),
+        )
     ]
-    heads = ("", "AUROC, pooled", "AUROC, mean of pairs", "best IoU, one threshold",
+    heads = ("AUROC, pooled", "AUROC, mean of pairs", "best IoU, one threshold",
              "best IoU, threshold per pair", "pairs")  # fmt: skip
     parts += [
         "### Localisation of the altered part",
-        aligned(heads, rows),
+        aligned(("", *heads), rows),
         "The IoU thresholds are chosen on these pairs: an upper bound.",
     ]
 
@@ -123,8 +117,8 @@ def markdown(evaluation: Evaluation) -> str:
         if row.by != "all" and row.metric == headline
     ]
     if rows:
-        heads = ("by", "group", "Pearson", "Spearman", "pairs")
-        parts += [f"### `{headline}` by group", aligned(heads, rows)]
+        table = aligned(("by", "group", *coefficients), rows)
+        parts += [f"### `{headline}` by group", table]
 
     undefined = {status: n for status, n in counts["status"].items() if status != "ok"}
     notes = [f"Pairs without a VSM score: {n} ({status})." for status, n in undefined.items()]

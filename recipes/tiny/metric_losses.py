@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsm_fast.lab.training.contrastive import matched_cross_entropy
 from vsm_fast.lab.training.examples import PairCells
-from vsm_fast.lab.training.losses import matched_cross_entropy
 
 _FEW = 40  # with fewer altered points than this their mean is noisy and weighs less
 _SEEN_SHARE = 0.85  # of unaltered points; the rest may be hidden in the other photograph

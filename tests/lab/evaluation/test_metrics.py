@@ -10,12 +10,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from vsm_fast.lab.evaluation.bootstrap import Bootstrap
-from vsm_fast.lab.evaluation.metrics import (
-    auroc,
-    correlation_gain,
-    correlations,
-    separation,
-)
+from vsm_fast.lab.evaluation.metrics import auroc, correlation_gain, correlations, separation
 
 NAN = math.nan
 FEW = Bootstrap(resamples=200)

@@ -12,11 +12,12 @@ from vsm_fast.lab.training.contrastive import (
     AggregationPair,
     ContrastiveTraining,
     EpochRecord,
+    matched_cross_entropy,
+    nearest_margin,
     pair_loss,
     train_contrastive,
 )
 from vsm_fast.lab.training.features import PairFeatures
-from vsm_fast.lab.training.losses import matched_cross_entropy, nearest_margin
 from vsm_fast.lab.training.rows import RowShards, write_rows
 from vsm_fast.model.aggregation import AggregationNetwork
 

@@ -72,10 +72,7 @@ class Bootstrap:
             yield drawn[:, labels].astype(np.float64)
 
     def estimate(
-        self,
-        figure: Callable[[Floats], Floats],
-        rows: int,
-        clusters: ArrayLike | None = None,
+        self, figure: Callable[[Floats], Floats], rows: int, clusters: ArrayLike | None = None
     ) -> Estimate:
         """Return a figure of weighted pairs with its percentile interval.
 

@@ -73,10 +73,7 @@ def place_histogram(values: ArrayLike, altered: ArrayLike, bins: int = BINS) -> 
 
 
 def localisation(
-    histograms: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    bootstrap: Bootstrap | None = None,
+    histograms: ArrayLike, *, clusters: ArrayLike | None = None, bootstrap: Bootstrap | None = None
 ) -> Localisation:
     """Return the localisation figures of many pairs.
 

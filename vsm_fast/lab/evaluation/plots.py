@@ -121,8 +121,8 @@ def draw_scatter(evaluation: Evaluation) -> Figure | None:
                 color=_COLOURS[name], label=name, rasterized=True,
             )  # fmt: skip
         defined = judged & np.isfinite(values)
-        found = evaluation.overall(metric)
-        if np.isfinite(found.pearson.value):
+        correlation = evaluation.overall(metric)
+        if np.isfinite(correlation.pearson.value):
             slope, start = np.polyfit(oracle[defined], values[defined], 1)
             ends = np.array([oracle[defined].min(), oracle[defined].max()])
             ax.plot(ends, slope * ends + start, color=_INK, linewidth=1.2)
@@ -132,7 +132,7 @@ def draw_scatter(evaluation: Evaluation) -> Figure | None:
             ax.set_ylim(*limits)
         r, rho = (
             "–" if np.isnan(value) else f"{value:.2f}"
-            for value in (found.pearson.value, found.spearman.value)
+            for value in (correlation.pearson.value, correlation.spearman.value)
         )
         ax.text(0, 1.04, f"r = {r}   ρ = {rho}", transform=ax.transAxes, color=_INK)
     figure.supxlabel("oracle: unaltered share of the subject", fontsize=9, color=_INK)
@@ -204,12 +204,12 @@ def draw_localisation(evaluation: Evaluation) -> Figure | None:
         return None
     figure, (ax,) = _panels(1, side=3.4)
     ax.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle=(0, (4, 3)))
-    for name, found, histograms, colour in sources:
-        if not found.pairs:
+    for name, figures, histograms, colour in sources:
+        if not figures.pairs:
             continue
         usable = [h for h in histograms if h is not None and h.sum(axis=1).all()]
         counts = np.sum(usable, axis=0, dtype=np.int64)
-        area = found.auroc
+        area = figures.auroc
         interval = f" [{area.low:.3f}, {area.high:.3f}]" if np.isfinite(area.low) else ""
         ax.plot(*roc_curve(counts), color=colour, linewidth=1.6,
                 label=f"{name}\nAUROC {area.value:.3f}{interval}")  # fmt: skip

@@ -4,7 +4,7 @@ The layout is that of the project's own analysis code (github.com/yuangpeng/drea
 
 - merged ratings: ``GROUP/METHOD-cp.json`` (concept preservation: fidelity to the subject) and
   ``GROUP/METHOD-pf.json`` (prompt following), each ``{"COLLECTION-PROMPT": score}`` with scores
-  from 0 to 4; each ``GROUP`` is a rater, or a group of raters, who rated everything;
+  from 0 to 4; each ``GROUP`` is a rater, or a group of raters, with ratings for everything;
 - raw ratings: ``GROUP/ANYTHING-METHOD.json``, each ``{"COLLECTION-PROMPT": [cp, pf]}``.
 
 Also accepted: nested mappings (category, method, ...), lists of several raters' scores, and
@@ -62,8 +62,8 @@ def load_ratings(
     if root.is_file():
         files = [(root, "")]
     else:
-        found = sorted(path for path in root.rglob("*.json") if not path.stem.endswith("-pf"))
-        files = [(path, path.stem.removesuffix("-cp") + "/") for path in found]
+        paths = sorted(path for path in root.rglob("*.json") if not path.stem.endswith("-pf"))
+        files = [(path, path.stem.removesuffix("-cp") + "/") for path in paths]
     if not files:
         raise PairingError(
             f"{root} holds no ratings: expected a .json file or a folder of them, like "

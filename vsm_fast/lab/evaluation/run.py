@@ -309,8 +309,8 @@ def summarise(
     def correlate(
         metric: str, target: str, goal: NDArray[np.float64], by: str = "all", group: str = ""
     ) -> None:
-        found = correlations(values[metric], goal, clusters=clusters, bootstrap=bootstrap)
-        figures.append(GroupCorrelation(metric, target, by, group, found))
+        correlation = correlations(values[metric], goal, clusters=clusters, bootstrap=bootstrap)
+        figures.append(GroupCorrelation(metric, target, by, group, correlation))
 
     def localise(histograms: Sequence[NDArray[np.int32] | None]) -> Localisation:
         present = [row for row, counts in enumerate(histograms) if counts is not None]

@@ -97,8 +97,8 @@ def markdown(evaluation: Evaluation) -> str:
     iou = f"{_estimate(pixels.best_iou)} at {pixels.best_threshold:.2f}"
     each = _estimate(pixels.best_iou_each)
     rows = [
-        (name, _estimate(found.auroc), _estimate(found.auroc_within), *overlap, str(found.pairs))
-        for name, found, overlap in (
+        (name, _estimate(place.auroc), _estimate(place.auroc_within), *overlap, str(place.pairs))
+        for name, place, overlap in (
             ("matched points", points, (_NONE, _NONE)),
             ("heat map pixels", pixels, (iou, each)),
         )
@@ -134,11 +134,11 @@ def csv_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     for metric in evaluation.metrics:
         row: dict[str, Any] = {"metric": metric}
         for target in targets:
-            found = evaluation.overall(metric, target)
+            correlation = evaluation.overall(metric, target)
             prefix = "" if target == "oracle" else f"{target}_"
-            row |= {f"{prefix}n": found.n, f"{prefix}undefined": found.undefined}
+            row |= {f"{prefix}n": correlation.n, f"{prefix}undefined": correlation.undefined}
             for name in coefficients:
-                row |= _bounds(prefix + name, getattr(found, name))
+                row |= _bounds(prefix + name, getattr(correlation, name))
         gain = evaluation.gains.get(metric)
         for name in coefficients:
             estimate = Estimate(math.nan) if gain is None else getattr(gain, name)
@@ -162,7 +162,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "correlations": [asdict(row) for row in evaluation.correlations],
         "gains_of_headline": {name: asdict(gain) for name, gain in evaluation.gains.items()},
         "localisation": {"points": asdict(evaluation.points), "pixels": asdict(evaluation.pixels)},
-        "separation": {name: asdict(found) for name, found in evaluation.separation.items()},
+        "separation": {name: asdict(row) for name, row in evaluation.separation.items()},
         "skipped_baselines": dict(evaluation.skipped),
         "published": {"source": SOURCE, "controlled": [asdict(row) for row in CONTROLLED]},
     }
@@ -204,10 +204,11 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(escaped[0]), line(rule), *map(line, escaped[1:])])
 
 
-def _coefficients(found: Correlation) -> tuple[str, str, str]:
+def _coefficients(correlation: Correlation) -> tuple[str, str, str]:
     """Format Pearson, Spearman and the number of pairs."""
-    pairs = f"{found.n} ({found.undefined} undefined)" if found.undefined else str(found.n)
-    return _estimate(found.pearson), _estimate(found.spearman), pairs
+    undefined = f" ({correlation.undefined} undefined)" if correlation.undefined else ""
+    pearson, spearman = _estimate(correlation.pearson), _estimate(correlation.spearman)
+    return pearson, spearman, f"{correlation.n}{undefined}"
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,10 @@
 """Contrastive training of the two aggregation networks on stored features of a frozen backbone.
 
-Source: arXiv 2509.21989, training. The hinge (``margin_weight``) is our addition, off by default.
+Each term is a symmetric cross-entropy over matched points. Inside an altered part the
+similarities are negated, which drives the visual descriptors of a point and of its altered
+counterpart apart. The hinge (``margin_weight``) is our addition, off by default.
+
+Source: arXiv 2509.21989, training.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsm_fast.extras import required
 from vsm_fast.lab.training.features import PairFeatures, batch_levels
-from vsm_fast.lab.training.losses import TEMPERATURE, matched_cross_entropy, nearest_margin
 from vsm_fast.lab.training.rows import RowShards
 from vsm_fast.lab.training.state import load_state, read_notes, save_state
 from vsm_fast.model.aggregation import AggregationNetwork
@@ -27,6 +31,7 @@ from vsm_fast.model.devices import autocast_bfloat16
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+TEMPERATURE = 0.07
 CHECKPOINT = "contrastive.safetensors"
 TERMS = ("semantic", "visual", "margin")
 
@@ -107,6 +112,48 @@ class EpochRecord:
     epoch: int
     rate: float
     losses: dict[str, float]
+
+
+def matched_cross_entropy(
+    query: Tensor, key: Tensor, *, negate: bool = False, temperature: float = TEMPERATURE
+) -> Tensor:
+    """Return the symmetric cross-entropy of matched descriptors.
+
+    Args:
+        query: float [N, D], unit length.
+        key: float [N, D], unit length; row ``n`` matches ``query[n]``.
+        negate: Whether to negate the similarities, which drives matched rows apart.
+        temperature: Divisor of the similarities.
+
+    Returns:
+        Scalar mean of both directions; 0 (with a graph) if ``N`` is 0.
+    """
+    if len(query) == 0:
+        return query.sum() * 0.0
+    logits = query @ key.T / (-temperature if negate else temperature)
+    label = torch.arange(len(query), device=query.device)
+    return 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label))
+
+
+def nearest_margin(query: Tensor, key: Tensor, *, low: float, matched: bool) -> Tensor:
+    """Return the hinge loss on the similarity that the metric thresholds.
+
+    The metric compares the *nearest* visual similarity with a fixed threshold, while
+    cross-entropy leaves the scale of similarities open. The hinge pulls matched points above
+    ``1 - low`` at their match and pushes altered points below ``low`` at their nearest
+    neighbour. It is our addition, not part of the published objective.
+
+    Args:
+        query: float [N, D], unit length.
+        key: matched: float [N, D], the matches; else float [M, D], all key points.
+        low: Maximum similarity of different points, in (0, 0.5).
+        matched: Which of the two hinges to compute.
+    """
+    if len(query) == 0 or len(key) == 0:
+        return query.sum() * 0.0
+    if matched:
+        return F.relu(1 - low - (query * key).sum(1)).mean()
+    return F.relu((query @ key.T).amax(1) - low).mean()
 
 
 def pair_loss(

@@ -85,10 +85,7 @@ class TrainingExample:
 
 
 def training_example(
-    pair: ControlledPair,
-    rng: np.random.Generator,
-    backbone: BackboneConfig,
-    grid: tuple[int, int],
+    pair: ControlledPair, rng: np.random.Generator, backbone: BackboneConfig, grid: tuple[int, int]
 ) -> TrainingExample | None:
     """Frame both views, hide the background where the model does, and compute the cells.
 
@@ -207,11 +204,7 @@ def _landing_cells(
 
 
 def varied(
-    example: TrainingExample,
-    rng: np.random.Generator,
-    *,
-    flips: bool = True,
-    jitter: float = 0.08,
+    example: TrainingExample, rng: np.random.Generator, *, flips: bool = True, jitter: float = 0.08
 ) -> tuple[Tensor, PairCells]:
     """Augment an example: random exposures, and a mirror image in half of the visits.
 

@@ -234,7 +234,7 @@ def _panels(count: int, side: float = 2.1) -> tuple[Figure, Sequence[Axes]]:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in grid[count:]:
         ax.set_axis_off()
-    return figure, grid[:count]
+    return figure, list(grid[:count])
 
 
 def _legend(figure: Figure, ax: Axes) -> None:

@@ -20,7 +20,7 @@ from training_runs import a_pair, write_backbone, write_pairs
 
 from vsm_fast import VSMScorer
 from vsm_fast.errors import ModelError, TrainingError
-from vsm_fast.lab.pairs.pair_shards import read_pairs
+from vsm_fast.lab.pairs.pair_shards import read_pairs, write_shard
 from vsm_fast.lab.training import contrastive
 from vsm_fast.lab.training.contrastive import ContrastiveTraining
 from vsm_fast.lab.training.features import FeatureSettings
@@ -163,7 +163,7 @@ def test_an_interruption_within_an_epoch_changes_nothing(
     _assert_equal_weights(tmp_path / "straight", tmp_path / "cut")
 
 
-def test_a_finished_run_can_go_on_for_more_epochs(settings: TrainSettings, tmp_path: Path) -> None:
+def test_a_finished_run_extends_to_more_epochs(settings: TrainSettings, tmp_path: Path) -> None:
     """More epochs extend the same run; any other setting is refused with the difference."""
     settings = replace(settings, training=replace(TRAINING, epochs=2))
     _run(settings, tmp_path / "long")
@@ -219,8 +219,6 @@ def test_too_few_validation_pairs(settings: TrainSettings, tmp_path: Path) -> No
 
 def test_pairs_of_the_published_layout_train_too(settings: TrainSettings, tmp_path: Path) -> None:
     """They bring no points; the backbone's features match them."""
-    from vsm_fast.lab.pairs.pair_shards import write_shard
-
     folder = tmp_path / "published"
     folder.mkdir()
     write_shard([a_pair(number, points=False) for number in range(4)], folder / "0.parquet")

@@ -19,10 +19,10 @@ import numpy as np
 
 from vsm_fast.files import replacing
 from vsm_fast.lab.evaluation.tables import aligned
+from vsm_fast.lab.training.calibration import measure_at
 from vsm_fast.lab.training.contrastive import AggregationPair
 from vsm_fast.lab.training.feature_cache import validation_features
 from vsm_fast.lab.training.train_job import PRESETS, TrainSettings, run_training
-from vsm_fast.lab.training.validation import measure_at
 from vsm_fast.model.load import build_backbone, verified_config
 from vsm_fast.model.location import find_model
 from vsm_fast.scorer import VSMScorer

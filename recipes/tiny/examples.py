@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 
 from recipes.tiny import splits
+from recipes.tiny.example_shards import save_examples
 from recipes.tiny.mild_alterations import MILD_KINDS
 from recipes.tiny.pair_sources import Donors, photograph_pair, rendered_pair, warp_pair
 from vsm_fast.lab.pairs.alterations import KINDS
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.pairs.photographs import Photograph, load_photographs
-from vsm_fast.lab.training.examples import save_examples, training_example
+from vsm_fast.lab.training.examples import training_example
 from vsm_fast.model.config import BackboneConfig
 
 _log = logging.getLogger(__name__)

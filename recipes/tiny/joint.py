@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recipes.tiny.example_shards import ExampleShards
 from recipes.tiny.metric_losses import (
     PairCells,
     PairViews,
@@ -26,7 +27,7 @@ from recipes.tiny.metric_losses import (
     other_subject_loss,
     photograph_pair_losses,
 )
-from vsm_fast.lab.training.examples import ExampleShards, TrainingExample, varied
+from vsm_fast.lab.training.examples import TrainingExample, varied
 from vsm_fast.lab.training.state import load_state, save_state
 from vsm_fast.model.devices import autocast_bfloat16
 from vsm_fast.model.network import DescriptorNetwork

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsm_fast.lab.training.losses import matched_cross_entropy
+from vsm_fast.lab.training.contrastive import matched_cross_entropy
+from vsm_fast.lab.training.examples import PairCells
 
 _FEW = 40  # with fewer altered points than this their mean is noisy and weighs less
 _SEEN_SHARE = 0.85  # of unaltered points; the rest may be hidden in the other photograph
@@ -59,40 +60,6 @@ class SimilarityCurve(nn.Module):
         """Squared error of the smooth score of one pair."""
         score = self.floor + self.span * torch.sigmoid(self(similarity)).mean()
         return (score - wanted).square()
-
-
-@dataclass(frozen=True)
-class PairCells:
-    """What is known about the cells of one pair; ``n`` cells a view.
-
-    Attributes:
-        subject_1: bool [n].
-        subject_2: bool [n].
-        part: float [n], share of each cell of view 1 that was altered.
-        changed: bool [n], cells of view 1 whose pixels differ visibly; an alteration leaves
-            some of its part as it was.
-        match: int64 [n], the cell of view 2 that shows the same, one to one; -1 = none.
-        landing: int64 [n], the same without the restriction to one source per target.
-        exact: Whether ``match`` and ``landing`` are known; two photographs have none.
-    """
-
-    subject_1: Tensor
-    subject_2: Tensor
-    part: Tensor
-    changed: Tensor
-    match: Tensor
-    landing: Tensor
-    exact: bool
-
-    @property
-    def clean(self) -> Tensor:
-        """Cells of the subject in view 1 that were left alone, bool [n]."""
-        return self.subject_1 & (self.part < 0.05)
-
-    @property
-    def hit(self) -> Tensor:
-        """Cells of the subject in view 1 that were altered and look it, bool [n]."""
-        return self.subject_1 & (self.part > 0.5) & self.changed
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from recipes.tiny import splits
 from recipes.tiny.backbone import BackboneTraining, make_unet, train_backbone
+from recipes.tiny.example_shards import ExampleShards
 from recipes.tiny.examples import (
     SEEN_KINDS,
     UNSEEN_KIND,
@@ -36,7 +37,7 @@ from recipes.tiny.examples import (
 )
 from recipes.tiny.joint import JointTraining, train_joint
 from recipes.tiny.metric_losses import SimilarityCurve
-from vsm_fast.lab.evaluation.evaluating import OTHER_SUBJECT
+from vsm_fast.lab.evaluation.run import OTHER_SUBJECT
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.pairs.photographs import load_photographs
 from vsm_fast.lab.pairs.protocol import benchmark_pairs
@@ -47,7 +48,6 @@ from vsm_fast.lab.training.contrastive import (
     ContrastiveTraining,
     train_contrastive,
 )
-from vsm_fast.lab.training.examples import ExampleShards
 from vsm_fast.lab.training.features import pair_features
 from vsm_fast.lab.training.rows import RowShards, write_rows
 from vsm_fast.lab.training.state import load_state, save_state

@@ -11,13 +11,12 @@ import tiny_models
 import torch
 from tiny_models import aggregation_pair, pixel_unet
 
+from recipes.tiny.example_shards import ExampleShards, save_examples
 from recipes.tiny.joint import JointTraining, train_joint
 from vsm_fast.images.framing import to_input
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.training.examples import (
-    ExampleShards,
     TrainingExample,
-    save_examples,
     training_example,
     varied,
 )

@@ -8,8 +8,8 @@ from made_pairs import made_pair, small_model
 
 from vsm_fast.errors import ModelError
 from vsm_fast.lab.baselines import choose_baselines, registry
-from vsm_fast.lab.baselines.features import GlobalCosine, PatchNearest, SubjectFeatures
-from vsm_fast.lab.baselines.offline import OFFLINE, offline_baselines
+from vsm_fast.lab.baselines.features import SubjectFeatures
+from vsm_fast.lab.baselines.registry import OFFLINE
 from vsm_fast.scorer import VSMScorer
 
 one_thread = tiny_models.one_thread
@@ -25,6 +25,10 @@ def pairs():
     return [made_pair(1), made_pair(2), made_pair(3), made_pair(1, mask_2=nothing)]
 
 
+def baselines(scorer: VSMScorer, *names: str):
+    return choose_baselines(names, scorer)[0]
+
+
 @pytest.mark.parametrize("branch", ["semantic", "visual"])
 def test_descriptors_are_the_scorers_own(scorer: VSMScorer, branch: str) -> None:
     (generation, reference), *_ = SubjectFeatures(scorer)(pairs())
@@ -35,25 +39,26 @@ def test_descriptors_are_the_scorers_own(scorer: VSMScorer, branch: str) -> None
     for image, side in enumerate((generation, reference)):
         expected = getattr(described, branch)[described.rows(image)]
         torch.testing.assert_close(getattr(side, branch), expected, atol=1e-5, rtol=0)
-    value = GlobalCosine(SubjectFeatures(scorer), branch)([pair])[0]
+    value = baselines(scorer, f"{branch}-cosine")[0]([pair])[0]
     means = [getattr(described, branch)[described.rows(i)].mean(0).numpy() for i in (0, 1)]
     expected = means[0] @ means[1] / (np.linalg.norm(means[0]) * np.linalg.norm(means[1]))
     assert value == pytest.approx(expected, abs=1e-5)
 
 
 def test_patches_find_their_nearest(scorer: VSMScorer) -> None:
-    features = SubjectFeatures(scorer)
-    (generation, reference), *_ = features(pairs())
+    (generation, reference), *_ = SubjectFeatures(scorer)(pairs())
     one, two = generation.raw.numpy(), reference.raw.numpy()
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
     best = [max(float(row @ other) for other in two) for row in one]
-    assert PatchNearest(features)(pairs())[0] == pytest.approx(np.mean(best), abs=1e-5)
+    assert baselines(scorer, "patch-nearest")[0](pairs())[0] == pytest.approx(
+        np.mean(best), abs=1e-5
+    )
 
 
 def test_equal_subjects_are_at_one_and_missing_ones_undefined(scorer: VSMScorer) -> None:
     pair = made_pair(0)
     same = made_pair(0, original_2=pair.altered_1, mask_2=pair.mask_1)
-    for baseline in offline_baselines(scorer, OFFLINE[3:]):
+    for baseline in baselines(scorer, *OFFLINE[3:]):
         values = baseline([same, *pairs()])
         assert values[0] == pytest.approx(1, abs=1e-5)
         assert np.isnan(values).tolist() == [False, False, False, False, True]
@@ -64,18 +69,18 @@ def test_equal_subjects_are_at_one_and_missing_ones_undefined(scorer: VSMScorer)
 def test_baselines_share_one_pass_over_a_batch(scorer: VSMScorer) -> None:
     calls = []
     handle = scorer.network.backbone.register_forward_hook(lambda *_: calls.append(1))
-    baselines = offline_baselines(scorer, OFFLINE[3:])
+    chosen = baselines(scorer, *OFFLINE[3:])
     first, second = pairs()[:2], pairs()[1:3]
-    values = [baseline(first) for baseline in baselines]
+    values = [baseline(first) for baseline in chosen]
     assert len(calls) == 1
-    assert baselines[0](second)[0] == pytest.approx(values[0][1], abs=1e-5)
+    assert chosen[0](second)[0] == pytest.approx(values[0][1], abs=1e-5)
     assert len(calls) == 2
     handle.remove()
 
 
 def test_choosing(scorer: VSMScorer, monkeypatch) -> None:
     def names(*selection: str) -> list[str]:
-        return [baseline.name for baseline in choose_baselines(selection, scorer)[0]]
+        return [baseline.name for baseline in baselines(scorer, *selection)]
 
     assert names("none") == []
     assert names("offline") == list(OFFLINE)

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from vsm_fast.lab.evaluation import Bootstrap
-from vsm_fast.lab.evaluation.evaluating import _figures
-from vsm_fast.lab.evaluation.measuring import PairMeasurement
 from vsm_fast.lab.evaluation.outputs import write_outputs
 from vsm_fast.lab.evaluation.plots import draw_kde, draw_localisation, draw_scatter, oracle_bins
+from vsm_fast.lab.evaluation.run import PairMeasurement, summarise
 from vsm_fast.lab.evaluation.tables import aligned, as_json, csv_rows, markdown
 
 KINDS = ("none", "recolour", "shuffle", "other subject")
@@ -62,7 +61,7 @@ def evaluation(rows=None, human=None, skipped=()):
         "model": "tiny", "semantic_threshold": 0.45, "visual_threshold": 0.725,
         "bootstrap": {**dataclasses.asdict(bootstrap), "unit": "pair"},
     }  # fmt: skip
-    return _figures(rows, tuple(rows[0].values), settings, human, bootstrap, "pair", dict(skipped))
+    return summarise(rows, settings, human, bootstrap, "pair", dict(skipped))
 
 
 def test_every_file(tmp_path) -> None:
@@ -114,7 +113,7 @@ def test_the_table_keeps_theirs_apart_from_ours() -> None:
     assert "VSM, visual threshold 0.5" in lines  # theirs at a threshold that was not asked for
     assert "Published figures" in text
     assert "(36 undefined)" in lines["silent"]
-    assert "Baseline clip-i left out: no weights." in text
+    assert "Baseline clip-i skipped: no weights." in text
     assert "12 unaltered, 12 of two subjects" in text
     assert "a\\|b" in text
     widths = {len(line) for line in text.split("###")[1].splitlines() if line[:1] == "|"}

@@ -52,9 +52,9 @@ def test_joining_by_whole_id_or_by_its_end() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": "good"}', "a is 'good'; a number"),
-        ('{"a": [1, true]}', "a number, null"),
-        ("[1, 2]", "holds a list; a mapping"),
+        ('{"a": "good"}', "a is 'good'; expected a number"),
+        ('{"a": [1, true]}', "expected a number, null"),
+        ("[1, 2]", "holds a list: expected a mapping"),
         ("{", "cannot be read as JSON"),
         ('{"a": 1, "a": 2}', "the key a twice"),
     ],
@@ -74,5 +74,5 @@ def test_what_cannot_be_joined_is_refused(tmp_path) -> None:
         load_ratings(tmp_path / "a.json", ListMeaning.CP_PF)
     with pytest.raises(PairingError, match="several pairs have the id 'x'"):
         join_ratings({"x": 1.0}, ["x", "x"])
-    with pytest.raises(PairingError, match="like 'y', those of the ratings like 'x'"):
+    with pytest.raises(PairingError, match="like 'y', rating ids like 'x'"):
         join_ratings({"x": 1.0}, ["y"])

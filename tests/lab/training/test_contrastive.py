@@ -12,6 +12,8 @@ from vsm_fast.lab.training.contrastive import (
     AggregationPair,
     ContrastiveTraining,
     EpochRecord,
+    matched_cross_entropy,
+    nearest_margin,
     pair_loss,
     train_contrastive,
 )
@@ -55,6 +57,33 @@ def _loop_entropy(query: np.ndarray, key: np.ndarray, sign: float, heat: float) 
     return total / (2 * len(query))
 
 
+@pytest.mark.parametrize("negate", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_cross_entropy_equals_plain_loops(count: int, negate: bool) -> None:
+    query, key = _unit(0, count, 8), _unit(1, count, 8)
+    expected = _loop_entropy(query.numpy(), key.numpy(), -1.0 if negate else 1.0, 0.07)
+    assert matched_cross_entropy(query, key, negate=negate).item() == pytest.approx(expected)
+
+
+def test_an_empty_match_costs_nothing_but_keeps_the_graph() -> None:
+    query = _unit(0, 0, 6).requires_grad_()
+    loss = matched_cross_entropy(query, _unit(0, 0, 6))
+    loss.backward()
+    assert loss.item() == 0
+    assert nearest_margin(query, _unit(0, 3, 6), low=0.3, matched=False).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "matched"),
+    [([0, 2], True),  # similarities 1 and 0 at the match, above 0.7 desired: hinges 0 and 0.7
+     ([2, 1, 2], False)],  # nearest similarities 0 and 1, at most 0.3 allowed: hinges 0 and 0.7
+)  # fmt: skip
+def test_the_margin(key: list[int], matched: bool) -> None:
+    axes = torch.eye(3, dtype=torch.float64)
+    hinge = nearest_margin(axes[[0, 1]], axes[key], low=0.3, matched=matched)
+    assert hinge.item() == pytest.approx(0.35)
+
+
 @pytest.mark.parametrize("heat", [0.07, 0.5])
 def test_the_objective_is_the_papers(heat: float) -> None:
     """Semantic on all matches; visual outside the part, and inside it negated when altered."""
@@ -82,7 +111,7 @@ def test_gradients_of_the_objective() -> None:
         return torch.stack(list(pair_loss(semantic, visual, pair, settings).values())).sum()
 
     maps = [_unit(seed, 3, 4, 6, 6).requires_grad_() for seed in (1, 2)]
-    assert torch.autograd.gradcheck(total, maps)
+    assert torch.autograd.gradcheck(total, maps, fast_mode=True)
 
 
 def test_the_altered_pass_pushes_the_altered_part_away() -> None:

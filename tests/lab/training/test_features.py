@@ -11,7 +11,6 @@ from vsm_fast.lab.training.examples import TrainingExample
 from vsm_fast.lab.training.features import (
     FeatureSettings,
     PairFeatures,
-    cell_states,
     pair_features,
     stored_levels,
 )
@@ -41,7 +40,10 @@ class _Levels(nn.Module):
 
 
 def test_cells_are_altered_clean_or_between() -> None:
-    assert cell_states(torch.tensor([0.0, 0.05, 0.25, 0.5, 1.0])).tolist() == [0, 0, -1, 1, 1]
+    example = _example(0)
+    example.part[:5] = torch.tensor([0.0, 0.05, 0.25, 0.5, 1.0])
+    features = pair_features(_Levels(), [example], GRID, _rngs(1), STILL)[0]
+    assert features.part[:6].tolist() == [0, 0, -1, 1, 1, 0]
 
 
 def test_levels_are_stored_as_the_networks_read_them() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -20,7 +20,8 @@ from training_runs import a_pair, write_backbone, write_pairs
 
 from vsm_fast import VSMScorer
 from vsm_fast.errors import ModelError, TrainingError
-from vsm_fast.lab.pairs.pair_shards import read_pairs
+from vsm_fast.lab.pairs.pair_shards import read_pairs, write_shard
+from vsm_fast.lab.training import contrastive
 from vsm_fast.lab.training.contrastive import ContrastiveTraining
 from vsm_fast.lab.training.features import FeatureSettings
 from vsm_fast.lab.training.train_job import PRESETS, TrainResult, TrainSettings, run_training
@@ -45,6 +46,12 @@ def settings(tmp_path: Path) -> TrainSettings:
 
 def _run(settings: TrainSettings, out: Path) -> TrainResult:
     return run_training(settings, out, device="cpu")
+
+
+def _assert_equal_weights(first: Path, second: Path) -> None:
+    one, two = _weights(first), _weights(second)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:
@@ -92,48 +99,42 @@ def test_a_run_ends_with_a_model_that_scores(settings: TrainSettings, tmp_path: 
     )
 
 
-_KILLED = """
+_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from vsm_fast.lab.training import contrastive
-from vsm_fast.lab.training import train_job
-from tests_settings import settings
+from vsm_fast.lab.training import contrastive
+from vsm_fast.lab.training.contrastive import ContrastiveTraining
+from vsm_fast.lab.training.features import FeatureSettings
+from vsm_fast.lab.training.train_job import TrainSettings, run_training
 
 real, saved = contrastive.save_state, []
 
 def save_state(*arguments, **named):
     real(*arguments, **named)
     saved.append(arguments)
-    if len(saved) == int(sys.argv[2]):
+    if len(saved) == {kill_after}:
         os.kill(os.getpid(), signal.SIGKILL)
 
 contrastive.save_state = save_state
-train_job.run_training(settings, Path(sys.argv[1]), device="cpu")
+run_training({settings!r}, Path({out!r}), device="cpu")
 """
 
 
-@pytest.mark.parametrize("saves", [2, 3])
+@pytest.mark.parametrize("saves", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_killed_run_ends_bit_by_bit_like_one_that_was_not(
     settings: TrainSettings, tmp_path: Path, saves: int
 ) -> None:
-    """Three steps an epoch: the second checkpoint is within an epoch, the third ends it."""
+    """Three steps per epoch: the second checkpoint is within an epoch, the third ends it."""
+    settings = replace(settings, training=replace(TRAINING, epochs=2))
     straight = _run(settings, tmp_path / "straight")
-    (tmp_path / "tests_settings.py").write_text(
-        "from vsm_fast.lab.training.train_job import TrainSettings\n"
-        "from vsm_fast.lab.training.contrastive import ContrastiveTraining\n"
-        "from vsm_fast.lab.training.features import FeatureSettings\n"
-        f"settings = {settings!r}\n"
-    )
-    command = [sys.executable, "-c", _KILLED, str(tmp_path / "killed"), str(saves)]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    script = _SCRIPT.format(kill_after=saves, settings=settings, out=str(tmp_path / "killed"))
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     resumed = _run(settings, tmp_path / "killed")
-    first, second = _weights(tmp_path / "straight"), _weights(tmp_path / "killed")
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    _assert_equal_weights(tmp_path / "straight", tmp_path / "killed")
     assert resumed.epoch == straight.epoch
     name = "aggregation.safetensors"
     assert (straight.model / name).read_bytes() == (resumed.model / name).read_bytes()
@@ -141,19 +142,34 @@ def test_a_killed_run_ends_bit_by_bit_like_one_that_was_not(
     assert tables[0] == tables[1]
 
 
-def test_a_finished_run_can_go_on_for_more_epochs(settings: TrainSettings, tmp_path: Path) -> None:
-    _run(settings, tmp_path / "long")
-    short = replace(settings, training=replace(TRAINING, epochs=1))
-    _run(short, tmp_path / "run")
-    _run(settings, tmp_path / "run")
-    first, second = _weights(tmp_path / "long"), _weights(tmp_path / "run")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_other_settings_are_refused_with_the_difference(
-    settings: TrainSettings, tmp_path: Path
+def test_an_interruption_within_an_epoch_changes_nothing(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = replace(settings, training=replace(TRAINING, epochs=1))
+    _run(settings, tmp_path / "straight")
+    real, saved = contrastive.save_state, []
+
+    def save_state(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
+        saved.append(arguments)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(contrastive, "save_state", save_state)
+    with pytest.raises(KeyboardInterrupt):
+        _run(settings, tmp_path / "cut")
+    monkeypatch.undo()
+    _run(settings, tmp_path / "cut")
+    _assert_equal_weights(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_a_finished_run_extends_to_more_epochs(settings: TrainSettings, tmp_path: Path) -> None:
+    """More epochs extend the same run; any other setting is refused with the difference."""
+    settings = replace(settings, training=replace(TRAINING, epochs=2))
+    _run(settings, tmp_path / "long")
     _run(replace(settings, training=replace(TRAINING, epochs=1)), tmp_path / "run")
+    _run(settings, tmp_path / "run")
+    _assert_equal_weights(tmp_path / "long", tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
     other = replace(settings, training=replace(TRAINING, visual_weight=1.0))
     message = r"training.visual_weight: 10.0 there, 1.0 here"
@@ -166,14 +182,8 @@ def test_two_processes_train_like_one(settings: TrainSettings, tmp_path: Path) -
     """Five pairs in batches of two: the last batch leaves the second process idle."""
     settings = replace(settings, training=replace(TRAINING, epochs=1))
     _run(settings, tmp_path / "one")
-    (tmp_path / "two.py").write_text(
-        "import torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from vsm_fast.lab.training.train_job import TrainSettings, run_training\n"
-        "from vsm_fast.lab.training.contrastive import ContrastiveTraining\n"
-        "from vsm_fast.lab.training.features import FeatureSettings\n"
-        f"run_training({settings!r}, Path({str(tmp_path / 'two')!r}), device='cpu')\n"
-    )
+    script = _SCRIPT.format(kill_after=None, settings=settings, out=str(tmp_path / "two"))
+    (tmp_path / "two.py").write_text(script)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
     command += ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
@@ -209,8 +219,6 @@ def test_too_few_validation_pairs(settings: TrainSettings, tmp_path: Path) -> No
 
 def test_pairs_of_the_published_layout_train_too(settings: TrainSettings, tmp_path: Path) -> None:
     """They bring no points; the backbone's features match them."""
-    from vsm_fast.lab.pairs.pair_shards import write_shard
-
     folder = tmp_path / "published"
     folder.mkdir()
     write_shard([a_pair(number, points=False) for number in range(4)], folder / "0.parquet")

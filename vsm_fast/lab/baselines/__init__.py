@@ -1,6 +1,6 @@
-"""Other metrics, for comparison with VSM on the same pairs in the same run."""
+"""Baseline metrics, evaluated on the same pairs as VSM."""
 
-from vsm_fast.lab.baselines.protocol import Baseline
+from vsm_fast.lab.baselines.baseline import Baseline
 from vsm_fast.lab.baselines.registry import choose_baselines
 
 __all__ = ["Baseline", "choose_baselines"]

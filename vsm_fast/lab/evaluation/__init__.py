@@ -1,14 +1,8 @@
 """Evaluation of VSM and of baselines on controlled pairs."""
 
 from vsm_fast.lab.evaluation.bootstrap import Bootstrap, Estimate
-from vsm_fast.lab.evaluation.evaluating import Evaluation, GroupCorrelation, evaluate
-from vsm_fast.lab.evaluation.localisation import (
-    Localisation,
-    localisation,
-    place_histogram,
-    point_histograms,
-)
-from vsm_fast.lab.evaluation.measures import (
+from vsm_fast.lab.evaluation.localisation import Localisation, localisation, place_histogram
+from vsm_fast.lab.evaluation.metrics import (
     Correlation,
     Gain,
     Separation,
@@ -17,6 +11,7 @@ from vsm_fast.lab.evaluation.measures import (
     separation,
 )
 from vsm_fast.lab.evaluation.ratings import ListMeaning, load_ratings
+from vsm_fast.lab.evaluation.run import Evaluation, GroupCorrelation, evaluate
 
 __all__ = [
     "Bootstrap",
@@ -34,6 +29,5 @@ __all__ = [
     "load_ratings",
     "localisation",
     "place_histogram",
-    "point_histograms",
     "separation",
 ]

@@ -1,8 +1,7 @@
-"""Bootstrap: how far a figure would move if other pairs had been drawn.
+"""Bootstrap intervals of evaluation figures.
 
-A resample is a row of counts, how often each pair was drawn. Figures that take such weights
-are computed for many resamples in one matrix product, and resampling whole subjects is the
-same thing with other weights.
+A resample is a row of counts: how often each pair was drawn. Weighted figures of many resamples
+are one matrix product, and resampling whole subjects only changes the weights.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-_BLOCK = 4_000_000  # weights held at a time, 32 MB
+_BLOCK = 4_000_000  # weights in memory at a time, 32 MB
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its bootstrap interval; NaN where it is undefined."""
+    """A figure and its bootstrap interval; NaN where undefined."""
 
     value: float
     low: float = float("nan")
@@ -29,10 +28,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made.
+    """Settings of the intervals.
 
     Attributes:
-        resamples: Number of resamples; 0 makes no intervals.
+        resamples: Number of resamples; 0 computes no intervals.
         level: Share of the resamples inside the interval, in (0, 1).
         seed: Seed of the draws.
     """
@@ -44,26 +43,26 @@ class Bootstrap:
     def __post_init__(self) -> None:
         if self.resamples < 0 or not 0 < self.level < 1:
             raise ValueError(
-                "a bootstrap wants at least 0 resamples and a level in (0, 1); got "
+                "a bootstrap needs at least 0 resamples and a level in (0, 1); got "
                 f"{self.resamples} and {self.level}."
             )
 
     def weights(self, rows: int, clusters: ArrayLike | None = None) -> Iterator[Floats]:
-        """Draws with replacement, as counts, in blocks.
+        """Draw with replacement, in blocks of resamples.
 
         Args:
             rows: Number of pairs.
-            clusters: [rows], what belongs together (the subject) and is drawn as a whole; None
-                draws pairs. Resamples then differ in size when clusters do.
+            clusters: [rows], cluster (subject) of each pair, drawn as a whole; None draws pairs.
+                Resamples differ in size if clusters do.
 
         Yields:
-            float64 [r, rows], how often each pair is in each resample.
+            float64 [r, rows], count of each pair in each resample.
         """
         labels, count = np.arange(rows), rows
         if clusters is not None:
             _, labels = np.unique(np.asarray(clusters), return_inverse=True)
             count = int(labels.max()) + 1 if rows else 0
-        if count < 2:  # one unit has no spread that could be measured
+        if count < 2:  # one unit has no measurable spread
             return
         rng = np.random.default_rng(self.seed)
         block = max(1, _BLOCK // rows)
@@ -73,12 +72,9 @@ class Bootstrap:
             yield drawn[:, labels].astype(np.float64)
 
     def estimate(
-        self,
-        figure: Callable[[Floats], Floats],
-        rows: int,
-        clusters: ArrayLike | None = None,
+        self, figure: Callable[[Floats], Floats], rows: int, clusters: ArrayLike | None = None
     ) -> Estimate:
-        """A figure of weighted pairs with its percentile interval.
+        """Return a figure of weighted pairs with its percentile interval.
 
         Args:
             figure: Weights float64 [r, rows] -> float64 [r]; NaN where undefined.
@@ -86,17 +82,17 @@ class Bootstrap:
             clusters: As for :meth:`weights`.
 
         Returns:
-            The figure at equal weights. No interval when it is undefined there, when there is
-            one cluster only, or when half of the resamples leave it undefined.
+            The figure at equal weights. It has no interval if it is undefined there, if there is
+            only one cluster, or if at least half of the resamples leave it undefined.
         """
         value = float(figure(np.ones((1, rows)))[0]) if rows else float("nan")
         if not np.isfinite(value):
             return Estimate(float("nan"))
         parts = [figure(weights) for weights in self.weights(rows, clusters)]
         drawn = np.concatenate([np.empty(0), *parts])
-        known = drawn[np.isfinite(drawn)]
-        if 2 * len(known) <= len(drawn):
+        defined = drawn[np.isfinite(drawn)]
+        if 2 * len(defined) <= len(drawn):
             return Estimate(value)
         tail = (1 - self.level) / 2
-        low, high = np.quantile(known, [tail, 1 - tail])
+        low, high = np.quantile(defined, [tail, 1 - tail])
         return Estimate(value, float(low), float(high))

@@ -1,20 +1,19 @@
-"""Localisation: do low similarities and hot pixels lie where the subject was altered?
+"""Localisation figures: do low similarities and hot pixels lie in the altered part?
 
-Each pair is counted into two histograms of "how inconsistent" (altered and unaltered places).
-Curves, areas and overlaps at every threshold follow from them, and so do their intervals, while
-the memory of an evaluation does not grow with the resolution of its images.
+Each pair is reduced to two histograms of inconsistency, of altered and of unaltered places.
+Curves, areas, overlaps and their intervals follow from the histograms, and memory does not grow
+with image resolution.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vsm_fast.lab.evaluation.bootstrap import Bootstrap, Estimate, Floats
-from vsm_fast.lab.evaluation.measures import mean_estimate
+from vsm_fast.lab.evaluation.metrics import mean_estimate
 
 BINS = 1024
 
@@ -23,18 +22,18 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Localisation:
-    """How well values tell altered places from unaltered ones.
+    """Separation of altered from unaltered places.
 
     Attributes:
-        pairs: Pairs with at least one place of each sort.
+        pairs: Pairs with at least one place of each kind.
         places: Points or pixels of these pairs.
-        altered: How many of them are altered.
-        auroc: Over the places of all pairs together.
-        auroc_within: Mean over the pairs of each pair's own.
-        best_iou: Mean over the pairs of the overlap of {value >= t} with the altered part, at
-            the one threshold t that makes it largest. Chosen on these pairs: an upper bound.
-        best_threshold: That t.
-        best_iou_each: The same with a threshold of each pair's own.
+        altered: Number of altered places.
+        auroc: AUROC over the places of all pairs together.
+        auroc_within: Mean of the AUROC of each pair.
+        best_iou: Mean overlap of {value >= t} with the altered part, at the one threshold t that
+            maximises it. The threshold is chosen on these pairs: an upper bound.
+        best_threshold: That threshold t.
+        best_iou_each: Mean overlap with a separate best threshold per pair.
     """
 
     pairs: int
@@ -51,66 +50,41 @@ def place_histogram(values: ArrayLike, altered: ArrayLike, bins: int = BINS) -> 
     """Count the places of one pair.
 
     Args:
-        values: float [T] in [0, 1], 1 = inconsistent. Others are counted at the nearer end.
+        values: float [T] in [0, 1], 1 = inconsistent; values outside count at the nearer end.
         altered: bool [T], whether the place lies in the altered part.
-        bins: Number of equal bins; values within one count as equal.
+        bins: Number of equal bins; values in one bin count as equal.
 
     Returns:
-        int64 [2, bins]: unaltered, altered places by value.
+        int64 [2, bins]: unaltered and altered places by value.
 
     Raises:
-        ValueError: The arrays differ in length, or a value is NaN.
+        ValueError: If the arrays differ in length, or a value is NaN.
     """
     value, part = np.asarray(values, np.float64).ravel(), np.asarray(altered, np.bool_).ravel()
     if value.shape != part.shape or np.isnan(value).any():
         raise ValueError(
-            f"values and altered must be equally long and known; got {value.shape} with "
+            f"values and altered must be equally long and without NaN; got {value.shape} with "
             f"{int(np.isnan(value).sum())} NaN, and {part.shape}."
         )
-    # In float32 arithmetic a value on the edge of a bin could fall on either side.
+    # In float32 arithmetic, a value on the edge of a bin could fall on either side.
     index = np.clip(np.floor(value * bins + 1e-9), 0, bins - 1).astype(np.int64)
     counts = np.bincount(index + bins * part, minlength=2 * bins)
     return counts.reshape(2, bins)
 
 
-def point_histograms(
-    visual_similarity: ArrayLike, altered: ArrayLike, offsets: ArrayLike, bins: int = BINS
-) -> Counts:
-    """Count the matched points of many pairs.
-
-    Args:
-        visual_similarity: float [T] in [-1, 1]; below 0 counts as 0.
-        altered: bool [T], whether the point lies in the altered part.
-        offsets: int [P + 1]; pair ``p`` owns points ``offsets[p]:offsets[p + 1]``.
-        bins: As for :func:`place_histogram`.
-
-    Returns:
-        int64 [P, 2, bins] of ``1 - similarity``.
-    """
-    value = 1 - np.maximum(np.asarray(visual_similarity, np.float64), 0)
-    part, bounds = np.asarray(altered, np.bool_), np.asarray(offsets, np.int64)
-    counts = np.zeros((len(bounds) - 1, 2, bins), np.int64)
-    for pair, (start, stop) in enumerate(pairwise(bounds.tolist())):
-        counts[pair] = place_histogram(value[start:stop], part[start:stop], bins)
-    return counts
-
-
 def localisation(
-    histograms: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    bootstrap: Bootstrap | None = None,
+    histograms: ArrayLike, *, clusters: ArrayLike | None = None, bootstrap: Bootstrap | None = None
 ) -> Localisation:
-    """Figures of many pairs.
+    """Return the localisation figures of many pairs.
 
     Args:
-        histograms: int [P, 2, B], each pair's as :func:`place_histogram` gives it. Pairs
-            without an altered, or without an unaltered place say nothing and are left out.
-        clusters: [P], resampled as wholes; None resamples pairs.
-        bootstrap: None takes the defaults.
+        histograms: int [P, 2, B], one :func:`place_histogram` per pair. Pairs without an altered
+            or without an unaltered place are left out.
+        clusters: [P], cluster of each pair, resampled as a whole; None resamples pairs.
+        bootstrap: Settings of the intervals; None = the defaults.
 
     Returns:
-        NaN without such a pair.
+        NaN if no pair is left.
     """
     counts = np.asarray(histograms, np.float64)
     if counts.ndim != 3 or counts.shape[1] != 2:
@@ -144,7 +118,7 @@ def localisation(
 
 
 def histogram_auroc(histograms: Floats) -> Floats:
-    """Area under the ROC curve of histograms [..., 2, B] -> [...]; places of a bin are ties."""
+    """Return the area under the ROC curve of histograms [..., 2, B]; a bin's places are ties."""
     negative, positive = histograms[..., 0, :], histograms[..., 1, :]
     below = negative.cumsum(axis=-1) - negative / 2
     wins = (positive * below).sum(axis=-1)
@@ -154,7 +128,7 @@ def histogram_auroc(histograms: Floats) -> Floats:
 
 
 def roc_curve(histogram: ArrayLike) -> tuple[Floats, Floats]:
-    """Rates of a histogram [2, B] at every threshold, from none to all.
+    """Return the rates of a histogram [2, B] at every threshold, from none to all.
 
     Returns:
         (false positive rate, true positive rate), float64 [B + 1] each, both rising.
@@ -165,7 +139,7 @@ def roc_curve(histogram: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def overlaps(histograms: Floats) -> Floats:
-    """Intersection over union of {value >= k / B} with the altered part, [P, 2, B] -> [P, B]."""
+    """Return the IoU of {value >= k / B} with the altered part, [P, 2, B] -> [P, B]."""
     chosen = histograms[..., ::-1].cumsum(axis=-1)[..., ::-1]
     part = histograms[:, 1].sum(axis=1, keepdims=True)
     return np.asarray(chosen[:, 1] / (part + chosen[:, 0]), np.float64)

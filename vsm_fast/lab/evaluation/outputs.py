@@ -1,4 +1,4 @@
-"""The files of an evaluation."""
+"""Output files of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from vsm_fast.files import replacing
-from vsm_fast.lab.evaluation.evaluating import Evaluation
 from vsm_fast.lab.evaluation.plots import draw_kde, draw_localisation, draw_scatter
+from vsm_fast.lab.evaluation.run import Evaluation
 from vsm_fast.lab.evaluation.tables import as_json, csv_rows, markdown, pair_columns
 
 
 def write_outputs(evaluation: Evaluation, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write tables, rows and figures; ``evaluation.json`` comes last, as the sign of all.
+    """Write tables, rows and figures; ``evaluation.json`` is last and marks completion.
 
-    Each file is complete or as it was before. A figure that has nothing to show is not written,
-    and one of an earlier run is removed.
+    Each file is written completely or left unchanged. A figure without data is not written, and
+    one from an earlier run is removed.
 
     Args:
-        evaluation: What to write.
-        folder: Is made.
+        evaluation: Evaluation to write.
+        folder: Output folder, created if missing.
 
     Returns:
-        The files.
+        The written files.
 
     Raises:
-        ImportError: matplotlib or scipy is not installed; names the extra.
+        ImportError: If matplotlib or scipy is not installed. Names the extra.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    drawers = {
+    figures = {
         "scatter.png": draw_scatter, "kde.png": draw_kde, "localisation.png": draw_localisation,
     }  # fmt: skip
-    for name, draw in drawers.items():
+    for name, draw in figures.items():
         figure = draw(evaluation)
         if figure is None:
             (out / name).unlink(missing_ok=True)

@@ -1,15 +1,15 @@
-"""Human ratings in DreamBench++'s JSON files, joined to pairs by id.
+"""Human ratings from DreamBench++ JSON files, joined to pairs by id.
 
 The layout is that of the project's own analysis code (github.com/yuangpeng/dreambench_plus):
 
-- merged ratings: ``GROUP/METHOD-cp.json`` (concept preservation: how well the subject is kept)
-  and ``GROUP/METHOD-pf.json`` (prompt following), each ``{"COLLECTION-PROMPT": score}``, a score
-  from 0 to 4; each ``GROUP`` is one rater or group of raters who rated everything;
+- merged ratings: ``GROUP/METHOD-cp.json`` (concept preservation: fidelity to the subject) and
+  ``GROUP/METHOD-pf.json`` (prompt following), each ``{"COLLECTION-PROMPT": score}`` with scores
+  from 0 to 4; each ``GROUP`` is a rater, or a group of raters, with ratings for everything;
 - raw ratings: ``GROUP/ANYTHING-METHOD.json``, each ``{"COLLECTION-PROMPT": [cp, pf]}``.
 
-Beyond it: mappings may be nested (category, method, ...), a list may be the scores of several
-raters, and ``null`` or NaN means not rated. Two numbers in a list can therefore be two raters or
-(cp, pf); :class:`ListMeaning` says which, nothing is guessed from the length.
+Also accepted: nested mappings (category, method, ...), lists of several raters' scores, and
+``null`` or NaN for a missing rating. A list of two numbers can mean two raters or (cp, pf);
+:class:`ListMeaning` decides, never the length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vsm_fast.jobs.text_tables import unique_keys
 
 
 class ListMeaning(StrEnum):
-    """What a list of numbers stands for."""
+    """Meaning of a list of numbers."""
 
     RATERS = "raters"
     CP_PF = "cp-pf"
@@ -42,34 +42,35 @@ class ListMeaning(StrEnum):
 def load_ratings(
     source: str | os.PathLike[str], lists: ListMeaning = ListMeaning.RATERS
 ) -> dict[str, float]:
-    """Mean human rating of each image.
+    """Load the mean human rating of each image.
 
     Args:
-        source: A JSON file, or a folder of them, searched downwards. In a folder the file's name
-            is the method (without ``-cp``), files ending in ``-pf`` are left out, and one id in
-            several files of a method is one rating of each.
-        lists: What a list is: ratings of several raters, or (concept preservation, prompt
+        source: JSON file, or a folder that is searched recursively. In a folder, the file name
+            (without ``-cp``) is the method, files ending in ``-pf`` are skipped, and an id in
+            several files of a method has one rating from each.
+        lists: Meaning of a list: ratings of several raters, or (concept preservation, prompt
             following), of which the first counts.
 
     Returns:
-        ``"METHOD/ID"`` (from a folder) or ``"ID"`` (from a file) to the mean rating; nested
-        mappings give ``"OUTER/INNER/ID"``. Images without any rating are not in it.
+        Mean rating by ``"METHOD/ID"`` (from a folder) or ``"ID"`` (from a file); nested mappings
+        give ``"OUTER/INNER/ID"``. Images without a rating are left out.
 
     Raises:
-        PairingError: No file, not JSON, or a value that is neither number, list nor mapping.
+        PairingError: If there is no file, a file is not JSON, or a value is neither a number,
+            a list nor a mapping.
     """
     root = Path(source)
     if root.is_file():
         files = [(root, "")]
     else:
-        found = sorted(path for path in root.rglob("*.json") if not path.stem.endswith("-pf"))
-        files = [(path, path.stem.removesuffix("-cp") + "/") for path in found]
+        paths = sorted(path for path in root.rglob("*.json") if not path.stem.endswith("-pf"))
+        files = [(path, path.stem.removesuffix("-cp") + "/") for path in paths]
     if not files:
         raise PairingError(
-            f"{root} holds no ratings: a .json file or a folder of them is expected, like "
+            f"{root} holds no ratings: expected a .json file or a folder of them, like "
             "merged_data of DreamBench++."
         )
-    collected: defaultdict[str, list[float]] = defaultdict(list)
+    ratings: defaultdict[str, list[float]] = defaultdict(list)
     for path, prefix in files:
         try:
             content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
@@ -77,10 +78,10 @@ def load_ratings(
             raise PairingError(f"{path} cannot be read as JSON: {error}") from error
         if not isinstance(content, dict):
             raise PairingError(
-                f"{path} holds a {type(content).__name__}; a mapping of id to rating is expected."
+                f"{path} holds a {type(content).__name__}: expected a mapping of id to rating."
             )
-        _collect(content, prefix, lists, path, collected)
-    return {name: float(np.mean(scores)) for name, scores in collected.items() if scores}
+        _collect(content, prefix, lists, path, ratings)
+    return {name: float(np.mean(scores)) for name, scores in ratings.items() if scores}
 
 
 def _collect(
@@ -88,43 +89,40 @@ def _collect(
     prefix: str,
     lists: ListMeaning,
     path: Path,
-    collected: defaultdict[str, list[float]],
+    ratings: defaultdict[str, list[float]],
 ) -> None:
+    """Add the scores of a mapping and of the mappings nested in it."""
     for key, value in content.items():
         name = prefix + key
         if isinstance(value, dict):
-            _collect(value, f"{name}/", lists, path, collected)
+            _collect(value, f"{name}/", lists, path, ratings)
             continue
         scores = value if isinstance(value, list) else [value]
         if isinstance(value, list) and lists is ListMeaning.CP_PF:
             if len(value) != 2:
                 raise PairingError(
-                    f"{path}: {name} has {len(value)} numbers; with lists of (concept "
-                    "preservation, prompt following) it must have 2."
+                    f"{path}: {name} has {len(value)} numbers; a list of (concept preservation, "
+                    "prompt following) must have 2."
                 )
             scores = value[:1]
-        if not all(_is_score(score) for score in scores):
-            raise PairingError(
-                f"{path}: {name} is {value!r}; a number, null, a list of these or a mapping is "
-                "expected."
-            )
-        collected[name] += [float(s) for s in scores if s is not None and not math.isnan(s)]
-
-
-def _is_score(score: object) -> bool:
-    number = isinstance(score, int | float) and not isinstance(score, bool)
-    return score is None or (number and not math.isinf(score))  # type: ignore[arg-type]
+        for score in scores:
+            number = isinstance(score, int | float) and not isinstance(score, bool)
+            if score is not None and (not number or math.isinf(score)):
+                raise PairingError(
+                    f"{path}: {name} is {value!r}; expected a number, null, a list of these or a "
+                    "mapping."
+                )
+        ratings[name] += [float(s) for s in scores if s is not None and not math.isnan(s)]
 
 
 def join_ratings(ratings: Mapping[str, float], ids: Sequence[str]) -> list[float]:
-    """The rating of each pair, NaN where there is none.
+    """Return the rating of each pair, NaN if there is none.
 
-    A pair is rated by the rating of its whole id (``"METHOD/COLLECTION-PROMPT"``), else by the
-    one rating whose last component it is (``"COLLECTION-PROMPT"``), if there is only one.
+    A pair takes the rating of its whole id (``"METHOD/COLLECTION-PROMPT"``), else the rating
+    whose last component is the id (``"COLLECTION-PROMPT"``), if there is exactly one.
 
     Raises:
-        PairingError: Two pairs have one id, so that a rating cannot be given to one of them; or
-            no pair has a rating.
+        PairingError: If two pairs have the same id, or no pair has a rating.
     """
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if list(ids).count(name) > 1)
@@ -139,7 +137,7 @@ def join_ratings(ratings: Mapping[str, float], ids: Sequence[str]) -> list[float
         joined.append(ratings.get(name, alone))
     if ids and all(math.isnan(rating) for rating in joined):
         raise PairingError(
-            f"none of the {len(ids)} pairs has a rating: their ids are like {ids[0]!r}, those of "
-            f"the ratings like {next(iter(ratings), '(there are none)')!r}."
+            f"none of the {len(ids)} pairs has a rating: pair ids look like {ids[0]!r}, rating "
+            f"ids like {next(iter(ratings), '(there are none)')!r}."
         )
     return joined

@@ -1,171 +1,159 @@
-"""An evaluation as text: Markdown for people, rows for CSV, a dictionary for JSON."""
+"""Tables of an evaluation: Markdown, CSV rows, JSON content and columns of the pairs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vsm_fast.lab.evaluation.bootstrap import Estimate
-from vsm_fast.lab.evaluation.evaluating import GROUPINGS, OTHER_SUBJECT, UNALTERED, Evaluation
-from vsm_fast.lab.evaluation.localisation import Localisation
-from vsm_fast.lab.evaluation.measures import Correlation
-from vsm_fast.lab.evaluation.published import CONTROLLED, SOURCE
+from vsm_fast.lab.evaluation.metrics import Correlation
+from vsm_fast.lab.evaluation.run import GROUPINGS, OTHER_SUBJECT, UNALTERED, Evaluation
 
 _NONE = "–"
 
 
+@dataclass(frozen=True)
+class Published:
+    """Published correlations of a metric, and the name of our column of the same kind if any."""
+
+    label: str
+    column: str
+    pearson: float
+    spearman: float
+
+
+SOURCE = "Mind-the-Glitch, NeurIPS 2025, arXiv 2509.21989: their controlled test set, their weights"
+CONTROLLED = (
+    Published("CLIP", "clip-i", -0.053, -0.005),
+    Published("DINO", "dino", 0.087, 0.120),
+    Published("VLM (GPT-4o)", "", 0.072, 0.091),
+    Published("VSM, visual threshold 0.5", "vsm@0.5", 0.465, 0.454),
+    Published("VSM, visual threshold 0.6", "vsm@0.6", 0.448, 0.582),
+    Published("VSM, visual threshold 0.7", "vsm@0.7", 0.352, 0.496),
+)
+
+
 def markdown(evaluation: Evaluation) -> str:
-    """The whole evaluation as Markdown tables that also read well as plain text."""
-    parts = [_about(evaluation), _main_table(evaluation)]
-    if evaluation.human is not None:
-        parts.append(_human_table(evaluation))
-    parts.append(_located_table(evaluation))
-    groups = _group_table(evaluation)
-    return "\n\n".join([*parts, *([groups] if groups else []), *_notes(evaluation)]) + "\n"
-
-
-def _about(evaluation: Evaluation) -> str:
+    """Return the evaluation as Markdown tables that also read well as plain text."""
     settings, counts = evaluation.settings, evaluation.counts
-    kinds = counts["kind"]
-    subjects = [name for name in counts["subject"] if name]
-    of_subjects = f" of {len(subjects)} subject{'s' * (len(subjects) != 1)}" if subjects else ""
-    other, plain = kinds.get(OTHER_SUBJECT, 0), kinds.get(UNALTERED, 0)
-    altered = len(evaluation.pairs) - other - plain
-    bootstrap = settings["bootstrap"]
-    intervals = (
-        f"{bootstrap['level']:.0%} intervals: {bootstrap['resamples']} bootstrap resamples by "
-        f"{bootstrap['unit']}, seed {bootstrap['seed']}."
-        if bootstrap["resamples"]
-        else "No intervals."
-    )
-    return (
+    headline, bootstrap = evaluation.headline, settings["bootstrap"]
+    other, plain = counts["kind"].get(OTHER_SUBJECT, 0), counts["kind"].get(UNALTERED, 0)
+    subjects = len([name for name in counts["subject"] if name])
+    of_subjects = f" of {subjects} subject{'s' * (subjects != 1)}" if subjects else ""
+    intervals = "No intervals."
+    if bootstrap["resamples"]:
+        intervals = (
+            f"{bootstrap['level']:.0%} intervals: {bootstrap['resamples']} bootstrap resamples by "
+            f"{bootstrap['unit']}, seed {bootstrap['seed']}."
+        )
+    parts = [
         f"Model `{settings['model']}`, semantic threshold {settings['semantic_threshold']:g}. "
-        f"{len(evaluation.pairs)} pairs{of_subjects}: {altered} altered, "
-        f"{plain} unaltered, {other} of two subjects. {intervals}"
-    )
+        f"{len(evaluation.pairs)} pairs{of_subjects}: "
+        f"{len(evaluation.pairs) - other - plain} altered, {plain} unaltered, "
+        f"{other} of two subjects. {intervals}"
+    ]
 
-
-def _main_table(evaluation: Evaluation) -> str:
-    theirs = {row.column: row for row in CONTROLLED if row.column}
+    published = {row.column: row for row in CONTROLLED if row.column in evaluation.metrics}
     rows: list[tuple[str, ...]] = []
     for metric in evaluation.metrics:
-        found, published = evaluation.overall(metric), theirs.pop(metric, None)
+        name = f"**{metric}** (the model's threshold)" if metric == headline else metric
+        gain = evaluation.gains.get(metric)
+        row = published.get(metric)
         rows.append(
             (
-                _name(evaluation, metric),
-                _estimate(found.pearson),
-                _estimate(found.spearman),
-                _pairs(found),
-                _estimate(evaluation.gains[metric].pearson)
-                if metric in evaluation.gains
-                else _NONE,
+                name,
+                *_coefficients(evaluation.overall(metric)),
+                _NONE if gain is None else _estimate(gain.pearson),
                 _share(evaluation.separation[metric].higher),
-                _number(published.pearson) if published else _NONE,
-                _number(published.spearman) if published else _NONE,
+                _NONE if row is None else _number(row.pearson),
+                _NONE if row is None else _number(row.spearman),
             )
         )
-    others = [row for row in CONTROLLED if not row.column or row.column in theirs]
     rows += [
-        (row.label, *[_NONE] * 5, _number(row.pearson), _number(row.spearman)) for row in others
+        (row.label, *[_NONE] * 5, _number(row.pearson), _number(row.spearman))
+        for row in CONTROLLED
+        if row.column not in published
     ]
-    heads = (
-        "metric", "Pearson", "Spearman", "pairs", "VSM's gain", "same > other",
-        "theirs*: Pearson", "Spearman",
-    )  # fmt: skip
-    return (
-        "### Correlation with the oracle\n\n"
-        f"{aligned(heads, rows)}\n\n"
-        f"VSM's gain: Pearson of `{evaluation.headline}` minus the row's, on the same pairs.\n"
-        "same > other: share of comparisons in which an unaltered pair has a higher value than a "
-        "pair of two subjects.\n"
-        f"\\* Published figures. {SOURCE}. Other pairs than ours, so no row is a comparison."
-    )
+    coefficients = ("Pearson", "Spearman", "pairs")
+    ours = ("VSM gain", "same > other", "published*: Pearson", "Spearman")
+    parts += [
+        "### Correlation with the oracle",
+        aligned(("metric", *coefficients, *ours), rows),
+        f"VSM gain: Pearson of `{headline}` minus that of the row, on the same pairs.\n"
+        "same > other: share of comparisons in which an unaltered pair scores higher than a pair "
+        "of two subjects.\n"
+        f"\\* Published figures. {SOURCE}. Their pairs differ from ours: the figures are not "
+        "comparable.",
+    ]
 
+    if evaluation.human is not None:
+        rows = [(m, *_coefficients(evaluation.overall(m, "human"))) for m in evaluation.metrics]
+        table = aligned(("metric", *coefficients), rows)
+        parts += ["### Correlation with the mean human rating", table]
 
-def _human_table(evaluation: Evaluation) -> str:
-    rows = []
-    for metric in evaluation.metrics:
-        found = evaluation.overall(metric, "human")
-        rows.append(
-            (metric, _estimate(found.pearson), _estimate(found.spearman), _pairs(found))
-        )  # fmt: skip
-    table = aligned(("metric", "Pearson", "Spearman", "pairs"), rows)
-    return f"### Correlation with the mean human rating\n\n{table}"
-
-
-def _located_table(evaluation: Evaluation) -> str:
-    def row(name: str, found: Localisation, overlap: bool) -> tuple[str, ...]:
-        return (
-            name,
-            _estimate(found.auroc),
-            _estimate(found.auroc_within),
-            f"{_estimate(found.best_iou)} at {found.best_threshold:.2f}" if overlap else _NONE,
-            _estimate(found.best_iou_each) if overlap else _NONE,
-            str(found.pairs),
+    points, pixels = evaluation.points, evaluation.pixels
+    iou = f"{_estimate(pixels.best_iou)} at {pixels.best_threshold:.2f}"
+    each = _estimate(pixels.best_iou_each)
+    rows = [
+        (name, _estimate(place.auroc), _estimate(place.auroc_within), *overlap, str(place.pairs))
+        for name, place, overlap in (
+            ("matched points", points, (_NONE, _NONE)),
+            ("heat map pixels", pixels, (iou, each)),
         )
-
-    heads = ("", "AUROC, pooled", "AUROC, mean of pairs", "best IoU, one threshold",
-             "best IoU, one a pair", "pairs")  # fmt: skip
-    rows = [
-        row("matched points", evaluation.points, False),
-        row("heat map's pixels", evaluation.pixels, True),
     ]
-    return (
-        "### Localisation of the altered part\n\n"
-        f"{aligned(heads, rows)}\n\n"
-        "The thresholds of the IoU are chosen on these pairs: an upper bound."
-    )
+    heads = ("AUROC, pooled", "AUROC, mean of pairs", "best IoU, one threshold",
+             "best IoU, threshold per pair", "pairs")  # fmt: skip
+    parts += [
+        "### Localisation of the altered part",
+        aligned(("", *heads), rows),
+        "The IoU thresholds are chosen on these pairs: an upper bound.",
+    ]
 
-
-def _group_table(evaluation: Evaluation) -> str:
     rows = [
-        (row.by, row.group, _estimate(row.correlation.pearson),
-         _estimate(row.correlation.spearman), _pairs(row.correlation))
+        (row.by, row.group, *_coefficients(row.correlation))
         for row in evaluation.correlations
-        if row.by != "all" and row.metric == evaluation.headline
-    ]  # fmt: skip
-    if not rows:
-        return ""
-    table = aligned(("by", "group", "Pearson", "Spearman", "pairs"), rows)
-    return f"### `{evaluation.headline}` by group\n\n{table}"
+        if row.by != "all" and row.metric == headline
+    ]
+    if rows:
+        table = aligned(("by", "group", *coefficients), rows)
+        parts += [f"### `{headline}` by group", table]
 
-
-def _notes(evaluation: Evaluation) -> list[str]:
-    without = {name: n for name, n in evaluation.counts["status"].items() if name != "ok"}
-    lines = [f"Pairs without a VSM score: {n} ({name})." for name, n in without.items()]
-    lines += [f"Baseline {name} left out: {why}" for name, why in evaluation.skipped.items()]
-    return ["\n".join(lines)] if lines else []
+    undefined = {status: n for status, n in counts["status"].items() if status != "ok"}
+    notes = [f"Pairs without a VSM score: {n} ({status})." for status, n in undefined.items()]
+    notes += [f"Baseline {name} skipped: {why}" for name, why in evaluation.skipped.items()]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
 def csv_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One row a metric: correlations (overall, human, by group), gain and separation."""
+    """Return one row per metric: correlations (overall, human, by group), gain and separation."""
     rows = []
+    targets = ["oracle"] + (["human"] if evaluation.human is not None else [])
+    coefficients = ("pearson", "spearman")
     for metric in evaluation.metrics:
         row: dict[str, Any] = {"metric": metric}
-        targets = ["oracle"] + (["human"] if evaluation.human is not None else [])
         for target in targets:
-            found = evaluation.overall(metric, target)
+            correlation = evaluation.overall(metric, target)
             prefix = "" if target == "oracle" else f"{target}_"
-            row |= {f"{prefix}n": found.n, f"{prefix}undefined": found.undefined}
-            for name in ("pearson", "spearman"):
-                row |= _flat(prefix + name, getattr(found, name))
+            row |= {f"{prefix}n": correlation.n, f"{prefix}undefined": correlation.undefined}
+            for name in coefficients:
+                row |= _bounds(prefix + name, getattr(correlation, name))
         gain = evaluation.gains.get(metric)
-        for name in ("pearson", "spearman"):
+        for name in coefficients:
             estimate = Estimate(math.nan) if gain is None else getattr(gain, name)
-            row |= _flat(f"headline_minus_this_{name}", estimate)
+            row |= _bounds(f"headline_minus_this_{name}", estimate)
         row |= asdict(evaluation.separation[metric])
         for group in evaluation.correlations:
             if group.metric == metric and group.by != "all":
-                for name in ("pearson", "spearman"):
+                for name in coefficients:
                     row[f"{name}_{group.by}_{group.group}"] = getattr(group.correlation, name).value
         rows.append(row)
     return rows
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything but the rows of the pairs; what is undefined is null."""
+    """Return everything except the pairs as JSON values; undefined figures are null."""
     content = {
         "settings": dict(evaluation.settings),
         "counts": {"pairs": len(evaluation.pairs), **evaluation.counts},
@@ -174,7 +162,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "correlations": [asdict(row) for row in evaluation.correlations],
         "gains_of_headline": {name: asdict(gain) for name, gain in evaluation.gains.items()},
         "localisation": {"points": asdict(evaluation.points), "pixels": asdict(evaluation.pixels)},
-        "separation": {name: asdict(found) for name, found in evaluation.separation.items()},
+        "separation": {name: asdict(row) for name, row in evaluation.separation.items()},
         "skipped_baselines": dict(evaluation.skipped),
         "published": {"source": SOURCE, "controlled": [asdict(row) for row in CONTROLLED]},
     }
@@ -183,7 +171,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def pair_columns(evaluation: Evaluation) -> dict[str, list[Any]]:
-    """One row a pair: what it is, every metric, and why VSM is undefined where it is."""
+    """Return the columns of the pairs: description, all metrics, and the status of VSM."""
     pairs = evaluation.pairs
     columns: dict[str, list[Any]] = {
         name: [getattr(pair, name) for pair in pairs] for name in ("id", *GROUPINGS, "oracle")
@@ -197,7 +185,7 @@ def pair_columns(evaluation: Evaluation) -> dict[str, list[Any]]:
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up; the first column to the left, others to the right."""
+    """Return a Markdown table with aligned columns: the first one left, the others right."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
     widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(heads))]
     left = {0} | {i for i, head in enumerate(heads) if head == "group"}
@@ -216,12 +204,11 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(escaped[0]), line(rule), *map(line, escaped[1:])])
 
 
-def _name(evaluation: Evaluation, metric: str) -> str:
-    return f"**{metric}** (the model's threshold)" if metric == evaluation.headline else metric
-
-
-def _pairs(found: Correlation) -> str:
-    return str(found.n) + (f" ({found.undefined} undefined)" if found.undefined else "")
+def _coefficients(correlation: Correlation) -> tuple[str, str, str]:
+    """Format Pearson, Spearman and the number of pairs."""
+    undefined = f" ({correlation.undefined} undefined)" if correlation.undefined else ""
+    pearson, spearman = _estimate(correlation.pearson), _estimate(correlation.spearman)
+    return pearson, spearman, f"{correlation.n}{undefined}"
 
 
 def _number(value: float) -> str:
@@ -238,7 +225,7 @@ def _estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _flat(name: str, estimate: Estimate) -> dict[str, float]:
+def _bounds(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 

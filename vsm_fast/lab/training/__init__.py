@@ -1,1 +1,1 @@
-"""Training of a small backbone and of the aggregation networks (extra ``train``)."""
+"""Training of the aggregation networks on a frozen backbone (extra ``lab``)."""

@@ -1,7 +1,7 @@
-"""Stored features of two data sets of controlled pairs: what is trained on, and what validates.
+"""Feature cache of the training and the validation pairs.
 
-A folder holds ``features.json``, which says what the features are of, and numbered shards. A
-folder of something else is refused; one that is incomplete is completed.
+A cache folder holds numbered shards and ``features.json``, which records the model, the pairs and
+the settings of the features. Other features are refused; an incomplete cache is completed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vsm_fast.errors import TrainingError
 from vsm_fast.files import write_json
 from vsm_fast.images.subjects import prepare_subject
-from vsm_fast.lab.evaluation.evaluating import OTHER_SUBJECT
+from vsm_fast.lab.evaluation.run import OTHER_SUBJECT
 from vsm_fast.lab.pairs.pair_shards import read_pairs, shard_paths
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.training.calibration import altered_cells
@@ -35,13 +35,12 @@ from vsm_fast.model.config import ModelConfig, weights_fingerprint
 
 _log = logging.getLogger(__name__)
 _SHARD = 16  # pairs
-_FOOTER = 65536  # bytes: statistics and places of all columns, which change with any content
-_FEWEST_MATCHES = 4  # with fewer there is hardly anything to tell apart
+_FOOTER = 65536  # bytes: statistics and offsets of all columns, which change with any content
+_MIN_MATCHES = 4  # fewer matches leave the contrastive loss next to nothing to separate
 
-
-# Rows and notes of some pairs, of which the first has this number; counts what it leaves out.
-_Rows = tuple[list[dict[str, Tensor]], dict[str, list[Any]]]
-_Describe = Callable[[list[ControlledPair], int, "Counter[str]"], _Rows]
+# Rows of one pair and the notes of each row, or the reason to leave the pair out.
+_Rows = tuple[list[dict[str, Tensor]], dict[str, Any]] | str
+_Extract = Callable[[ControlledPair, int], _Rows]
 
 
 def training_features(
@@ -52,54 +51,44 @@ def training_features(
     folder: Path,
     advance: Callable[[int], None] = lambda pairs: None,
 ) -> RowShards:
-    """Features to train on: rows of ``PairFeatures``, the variants of a pair one after the other.
+    """Return training features: rows of ``PairFeatures``, the variants of a pair in succession.
 
-    Left out are pairs of two subjects, those whose subject is too small, and those with fewer
-    than four matched points.
+    Leaves out pairs of two subjects, pairs with a subject that is too small, and pairs with
+    fewer than four matched points.
 
     Args:
         backbone: float [B, 3, R, R] in [-1, 1] -> one tensor per level.
-        config: Its model.
-        settings: What is kept of a pair.
-        pairs: A data set of controlled pairs.
-        folder: Of the features.
-        advance: Called with the number of pairs just done.
+        config: Configuration of the backbone's model.
+        settings: Augmentation and matching.
+        pairs: Data set of controlled pairs.
+        folder: Cache folder.
+        advance: Callback with the number of pairs just finished.
 
     Raises:
-        TrainingError: The folder holds other features, or no pair can be used.
-        PairingError: The pairs cannot be read.
+        TrainingError: If the folder holds other features, or no pair is usable.
+        PairingError: If the pairs cannot be read.
     """
     grid = config.aggregation.grid
     if grid[0] != grid[1]:
         raise TrainingError(f"training needs as many rows as columns in the grid; got {grid}.")
     match_level = settings.level_of(config.backbone.levels)
 
-    def describe(batch: list[ControlledPair], first: int, dropped: Counter[str]) -> _Rows:
-        rows: list[dict[str, Tensor]] = []
-        names: list[str] = []
-        for number, pair in enumerate(batch, start=first):
-            if pair.kind == OTHER_SUBJECT:
-                dropped["two subjects"] += 1
-                continue
-            rngs = [
-                np.random.default_rng((settings.seed, number, variant))
-                for variant in range(settings.variants)
-            ]
-            framed = [training_example(pair, rng, config.backbone, grid) for rng in rngs]
-            examples = [example for example in framed if example is not None]
-            if len(examples) < len(framed):
-                dropped["subject too small"] += 1
-                continue
-            made = pair_features(backbone, examples, grid, rngs, settings, match_level)
-            if min(int((visit.match >= 0).sum()) for visit in made) < _FEWEST_MATCHES:
-                dropped["too few matches"] += 1
-                continue
-            rows += [visit.row() for visit in made]
-            names += [pair.id] * len(made)
-        return rows, {"id": names}
+    def extract(pair: ControlledPair, number: int) -> _Rows:
+        if pair.kind == OTHER_SUBJECT:
+            return "two subjects"
+        seeds = [(settings.seed, number, variant) for variant in range(settings.variants)]
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        framed = [training_example(pair, rng, config.backbone, grid) for rng in rngs]
+        examples = [example for example in framed if example is not None]
+        if len(examples) < len(framed):
+            return "subject too small"
+        features = pair_features(backbone, examples, grid, rngs, settings, match_level)
+        if min(int((variant.match >= 0).sum()) for variant in features) < _MIN_MATCHES:
+            return "too few matches"
+        return [variant.row() for variant in features], {"id": pair.id}
 
     key = {**_key(backbone, config, pairs), "settings": asdict(settings)}
-    return _stored(pairs, folder, key, describe, advance)
+    return _cached(pairs, folder, key, extract, advance)
 
 
 def validation_features(
@@ -109,55 +98,33 @@ def validation_features(
     folder: Path,
     advance: Callable[[int], None] = lambda pairs: None,
 ) -> RowShards:
-    """Features to validate on: both images of each pair as the scorer would show them.
+    """Return validation features: both images of each pair, framed as the scorer frames them.
 
-    A row has ``level_N`` float16 [2, C, h, w] of (reference, generation), ``subject`` bool
+    A row has ``level_N`` float16 [2, C, h, w] of (reference, generated image), ``subject`` bool
     [2, h, w] and ``altered`` bool [h * w]; notes are ``oracle`` and ``kind``. Arguments and
     errors are those of :func:`training_features`.
     """
     grid = config.aggregation.grid
     every = np.arange(grid[0] * grid[1])
 
-    def describe(batch: list[ControlledPair], first: int, dropped: Counter[str]) -> _Rows:
-        rows: list[dict[str, Tensor]] = []
-        oracles: list[float] = []
-        kinds: list[str] = []
-        for pair in batch:
-            sides = ((pair.original_2, pair.mask_2), (pair.altered_1, pair.mask_1))
-            subjects = [prepare_subject(*side, f"pair {pair.id}", config) for side in sides]
-            pixels = [subject.pixels for subject in subjects if subject.pixels is not None]
-            cells = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
-            if len(pixels) < len(sides):
-                dropped["no subject"] += 1
-                continue
-            row = {
-                f"level_{number}": level
-                for number, level in enumerate(stored_levels(backbone, torch.stack(pixels), grid))
-            }
-            row["subject"] = torch.from_numpy(np.stack(cells))
-            row["altered"] = torch.from_numpy(altered_cells(config, pair, every))
-            rows.append(row)
-            oracles.append(pair.oracle)
-            kinds.append(pair.kind)
-        return rows, {"oracle": oracles, "kind": kinds}
+    def extract(pair: ControlledPair, number: int) -> _Rows:
+        sides = ((pair.original_2, pair.mask_2), (pair.altered_1, pair.mask_1))
+        subjects = [prepare_subject(*side, f"pair {pair.id}", config) for side in sides]
+        pixels = [subject.pixels for subject in subjects if subject.pixels is not None]
+        cells = [subject.cell_mask for subject in subjects if subject.cell_mask is not None]
+        if len(pixels) < len(sides):
+            return "no subject"
+        levels = stored_levels(backbone, torch.stack(pixels), grid)
+        row = {f"level_{position}": level for position, level in enumerate(levels)}
+        row["subject"] = torch.from_numpy(np.stack(cells))
+        row["altered"] = torch.from_numpy(altered_cells(config, pair, every))
+        return [row], {"oracle": pair.oracle, "kind": pair.kind}
 
-    return _stored(pairs, folder, _key(backbone, config, pairs), describe, advance)
+    return _cached(pairs, folder, _key(backbone, config, pairs), extract, advance)
 
 
 def _key(backbone: nn.Module, config: ModelConfig, pairs: Path) -> dict[str, Any]:
-    """Everything that decides what the features are."""
-    files = {name: sha for name, sha in config.files.items() if "aggregation" not in name}
-    return {
-        "dtype": str(next(backbone.parameters()).dtype),
-        "pairs": _fingerprint(pairs),
-        "backbone": asdict(config.backbone),
-        "grid": config.aggregation.grid,
-        "weights": weights_fingerprint(replace(config, files=files)),
-    }
-
-
-def _fingerprint(pairs: Path) -> str:
-    """sha256 over names, sizes and footers of a data set's files."""
+    """Return everything that determines the features."""
     digest = hashlib.sha256()
     for path in shard_paths(pairs):
         size = path.stat().st_size
@@ -165,63 +132,77 @@ def _fingerprint(pairs: Path) -> str:
         with path.open("rb") as file:
             file.seek(max(0, size - _FOOTER))
             digest.update(file.read())
-    return digest.hexdigest()
+    files = {name: sha for name, sha in config.files.items() if "aggregation" not in name}
+    return {
+        "dtype": str(next(backbone.parameters()).dtype),
+        "pairs": digest.hexdigest(),
+        "backbone": asdict(config.backbone),
+        "grid": config.aggregation.grid,
+        "mask_reduction": config.aggregation.mask_reduction,
+        "weights": weights_fingerprint(replace(config, files=files)),
+    }
 
 
-def _stored(
+def _cached(
     pairs: Path,
     folder: Path,
-    key: Mapping[str, Any],
-    describe: _Describe,
+    key: dict[str, Any],
+    extract: _Extract,
     advance: Callable[[int], None],
 ) -> RowShards:
-    """The shards of a data set, made where they are missing."""
+    """Return the shards of a data set and write the missing ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "features.json"
+    path = folder / "features.json"
     key = json.loads(json.dumps(key))
-    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"key": key}
-    if known["key"] != key:
-        differing = ", ".join(name for name in key if known["key"].get(name) != key[name])
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"key": key}
+    if record["key"] != key:
+        differing = ", ".join(name for name in key if record["key"].get(name) != key[name])
         raise TrainingError(
-            f"{folder} holds features of other {differing}; choose another folder or delete it."
+            f"{folder} holds features of other {differing}. Choose another folder or delete it."
         )
-    names = known.get("shards")
+    names = record.get("shards")
     if names is None or not all((folder / name).exists() for name in names):
-        write_json(record, {"key": key})
-        known = {"key": key, **_make(pairs, folder, describe, advance)}
-        write_json(record, known)
-    if known["dropped"]:
-        shown = ", ".join(f"{reason} {count}" for reason, count in known["dropped"].items())
-        _log.warning("pairs of %s left out: %s", pairs, shown)
-    shards = RowShards(folder / name for name in known["shards"])
+        write_json(path, {"key": key})
+        names, dropped = _write_shards(pairs, folder, extract, advance)
+        record = {"key": key, "shards": names, "dropped": dropped}
+        write_json(path, record)
+    if record["dropped"]:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in record["dropped"].items())
+        _log.warning("pairs of %s left out: %s", pairs, reasons)
+    shards = RowShards(folder / name for name in record["shards"])
     if not len(shards):
-        raise TrainingError(f"no pair of {pairs} can be used; see the reasons above.")
+        raise TrainingError(f"no pair of {pairs} is usable; see the reasons above.")
     return shards
 
 
-def _make(
-    pairs: Path, folder: Path, describe: _Describe, advance: Callable[[int], None]
-) -> dict[str, Any]:
-    """Write the missing shards; their names, and why pairs were left out."""
-    names: list[str] = []
-    dropped: Counter[str] = Counter()
-    for number, batch in enumerate(_batched(read_pairs(pairs), _SHARD)):
-        path = folder / f"{number:05d}.safetensors"
-        summary = path.with_suffix(".json")
-        made = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
-        if made is None or (made["rows"] and not path.exists()):
-            left_out: Counter[str] = Counter()
-            rows, notes = describe(batch, number * _SHARD, left_out)
+def _write_shards(
+    pairs: Path, folder: Path, extract: _Extract, advance: Callable[[int], None]
+) -> tuple[list[str], dict[str, int]]:
+    """Write the missing shards; return all names and the number of left-out pairs per reason."""
+    shards: list[str] = []
+    total: Counter[str] = Counter()
+    stream = read_pairs(pairs)
+    for shard, batch in enumerate(iter(lambda: list(islice(stream, _SHARD)), [])):
+        path = folder / f"{shard:05d}.safetensors"
+        about = path.with_suffix(".json")
+        summary = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
+        if summary is None or (summary["rows"] and not path.exists()):
+            dropped: Counter[str] = Counter()
+            rows: list[dict[str, Tensor]] = []
+            notes: defaultdict[str, list[Any]] = defaultdict(list)
+            for number, pair in enumerate(batch, start=shard * _SHARD):
+                extracted = extract(pair, number)
+                if isinstance(extracted, str):
+                    dropped[extracted] += 1
+                    continue
+                rows += extracted[0]
+                for name, value in extracted[1].items():
+                    notes[name] += [value] * len(extracted[0])
             if rows:
                 write_rows(path, rows, notes)
-            made = {"rows": len(rows), "dropped": dict(left_out)}
-            write_json(summary, made)
-        dropped.update(made["dropped"])
-        names += [path.name] if made["rows"] else []
+            summary = {"rows": len(rows), "dropped": dict(dropped)}
+            write_json(about, summary)
+        total.update(summary["dropped"])
+        shards += [path.name] if summary["rows"] else []
         advance(len(batch))
-    return {"shards": names, "dropped": dict(dropped)}
-
-
-def _batched(pairs: Iterator[ControlledPair], size: int) -> Iterator[list[ControlledPair]]:
-    while batch := list(islice(pairs, size)):
-        yield batch
+    return shards, dict(total)

@@ -1,4 +1,4 @@
-"""Rows of tensors on disk: safetensors shards, of which a visit reads one row and nothing else."""
+"""Rows of tensors in safetensors shards with random access."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vsm_fast.files import replacing
 def write_rows(
     path: Path, rows: Sequence[Mapping[str, Tensor]], notes: Mapping[str, Sequence[Any]]
 ) -> None:
-    """Write a shard, atomically.
+    """Write a shard atomically.
 
     Args:
         path: File to write, ``.safetensors``.
-        rows: At least one; the same names and shapes in all of them.
-        notes: JSON values by name, one for each row.
+        rows: At least one row; all rows have the same names and shapes.
+        notes: One JSON value per row, by name.
     """
     tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     with replacing(path) as temporary:
@@ -32,13 +32,13 @@ def write_rows(
 
 
 class RowShards(Sequence[dict[str, Tensor]]):
-    """The rows of shards, one after the other; more than fits into memory is no problem.
+    """Rows of several shards as one sequence; an access reads one row from disk.
 
     Args:
         paths: Files of :func:`write_rows`.
 
     Raises:
-        ValueError: A file is damaged or something else.
+        ValueError: If a file is damaged or not a shard.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -51,7 +51,7 @@ class RowShards(Sequence[dict[str, Tensor]]):
                 notes = json.loads(file.metadata()["notes"])
             except (SafetensorError, TypeError, KeyError, ValueError) as error:
                 raise ValueError(
-                    f"{path} cannot be read ({error}); delete it, so that it is made again."
+                    f"{path} cannot be read: {error}. Delete it; the next run rewrites it."
                 ) from error
             for name, values in notes.items():
                 self._notes.setdefault(name, []).extend(values)
@@ -72,5 +72,5 @@ class RowShards(Sequence[dict[str, Tensor]]):
         return {name: file.get_slice(name)[place] for name in names}
 
     def notes(self, name: str) -> list[Any]:
-        """One JSON value for each row; empty when no shard has such notes."""
+        """Return one JSON value per row; empty if no shard has such notes."""
         return self._notes.get(name, [])

@@ -1,8 +1,7 @@
-"""Training state on disk: weights, optimiser moments and step in one safetensors file.
+"""Training checkpoints: weights, optimiser moments and step in one safetensors file.
 
-Every random draw of the training loops is a function of ``(seed, step)``, so that the step
-number is all the randomness that has to be stored and a resumed run repeats the
-uninterrupted one.
+Every random draw of the training loops is a function of ``(seed, step)``. The step number is
+therefore the whole random state, and a resumed run repeats the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ def save_state(
     optimizer: Optimizer | None = None,
     notes: Any = None,
 ) -> None:
-    """Write modules, optimiser moments and the number of finished steps, atomically.
+    """Write modules, optimiser moments and the number of finished steps atomically.
 
     Args:
         path: File to write, ``.safetensors``.
         step: Number of finished optimisation steps.
-        modules: Name to module; the state dict of each is stored under its name.
-        optimizer: AdamW or another optimiser whose state is tensors per parameter.
-        notes: A JSON value for :func:`read_notes`.
+        modules: Modules by name; each state dict is stored under that name.
+        optimizer: AdamW, or another optimiser whose state is tensors per parameter.
+        notes: JSON value for :func:`read_notes`.
     """
     tensors = {
         f"{name}/{key}": value.detach().cpu().contiguous()
@@ -52,29 +51,28 @@ def save_state(
 
 
 def read_step(path: Path) -> int:
-    """The number of finished steps, without the weights; 0 when ``path`` does not exist."""
-    if not path.exists():
-        return 0
-    with safe_open(path, framework="pt") as file:
-        return int(file.metadata()["step"])
+    """Return the number of finished steps without loading weights; 0 if ``path`` is missing."""
+    metadata = _metadata(path)
+    return int(metadata["step"]) if metadata else 0
 
 
 def read_notes(path: Path) -> Any:
-    """What :func:`save_state` got as ``notes``; None when ``path`` does not exist."""
+    """Return the ``notes`` of :func:`save_state`; None if ``path`` is missing."""
+    metadata = _metadata(path)
+    return json.loads(metadata["notes"]) if metadata else None
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["notes"])
+        return dict(file.metadata())
 
 
 def load_state(
     path: Path, modules: dict[str, nn.Module], optimizer: Optimizer | None = None
 ) -> int:
-    """Restore what :func:`save_state` wrote.
-
-    Returns:
-        The number of finished steps; 0 when ``path`` does not exist (a fresh start).
-    """
+    """Restore a checkpoint and return its number of finished steps; 0 if ``path`` is missing."""
     if not path.exists():
         return 0
     groups: dict[str, dict[str, Tensor]] = {}
@@ -90,7 +88,5 @@ def load_state(
         for key, value in groups.get("optimizer", {}).items():
             index, _, name = key.partition("/")
             moments.setdefault(int(index), {})[name] = value
-        state = optimizer.state_dict()
-        state["state"] = moments
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return step

@@ -1,11 +1,11 @@
-"""``vsm-fast train`` as a job: features, training with validation, a model folder.
+"""Training run of ``vsm-fast train``: features, training with validation, a model folder.
 
-A run is a folder. It can be interrupted at any time; the same settings go on where it was, and
-other settings are refused.
+A run is a folder. An interrupted run resumes with the same settings; other settings are refused.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -19,9 +19,10 @@ import torch
 from vsm_fast import __version__
 from vsm_fast.errors import TrainingError
 from vsm_fast.extras import required
-from vsm_fast.files import write_json
+from vsm_fast.files import replacing, write_json
 from vsm_fast.lab.figures import mixing_figure, save_figure
 from vsm_fast.lab.pairs.pair_shards import count_pairs
+from vsm_fast.lab.training.calibration import Validation, check_pairs, validate
 from vsm_fast.lab.training.contrastive import (
     CHECKPOINT,
     AggregationPair,
@@ -31,12 +32,9 @@ from vsm_fast.lab.training.contrastive import (
 )
 from vsm_fast.lab.training.feature_cache import training_features, validation_features
 from vsm_fast.lab.training.features import FeatureSettings
-from vsm_fast.lab.training.rows import RowShards
-from vsm_fast.lab.training.run_records import RunRecords
 from vsm_fast.lab.training.state import load_state, read_notes, read_step, save_state
-from vsm_fast.lab.training.validation import Validation, check_pairs, validate
 from vsm_fast.model.aggregation import AggregationNetwork
-from vsm_fast.model.config import ModelConfig, Thresholds
+from vsm_fast.model.config import Thresholds
 from vsm_fast.model.devices import choose_device, choose_dtype
 from vsm_fast.model.load import build_backbone, verified_config
 from vsm_fast.model.location import find_model
@@ -46,7 +44,8 @@ from vsm_fast.scorer import VSMScorer
 
 _log = logging.getLogger(__name__)
 _CONFIG, _BEST = "config.json", "best.safetensors"
-_WAIT = timedelta(hours=24)  # of the other processes while the first one makes the features
+_WAIT = timedelta(hours=24)  # of the other processes while the main process extracts features
+_SHOWN = ("pearson", "spearman", "point_auroc", "above_other", "mean_consistent", "mean_other")
 
 PRESETS: Mapping[str, tuple[FeatureSettings, ContrastiveTraining]] = {
     "paper": (FeatureSettings(), ContrastiveTraining()),
@@ -60,16 +59,16 @@ PRESETS: Mapping[str, tuple[FeatureSettings, ContrastiveTraining]] = {
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides what a run ends with.
+    """Everything that determines the result of a run.
 
     Attributes:
-        pairs: Data set of controlled pairs to train on.
-        validation: Another one, of other subjects; without pairs of two subjects (``make-pairs
-            --other-subjects``) thresholds do not know how unlike strangers look.
-        backbone: Name or folder of the model whose backbone is used.
+        pairs: Data set of controlled pairs for training.
+        validation: Data set of other subjects. Without pairs of two subjects (``make-pairs
+            --other-subjects``), calibration ignores the similarity of different subjects.
+        backbone: Name or folder of the model that provides the backbone.
         levels: Levels to read; empty = the model's.
-        features: See ``FeatureSettings``.
-        training: See ``ContrastiveTraining``.
+        features: Augmentation and matching.
+        training: Objective and optimiser.
     """
 
     pairs: str
@@ -82,7 +81,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The model folder, the epoch that it is from (counted from 1), and its validation."""
+    """Model folder of the best epoch, its number (from 1) and its validation."""
 
     model: Path
     epoch: int
@@ -99,73 +98,85 @@ def run_training(
     progress: Progress = None,
     tell: Callable[[str], None] = _log.info,
 ) -> TrainResult:
-    """Run, or resume, a training.
+    """Start or resume a training run.
 
     Args:
-        settings: See there.
-        out: Folder of the run: ``config.json``, ``features/``, ``history.csv``,
-            ``tensorboard/``, ``mixing.png``, checkpoints, and in the end ``model/``.
+        settings: Data, backbone and training settings.
+        out: Run folder: ``config.json``, ``features/``, ``history.csv``, ``tensorboard/``,
+            ``mixing.png``, checkpoints, and at the end ``model/``.
         device: ``"auto"`` or a torch device.
         dtype: Precision of the frozen backbone, ``"auto"`` or a name.
-        features: Folder of the features; None is ``out/features``. Runs on the same pairs and
-            with the same ``settings.features`` can share one.
-        progress: As for ``VSMScorer.score``, of the pairs whose features are made.
-        tell: Gets one line an epoch.
+        features: Feature cache folder; None is ``out/features``. Runs on the same pairs with the
+            same ``settings.features`` can share it.
+        progress: Progress of the feature extraction in pairs, as for ``VSMScorer.score``.
+        tell: Callback with one line per epoch.
 
     Raises:
-        TrainingError: ``out`` holds a run of other settings, no pair can be used, or there are
-            too few validation pairs.
-        PairingError: Pairs cannot be read.
-        ModelError: The backbone is missing or altered.
-        ValueError: A setting that does not fit the backbone, or validation pairs that no
-            thresholds can be calibrated on.
-        ImportError: A package of the extra ``train`` is missing.
+        TrainingError: If ``out`` holds a run with other settings, no pair is usable, or there
+            are too few validation pairs.
+        PairingError: If the pairs cannot be read.
+        ModelError: If the backbone is missing or altered.
+        ValueError: If a setting does not fit the backbone, or no thresholds can be calibrated on
+            the validation pairs.
+        ImportError: If a package of the extra ``lab`` is missing.
     """
-    chosen = choose_device(device)
-    state = required("accelerate", "training").PartialState(cpu=chosen.type == "cpu", timeout=_WAIT)
-    if state.num_processes > 1 and chosen.type == "cuda":
-        chosen = state.device
+    placed = choose_device(device)
+    state = required("accelerate", "training").PartialState(cpu=placed.type == "cpu", timeout=_WAIT)
+    if state.num_processes > 1 and placed.type == "cuda":
+        placed = state.device
     source = find_model(settings.backbone)
     config = verified_config(source)
     if settings.levels:
         config = replace(config, backbone=replace(config.backbone, levels=settings.levels))
-    # What is wrong with the inputs is said before the folder belongs to them.
+    # Faulty inputs are reported before the run claims its folder.
     settings.features.level_of(config.backbone.levels)
-    total = count_pairs(settings.pairs) + count_pairs(settings.validation)
+    pairs, held_back = Path(settings.pairs), Path(settings.validation)
+    total = count_pairs(pairs) + count_pairs(held_back)
+    cache = features or out / "features"
     with state.main_process_first():
         _claim(out, settings)
-        train, validation, channels = _features(
-            settings,
-            config,
-            source,
-            features or out / "features",
-            chosen,
-            choose_dtype(dtype, chosen),
-            progress,
-            total,
-        )
+        backbone = build_backbone(config, source)
+        backbone.eval().requires_grad_(False).to(placed, choose_dtype(dtype, placed))
+        with reporting(progress, total) as advance:
+            train = training_features(
+                backbone, config, settings.features, pairs, cache / "train", advance
+            )
+            validation = validation_features(
+                backbone, config, held_back, cache / "validation", advance
+            )
     check_pairs(validation)
-    networks = _new_networks(channels, config, settings.training.seed)
-    checkpoint = out / CHECKPOINT
-    pairs = len(train) // settings.features.variants
-    ended = read_step(checkpoint) // -(-pairs // settings.training.batch)
-    records = None
+    torch.manual_seed(settings.training.seed)
+    networks = AggregationPair(
+        *(AggregationNetwork(backbone.level_channels, config.aggregation) for _ in range(2))
+    )
+    del backbone
+    history: _History | None = None
     if state.is_main_process:
         required("matplotlib", "the figure of the mixing weights")
-        records = RunRecords(out, ended)
+        steps_per_epoch = -(-(len(train) // settings.features.variants) // settings.training.batch)
+        history = _History(out, read_step(out / CHECKPOINT) // steps_per_epoch)
 
     def after_epoch(record: EpochRecord) -> None:
-        assert records is not None
-        found = validate(networks, validation)
-        _keep_best(record, found, networks, out / _BEST)
-        weights = {"semantic": networks.semantic.mixing(), "visual": networks.visual.mixing()}
-        mixing = {
-            f"mixing/{branch}/{level}": weight
-            for branch, values in weights.items()
-            for level, weight in zip(config.backbone.levels, values.tolist(), strict=True)
-        }
-        records.add(record.epoch, _values(record, found) | mixing)
-        tell(_line(record, found))
+        assert history is not None
+        result = validate(networks, validation)
+        figures, best = result.figures, read_notes(out / _BEST)
+        if best is None or figures["pearson"] > best["figures"]["pearson"]:
+            save_state(out / _BEST, record.epoch, {"networks": networks}, notes=asdict(result))
+        values = {f"loss/{name}": value for name, value in record.losses.items()}
+        values["learning_rate"] = record.rate
+        values |= {f"validation/{name}": figures[name] for name in _SHOWN}
+        values["validation/semantic_threshold"] = result.thresholds[0]
+        values["validation/visual_threshold"] = result.thresholds[1]
+        for branch in ("semantic", "visual"):
+            weights = getattr(networks, branch).mixing().tolist()
+            for level, weight in zip(config.backbone.levels, weights, strict=True):
+                values[f"mixing/{branch}/{level}"] = weight
+        history.add(record.epoch, values)
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in record.losses.items() if loss)
+        tell(
+            f"epoch {record.epoch}: {losses}; validation Pearson {figures['pearson']:.3f}, "
+            f"Spearman {figures['spearman']:.3f}, point AUROC {figures['point_auroc']:.3f}"
+        )
 
     train_contrastive(
         networks,
@@ -173,37 +184,54 @@ def run_training(
         out,
         settings.training,
         variants=settings.features.variants,
-        device=chosen,
+        device=placed,
         after_epoch=after_epoch,
     )
-    if records is not None:
-        records.close()
-        result = _finish(out, settings, config, source, networks)
+    model = out / "model"
+    if history is not None:
+        history.close()
+        epoch = load_state(out / _BEST, {"networks": networks.cpu()})
+        best = read_notes(out / _BEST)
+        thresholds = Thresholds(*best["thresholds"])
+        config = replace(config, name=out.resolve().name, thresholds=thresholds)
+        save_trained(model, config, source, networks.semantic, networks.visual)
+        about = {
+            "settings": asdict(settings),
+            "epoch": epoch,
+            "validation": best["figures"],
+            "vsm_fast": __version__,
+            "torch": torch.__version__,
+        }
+        write_json(model / "training.json", about)
+        figure = mixing_figure(VSMScorer.from_pretrained(model, device="cpu"))
+        save_figure(figure, out / "mixing.png")
     state.wait_for_everyone()
-    return result if records is not None else _result(out)
+    best, epoch = read_notes(out / _BEST), read_step(out / _BEST)
+    semantic, visual = best["thresholds"]
+    return TrainResult(model, epoch, Validation((semantic, visual), best["figures"]))
 
 
 def _claim(out: Path, settings: TrainSettings) -> None:
-    """Make the folder this run's, or check that it is."""
+    """Create the run folder, or check that its settings are the same."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / _CONFIG
-    wanted = json.loads(json.dumps(asdict(settings)))
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
-    before, now = _flat(known), _flat(wanted)
-    # More epochs are the same run, longer: rates and orders are those of the epoch.
+    new = json.loads(json.dumps(asdict(settings)))
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
+    before, now = _flat(old), _flat(new)
+    # More epochs extend the same run: rates and pair orders depend on the epoch alone.
     fixed = sorted((set(before) | set(now)) - {"training.epochs"})
     differing = [name for name in fixed if before.get(name) != now.get(name)]
     if differing:
         shown = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} here" for n in differing)
         raise TrainingError(
             f"{out} holds a run with other settings ({shown}). Choose another folder, or repeat "
-            "that run's settings to go on with it."
+            "that run's settings to resume it."
         )
-    write_json(path, wanted)
+    write_json(path, new)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted names."""
+    """Flatten nested settings to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
         nested = isinstance(value, dict)
@@ -211,97 +239,38 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _features(
-    settings: TrainSettings,
-    config: ModelConfig,
-    source: Path,
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Progress,
-    total: int,
-) -> tuple[RowShards, RowShards, tuple[int, ...]]:
-    """Features of both data sets, ``total`` pairs, and the channels of each level."""
-    pairs, held_back = Path(settings.pairs), Path(settings.validation)
-    backbone = build_backbone(config, source)
-    backbone.eval().requires_grad_(False).to(device, dtype)
-    with reporting(progress, total) as advance:
-        train = training_features(
-            backbone, config, settings.features, pairs, folder / "train", advance
-        )
-        validation = validation_features(
-            backbone, config, held_back, folder / "validation", advance
-        )
-    return train, validation, backbone.level_channels
+class _History:
+    """``history.csv`` and TensorBoard logs of a run.
 
+    Args:
+        folder: Run folder.
+        epochs: Number of finished epochs; later records of an interrupted run are dropped.
+    """
 
-def _new_networks(channels: tuple[int, ...], config: ModelConfig, seed: int) -> AggregationPair:
-    torch.manual_seed(seed)
-    semantic, visual = (AggregationNetwork(channels, config.aggregation) for _ in range(2))
-    return AggregationPair(semantic, visual)
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._table = folder / "history.csv"
+        self._rows: list[dict[str, str]] = []
+        if self._table.exists():
+            with self._table.open(newline="", encoding="utf-8") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+        required("tensorboard", "the training log")
+        from torch.utils.tensorboard import SummaryWriter
 
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs + 1)
+        self.close = self._writer.close
 
-def _keep_best(
-    record: EpochRecord, found: Validation, networks: AggregationPair, best: Path
-) -> None:
-    """Keep the networks when no epoch before correlated better."""
-    before = read_notes(best)
-    if before is None or found.figures["pearson"] > before["figures"]["pearson"]:
-        notes = {"thresholds": found.thresholds, "figures": found.figures}
-        save_state(best, record.epoch, {"networks": networks}, notes=notes)
-
-
-def _values(record: EpochRecord, found: Validation) -> dict[str, float]:
-    """The numbers of an epoch, by the names that the logs show."""
-    return {
-        **{f"loss/{name}": value for name, value in record.losses.items()},
-        "learning_rate": record.rate,
-        **{f"validation/{name}": found.figures[name] for name in _SHOWN},
-        "validation/semantic_threshold": found.thresholds[0],
-        "validation/visual_threshold": found.thresholds[1],
-    }
-
-
-def _line(record: EpochRecord, found: Validation) -> str:
-    """How an epoch went."""
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in record.losses.items() if value)
-    return (
-        f"epoch {record.epoch}: {shown}; validation Pearson {found.figures['pearson']:.3f}, "
-        f"Spearman {found.figures['spearman']:.3f}, "
-        f"point AUROC {found.figures['point_auroc']:.3f}"
-    )
-
-
-_SHOWN = ("pearson", "spearman", "point_auroc", "above_other", "mean_consistent", "mean_other")
-
-
-def _finish(
-    out: Path,
-    settings: TrainSettings,
-    config: ModelConfig,
-    source: Path,
-    networks: AggregationPair,
-) -> TrainResult:
-    """Write ``model/`` and ``mixing.png`` from the best epoch."""
-    epoch = load_state(out / _BEST, {"networks": networks.cpu()})
-    notes = read_notes(out / _BEST)
-    model = out / "model"
-    chosen = replace(config, name=out.resolve().name, thresholds=Thresholds(*notes["thresholds"]))
-    save_trained(model, chosen, source, networks.semantic, networks.visual)
-    about = {
-        "settings": asdict(settings),
-        "epoch": epoch,
-        "validation": notes["figures"],
-        "vsm_fast": __version__,
-        "torch": torch.__version__,
-    }
-    write_json(model / "training.json", about)
-    figure = mixing_figure(VSMScorer.from_pretrained(model, device="cpu"))
-    save_figure(figure, out / "mixing.png")
-    return _result(out)
-
-
-def _result(out: Path) -> TrainResult:
-    notes, epoch = read_notes(out / _BEST), read_step(out / _BEST)
-    thresholds = (float(notes["thresholds"][0]), float(notes["thresholds"][1]))
-    return TrainResult(out / "model", epoch, Validation(thresholds, notes["figures"]))
+    def add(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Record an epoch; a second record of the same epoch replaces the first."""
+        row = {"epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}}
+        self._rows = [old for old in self._rows if int(old["epoch"]) < epoch] + [row]
+        names = list(dict.fromkeys(name for old in self._rows for name in old))
+        with (
+            replacing(self._table) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()

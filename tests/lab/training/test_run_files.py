@@ -1,3 +1,5 @@
+"""Shards of rows and checkpoints: the files of a training run."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,6 +8,7 @@ import pytest
 import torch
 
 from vsm_fast.lab.training.rows import RowShards, write_rows
+from vsm_fast.lab.training.state import load_state, read_notes, read_step, save_state
 
 
 def _write(path: Path, first: int, count: int) -> None:
@@ -28,9 +31,6 @@ def test_rows_of_several_shards_are_one_sequence(tmp_path: Path) -> None:
     assert shards.notes("other") == []
     with pytest.raises(IndexError, match=r"\[0, 6\); got 6"):
         shards[6]
-
-
-def test_no_shards_have_no_rows() -> None:
     assert len(RowShards([])) == 0
 
 
@@ -38,7 +38,7 @@ def test_no_shards_have_no_rows() -> None:
 def test_a_damaged_shard_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad.safetensors cannot be read .*made again"):
+    with pytest.raises(ValueError, match=r"bad.safetensors cannot be read: .*Delete it"):
         RowShards([path])
 
 
@@ -49,3 +49,19 @@ def test_a_shard_of_something_else_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=r"weights.safetensors cannot be read"):
         RowShards([path])
+
+
+def test_no_file_is_a_fresh_start(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    before = model.weight.clone()
+    assert load_state(tmp_path / "none.safetensors", {"model": model}) == 0
+    assert torch.equal(model.weight, before)
+
+
+def test_step_and_notes_are_read_without_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    assert (read_step(path), read_notes(path)) == (0, None)
+    save_state(path, 7, {"net": torch.nn.Linear(2, 1)}, notes={"a": [1]})
+    assert read_step(path) == load_state(path, {}) == 7
+    assert read_notes(path) == {"a": [1]}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]

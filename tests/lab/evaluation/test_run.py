@@ -14,8 +14,8 @@ from scipy.stats import pearsonr
 
 from vsm_fast.errors import PairingError
 from vsm_fast.lab.evaluation import Bootstrap, Evaluation, evaluate
-from vsm_fast.lab.evaluation.measures import auroc
-from vsm_fast.lab.evaluation.measuring import measure, vsm_name
+from vsm_fast.lab.evaluation.metrics import auroc
+from vsm_fast.lab.evaluation.run import vsm_name
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.scorer import VSMScorer
 
@@ -98,7 +98,7 @@ def test_only_partly_altered_pairs_are_localised(scorer: VSMScorer) -> None:
 
 def test_histograms_say_what_matches_and_heat_map_say(scorer: VSMScorer) -> None:
     pair = made_pair(1)
-    (row,) = measure([pair], scorer, visual_thresholds=[0.6], semantic_threshold=-1.0)
+    (row,) = evaluate([pair], scorer, semantic_threshold=-1.0).pairs
     (result,) = scorer.score(
         [pair.original_2], [pair.altered_1], ref_masks=[pair.mask_2], gen_masks=[pair.mask_1],
         semantic_threshold=-1.0, visual_threshold=0.6, heatmaps=True,

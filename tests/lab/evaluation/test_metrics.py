@@ -1,4 +1,4 @@
-"""The figures against what the formulas say, written out in loops, and against scipy."""
+"""Figures against scipy and against loops."""
 
 from __future__ import annotations
 
@@ -10,27 +10,10 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from vsm_fast.lab.evaluation.bootstrap import Bootstrap
-from vsm_fast.lab.evaluation.measures import (
-    auroc,
-    correlation_gain,
-    correlations,
-    separation,
-)
+from vsm_fast.lab.evaluation.metrics import auroc, correlation_gain, correlations, separation
 
 NAN = math.nan
 FEW = Bootstrap(resamples=200)
-
-
-def pearson_by_hand(x: list[float], y: list[float]) -> float:
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    top = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    bottom = math.sqrt(sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y))
-    return top / bottom
-
-
-def ranks_by_hand(x: list[float]) -> list[float]:
-    """1 + how many are smaller + half of the others that are equal."""
-    return [1 + sum(b < a for b in x) + (sum(b == a for b in x) - 1) / 2 for a in x]
 
 
 def data(n: int = 40, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -44,10 +27,6 @@ def data(n: int = 40, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
 def test_both_coefficients(ties: bool) -> None:
     x, y = data(ties=ties)
     found = correlations(x, y, bootstrap=FEW)
-    by_hand = pearson_by_hand(x.tolist(), y.tolist())
-    ranked = pearson_by_hand(ranks_by_hand(x.tolist()), ranks_by_hand(y.tolist()))
-    assert found.pearson.value == pytest.approx(by_hand, abs=1e-12)
-    assert found.spearman.value == pytest.approx(ranked, abs=1e-12)
     assert found.pearson.value == pytest.approx(pearsonr(x, y)[0], abs=1e-12)
     assert found.spearman.value == pytest.approx(spearmanr(x, y)[0], abs=1e-12)
     assert (found.n, found.undefined) == (40, 0)

@@ -81,8 +81,6 @@ def test_names(tmp_path):
     assert [view.name for view in views.views] == ["bear.png", "image 1"]
     named = describe_subjects(scorer_of(), [PIXELS], names=["Bär"])
     assert named[0].name == "Bär"
-    assert "model small" in named.footer()
-    assert "visual threshold 0.6" in named.footer()
 
 
 def test_thresholds_are_the_models_or_given():

@@ -12,12 +12,13 @@ from subject_views import subject_image
 from tiny_models import one_thread  # noqa: F401 (used by all tests here)
 
 from vsm_fast.cli.main import ExitCode, main
-from vsm_fast.lab.figures import views
+from vsm_fast.lab.figures import figures, views
 
 
 @pytest.fixture(autouse=True)
 def small_drawings(monkeypatch):
     monkeypatch.setattr(views, "DRAWN_SIDE", 90)
+    monkeypatch.setattr(figures, "_DPI", 40)
 
 
 @pytest.fixture
@@ -59,7 +60,6 @@ def test_all_figures(folder, capsys):
 @pytest.mark.parametrize(
     ("asked", "wanted"),
     [
-        (["--pca"], ["pca.png"]),
         (["--segments", "--clusters", "2", "--seed", "5"], ["segments.png"]),
         (["--matches", "--max-matches", "4"], ["matches_1.png", "matches_2.png"]),
         (["--pca", "--mixing"], ["mixing.png", "overview.png", "pca.png"]),
@@ -151,15 +151,12 @@ def test_a_missing_package_names_the_extra(folder, capsys, monkeypatch, package)
 
 
 def test_an_interrupted_run_leaves_whole_files(folder, monkeypatch):
-    from vsm_fast.lab.figures import page
-
     def stopped(*of: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
     main(["visualize", *SIDES, "--mixing", "--quiet"])
     before = (folder / "out/mixing.png").read_bytes()
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", stopped)
-    assert page.DPI == 200
     assert main(["visualize", *SIDES, "--mixing"]) == ExitCode.INTERRUPTED
     assert written(folder) == ["mixing.png"]
     assert (folder / "out/mixing.png").read_bytes() == before

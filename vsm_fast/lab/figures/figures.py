@@ -223,7 +223,8 @@ def overview_figure(
     )
     below = max((reading.count("\n") + 3) * _LINE if reading else 0, 2.1 if chart else 0)
     figure = _new_figure(width, table + below, "Visual Semantic Matching", _footer(views))
-    upper, lower = figure.subfigures(2, 1, height_ratios=[table, below])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[table, below])
+    upper, lower = parts
     rows = _draw_table(upper, labels, columns, _SMALL_COLUMN, heights)
     for matches, row in zip(pairs, rows[1:] if pairs else [], strict=True):
         drawn, starts = _matched_places(views, matches, max_matches)
@@ -285,7 +286,8 @@ def matches_figure(
     titles = [_label(views[index].name, 40) for index in (reference, generation)]
     width, height = 4 * _LARGE + 1, 0.65 + _LARGE * max(tallest / cell, 0.2)
     figure = _new_figure(width, height, "  →  ".join(titles), _footer(views))
-    head, body = figure.subfigures(2, 1, height_ratios=[0.15, height - 0.15])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[0.15, height - 0.15])
+    head, body = parts
     head.text(0.05 / width, 0.5, _match_note(matches, max_matches), va="center", color=_FAINT)
     collections = required("matplotlib.collections", "a figure")
     halves = (
@@ -528,10 +530,11 @@ def _draw_points(
         passed: bool [m].
         size: Diameter in points.
     """
-    axes.scatter(*places[passed].T, s=size**2, c=colours[passed], edgecolors="white",
+    x, y = places.T
+    axes.scatter(x[passed], y[passed], s=size**2, c=colours[passed], edgecolors="white",
                  linewidths=0.35, zorder=3)  # fmt: skip
     for colour, width in (("white", 1.9), (_INK, 0.9)):  # a white rim below the cross
-        axes.scatter(*places[~passed].T, s=(0.75 * size) ** 2, c=colour, marker="x",
+        axes.scatter(x[~passed], y[~passed], s=(0.75 * size) ** 2, c=colour, marker="x",
                      linewidths=width, zorder=3)  # fmt: skip
 
 
@@ -540,7 +543,7 @@ def _draw_match_legend(figure: Figure | SubFigure) -> None:
     line = required("matplotlib.lines", "a figure").Line2D
     handler = required("matplotlib.legend_handler", "a figure").HandlerTuple(None, pad=0.2)
     spots = position_colours(np.array([[0, 0], [1, 0], [2, 0]]), np.array([[0, -1], [2, 1]]))
-    dots = tuple(line([], [], marker="o", color=spot, ms=4, ls="") for spot in spots)
+    dots: Any = tuple(line([], [], marker="o", color=spot, ms=4, ls="") for spot in spots)
     cross = line([], [], marker="x", color=_INK, ms=4, mew=0.9, ls="")
     figure.legend(
         [dots, cross],

@@ -34,6 +34,7 @@ from vsm_fast.runtimes.exported import (
     BatchRange,
     ExportRecord,
 )
+from vsm_fast.torch_state import pinned
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class ExportOptions:
             object.__setattr__(self, "opset", OPSETS[self.precision])
 
 
+@pinned()
 def export_onnx(
     model: str,
     out: Path,

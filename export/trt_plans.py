@@ -27,7 +27,7 @@ from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.model.devices import choose_dtype
 from vsm_fast.model.load import load_model
 from vsm_fast.runtimes.exported import ExportRecord, verify_graph
-from vsm_fast.runtimes.plans import NoPlan, PlanRecord, choose_plan, graph_files, write_plan
+from vsm_fast.runtimes.plans import NoPlan, PlanRecord, choose_plan, write_plan
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.tensorrt_library import library, machine
 from vsm_fast.runtimes.tensorrt_runtime import TensorRTRuntime, deserialized
@@ -156,7 +156,7 @@ def make_plan(
         record.precision,
         record.batch,
         weights_fingerprint(record.model),
-        graph_files(record),
+        record.graph,
         options.cuda_graph,
         {
             "seconds": round(seconds, 1),

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vsm_fast.kernels.devices import launching_on
 from vsm_fast.kernels.nearest import Branch, NearestParts
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, POINTS_PER_BLOCK, Schedule
 
@@ -98,7 +99,7 @@ def _claim_kernel(
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One program: the points of one block, all of one pair."""
-    block = blocks + tl.program_id(0) * COLUMNS
+    block = blocks + tl.program_id(0).to(tl.int64) * COLUMNS
     lanes = tl.arange(0, BLOCK)
     inside = lanes < tl.load(block + 2)
     points = tl.load(block + 1) + lanes
@@ -159,14 +160,15 @@ def claim(
         torch.empty(points, dtype=torch.int64, device=device),
         torch.empty(points, dtype=torch.float32, device=device),
     )
-    _claim_kernel[(len(schedule.blocks),)](
-        parts.similarity, parts.index, schedule.blocks, claims,
-        found.semantic_similarity, found.target_index, found.visual_similarity,
-        *semantic, *visual,
-        schedule.splits, points, semantic_threshold,
-        D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1], C=CHANNELS_EXACT,
-        EXACT=exact, NORMALISED=normalised,
-        BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
-        num_warps=WARPS_EXACT if exact else WARPS,
-    )  # fmt: skip
+    with launching_on(device):
+        _claim_kernel[(len(schedule.blocks),)](
+            parts.similarity, parts.index, schedule.blocks, claims,
+            found.semantic_similarity, found.target_index, found.visual_similarity,
+            *semantic, *visual,
+            schedule.splits, points, semantic_threshold,
+            D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1], C=CHANNELS_EXACT,
+            EXACT=exact, NORMALISED=normalised,
+            BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
+            num_warps=WARPS_EXACT if exact else WARPS,
+        )  # fmt: skip
     return found

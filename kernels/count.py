@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vsm_fast.kernels.claim import WARPS, Nearest, pack_claim
+from vsm_fast.kernels.devices import launching_on
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, POINTS_PER_BLOCK, Schedule
 
 MAX_THRESHOLDS = 4
@@ -32,7 +33,7 @@ def _count_kernel(
     THRESHOLDS: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One program: the points of one block, all of one pair."""
-    block = blocks + tl.program_id(0) * COLUMNS
+    block = blocks + tl.program_id(0).to(tl.int64) * COLUMNS
     lanes = tl.arange(0, BLOCK)
     inside = lanes < tl.load(block + 2)
     points = tl.load(block + 1) + lanes
@@ -87,11 +88,12 @@ def count(
         )
     kept = torch.empty(schedule.points, dtype=torch.bool, device=claims.device)
     unused = [0.0] * (MAX_THRESHOLDS - len(visual_thresholds))
-    _count_kernel[(len(schedule.blocks),)](
-        found.semantic_similarity, found.target_index, found.visual_similarity,
-        schedule.blocks, claims, kept.view(torch.uint8), counts,
-        semantic_threshold, *visual_thresholds, *unused,
-        THRESHOLDS=len(visual_thresholds), BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
-        num_warps=WARPS,
-    )  # fmt: skip
+    with launching_on(claims.device):
+        _count_kernel[(len(schedule.blocks),)](
+            found.semantic_similarity, found.target_index, found.visual_similarity,
+            schedule.blocks, claims, kept.view(torch.uint8), counts,
+            semantic_threshold, *visual_thresholds, *unused,
+            THRESHOLDS=len(visual_thresholds), BLOCK=POINTS_PER_BLOCK, COLUMNS=len(BLOCK_COLUMNS),
+            num_warps=WARPS,
+        )  # fmt: skip
     return kept

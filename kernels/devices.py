@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -13,3 +14,8 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def launching_on(device: torch.device) -> AbstractContextManager[object]:
+    """Make ``device`` the current one, on which Triton launches wherever the arguments are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vsm_fast.kernels.devices import processors
+from vsm_fast.kernels.devices import launching_on, processors
 
 Activation = Literal["none", "relu", "silu"]
 
@@ -181,17 +181,18 @@ def group_norm(
     parts = triton.cdiv(steps, per_part)
     moments = torch.empty(images, parts, 2, channels, dtype=torch.float32, device=x.device)
     affine = torch.empty(images, 2, channels, dtype=torch.float32, device=x.device)
-    _moments_kernel[(blocks, parts, images)](
-        x, moments, cells, per_part, CHANNELS=channels, **sizes, num_warps=tiles.warps
-    )
     width = channels // groups
-    _affine_kernel[(groups, images)](
-        moments, weight, bias, affine, cells, parts, per_part * tiles.cells, eps,
-        CHANNELS=channels, WIDTH=width,
-        P=triton.next_power_of_2(parts), W=triton.next_power_of_2(width),
-    )  # fmt: skip
-    _normalise_kernel[(steps, blocks, images)](
-        x, affine, out, cells,
-        CHANNELS=channels, ACTIVATION=activation, **sizes, num_warps=tiles.warps,
-    )  # fmt: skip
+    with launching_on(x.device):
+        _moments_kernel[(blocks, parts, images)](
+            x, moments, cells, per_part, CHANNELS=channels, **sizes, num_warps=tiles.warps
+        )
+        _affine_kernel[(groups, images)](
+            moments, weight, bias, affine, cells, parts, per_part * tiles.cells, eps,
+            CHANNELS=channels, WIDTH=width,
+            P=triton.next_power_of_2(parts), W=triton.next_power_of_2(width),
+        )  # fmt: skip
+        _normalise_kernel[(steps, blocks, images)](
+            x, affine, out, cells,
+            CHANNELS=channels, ACTIVATION=activation, **sizes, num_warps=tiles.warps,
+        )  # fmt: skip
     return out

@@ -21,6 +21,7 @@ from vsm_fast.kernels.float8 import SCALE, to_float8
 from vsm_fast.kernels.nearest import Branch, NearestTiles, Precision, nearest
 from vsm_fast.kernels.nearest_gemm import nearest_gemm
 from vsm_fast.kernels.schedule import Schedule, plan
+from vsm_fast.torch_state import pinned
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def schedule_pairs(
     )
 
 
-@torch.no_grad()
+@pinned()
 def match_pairs(
     semantic: Branch,
     visual: Branch,

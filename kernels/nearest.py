@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vsm_fast.kernels.devices import processors
+from vsm_fast.kernels.devices import launching_on, processors
 from vsm_fast.kernels.schedule import ITEM_COLUMNS, Schedule
 
 Precision = Literal["ieee", "tf32"]
@@ -162,6 +162,15 @@ def _nearest_of_tile(
     return best, index
 
 
+@triton.jit
+def _clear(cells, n_cells, program, programs, VALUE: tl.constexpr, BLOCK: tl.constexpr):
+    """Set cells to ``VALUE``: one program takes blocks ``program, program + programs, ...``."""
+    value = tl.full([BLOCK], VALUE, cells.dtype.element_ty)
+    for block in range(program, tl.cdiv(n_cells, BLOCK), programs):
+        at = tl.cast(block, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(cells + at, value, mask=at < n_cells)
+
+
 # Sizes change from batch to batch; a kernel compiled anew for each divisor would stall them.
 _SIZES = ["n_items", "n_points", "n_splits", "n_claims", "n_counts", "scale"]
 
@@ -181,16 +190,10 @@ def _nearest_kernel(
     """One program takes items ``program, program + programs, ...``."""
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    lanes = tl.arange(0, CLEAR)
-    for start in range(program * CLEAR, n_claims, programs * CLEAR):
-        cells = start + lanes
-        nothing = tl.full([CLEAR], -(2**63), tl.int64)
-        tl.store(claims + cells, nothing, mask=cells < n_claims)
-    for start in range(program * CLEAR, n_counts, programs * CLEAR):
-        cells = start + lanes
-        tl.store(counts + cells, tl.zeros([CLEAR], tl.int32), mask=cells < n_counts)
+    _clear(claims, n_claims, program, programs, -(2**63), CLEAR)
+    _clear(counts, n_counts, program, programs, 0, CLEAR)
     for item in range(program, n_items, programs):
-        row = items + item * ITEM
+        row = items + tl.cast(item, tl.int64) * ITEM
         branch = tl.load(row)
         q0 = tl.load(row + 1)
         nq = tl.load(row + 2)
@@ -263,16 +266,17 @@ def nearest(
     programs = tiles.programs * processors(device)
     limits = _register_limit(tiles, semantic[0].shape[1], visual[0].shape[1])
     grid = min(n_items, programs) if programs else n_items
-    _nearest_kernel[(grid,)](
-        *_rows(semantic, tiles), *_rows(visual, tiles),
-        schedule.items, parts.similarity, parts.index, claims, counts,
-        n_items, schedule.points, schedule.splits, len(claims), counts.numel(), scale,
-        D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1],
-        Q=tiles.queries, K=tiles.keys, C=tiles.channels,
-        NORMALISED=normalised, PRECISION=precision, DESCRIPTORS=tiles.descriptors,
-        VISUAL_INDEX=visual_index, ITEM=len(ITEM_COLUMNS), CLEAR=CLEARED,
-        num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True, **limits,
-    )  # fmt: skip
+    with launching_on(device):
+        _nearest_kernel[(grid,)](
+            *_rows(semantic, tiles), *_rows(visual, tiles),
+            schedule.items, parts.similarity, parts.index, claims, counts,
+            n_items, schedule.points, schedule.splits, len(claims), counts.numel(), scale,
+            D_SEMANTIC=semantic[0].shape[1], D_VISUAL=visual[0].shape[1],
+            Q=tiles.queries, K=tiles.keys, C=tiles.channels,
+            NORMALISED=normalised, PRECISION=precision, DESCRIPTORS=tiles.descriptors,
+            VISUAL_INDEX=visual_index, ITEM=len(ITEM_COLUMNS), CLEAR=CLEARED,
+            num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True, **limits,
+        )  # fmt: skip
     return parts
 
 

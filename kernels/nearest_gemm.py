@@ -13,10 +13,13 @@ from torch import Tensor
 
 from vsm_fast.kernels.nearest import Branch, NearestParts
 from vsm_fast.kernels.schedule import Schedule
+from vsm_fast.torch_state import pinned
 
+_MM_SUMS_IN_FLOAT32 = "dtype" in torch.ops.aten.mm.overloads()  # torch.mm(out_dtype=), torch 2.8
 _BLOCK_ELEMENTS = 1 << 24  # 64 MiB of float32 similarities at a time
 
 
+@pinned()
 def nearest_gemm(
     semantic: Branch,
     visual: Branch,
@@ -49,7 +52,8 @@ def nearest_gemm(
             for done in range(0, rows if keys else 0, height):
                 size = min(height, rows - done)
                 products = _products(query[q0 + done :][:size], key[k0 : k0 + keys])
-                best, first = products.max(1)
+                # NaN is never the best; where nothing is, claim() finds no target.
+                best, first = products.nan_to_num_(-torch.inf, torch.inf, -torch.inf).max(1)
                 out = slice(point + done, point + done + size)
                 similarity[branch, 0, out] = best
                 index[branch, 0, out] = first.int()
@@ -58,6 +62,6 @@ def nearest_gemm(
 
 def _products(query: Tensor, key: Tensor) -> Tensor:
     """float32 [rows, keys]; sums of 16-bit products must not be rounded to 16 bits."""
-    if query.dtype == torch.float32 or query.device.type != "cuda":
-        return query.float() @ key.float().T
-    return torch.mm(query, key.T, out_dtype=torch.float32)
+    if query.dtype != torch.float32 and query.device.type == "cuda" and _MM_SUMS_IN_FLOAT32:
+        return torch.mm(query, key.T, out_dtype=torch.float32)
+    return query.float() @ key.float().T

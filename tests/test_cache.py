@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +16,14 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from safetensors.torch import save
 from training_runs import write_backbone
 
 import vsm_fast
 from vsm_fast import ModelError, VSMScorer
-from vsm_fast.cache import DescriptorCache, image_key, model_key
+from vsm_fast.cache import DescriptorCache, Rows, RowsForm, image_key, model_key
 from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.identity import identity_of
 from vsm_fast.model.load import read_config
 from vsm_fast.runtimes.choose import LoadedModel
 
@@ -28,6 +33,10 @@ one_thread = tiny_models.one_thread
 def _rows(seed: int, points: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(points, 8, generator=generator) for _ in range(2))  # type: ignore[return-value]
+
+
+def _got(cache: DescriptorCache, *keys: str, points: int = 4) -> list[Rows | None]:
+    return cache.get(keys, [RowsForm(points, 8, torch.float32)] * len(keys))
 
 
 def _images(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -47,7 +56,9 @@ def _scorer(model: Path, folder: Path | None, **settings: object) -> VSMScorer:
 def test_what_is_put_is_what_is_got(tmp_path: Path) -> None:
     cache = DescriptorCache(tmp_path / "c")
     cache.put({"aa1": _rows(1), "bb2": _rows(2, points=0)})
-    first, nothing, second = DescriptorCache(tmp_path / "c").get(["aa1", "cc3", "bb2"])
+    again = DescriptorCache(tmp_path / "c")
+    first, nothing = _got(again, "aa1", "cc3")
+    (second,) = _got(again, "bb2", points=0)
     assert nothing is None
     assert first is not None
     assert second is not None
@@ -94,16 +105,17 @@ def test_bad_images_keep_their_place(model: Path, tmp_path: Path) -> None:
 
 def test_masks_models_and_precisions_have_names_of_their_own(model: Path, tmp_path: Path) -> None:
     config = read_config(model)
-    plain = SimpleNamespace(name="torch", precision="float32", device=torch.device("cpu"))
+    plain = {"name": "torch", "precision": "float32", "device": torch.device("cpu")}
     keys = {
-        model_key(config, plain),
-        model_key(config, SimpleNamespace(**vars(plain) | {"name": "onnxruntime"})),
-        model_key(config, SimpleNamespace(**vars(plain) | {"precision": "bfloat16"})),
-        model_key(config, SimpleNamespace(**vars(plain) | {"device": torch.device("cuda")})),
-        model_key(replace(config, files={**config.files, "x": "0"}), plain),
-        model_key(replace(config, backbone=replace(config.backbone, timestep=51)), plain),
+        model_key(identity_of(config, SimpleNamespace(**plain | other)))
+        for other in (
+            {},
+            {"name": "onnxruntime"},
+            {"precision": "bfloat16"},
+            {"device": torch.device("cuda")},
+        )
     }
-    assert len(keys) == 6
+    assert len(keys) == 4
     name = next(iter(keys))
     pixels = torch.full((3, 8, 8), -1.0)
     brighter = pixels.clone()
@@ -111,9 +123,6 @@ def test_masks_models_and_precisions_have_names_of_their_own(model: Path, tmp_pa
     whole, part = np.ones((2, 2), bool), np.eye(2, dtype=bool)
     assert len({image_key(name, pixels, whole), image_key(name, brighter, whole),
                 image_key(name, pixels, part), image_key("other", pixels, whole)}) == 4  # fmt: skip
-    # Thresholds decide what is made of descriptors, not what they are.
-    other = replace(config, thresholds=replace(config.thresholds, visual=0.1), name="renamed")
-    assert model_key(other, plain) == model_key(config, plain)
 
 
 def test_a_model_without_hashes_has_no_name(tmp_path: Path, model: Path) -> None:
@@ -142,10 +151,55 @@ def test_a_damaged_entry_is_described_again(model: Path, tmp_path: Path, damage:
     found = scorer.score(gens[:1], gens)
     assert np.array_equal(found.visual_similarity, wanted.visual_similarity)
     assert scorer.cache.misses == 2  # type: ignore[union-attr]
-    assert _scorer(model, tmp_path / "c").cache.get([]) == []  # type: ignore[union-attr]
+    assert _scorer(model, tmp_path / "c").cache.get([], []) == []  # type: ignore[union-attr]
     third = _scorer(model, tmp_path / "c")
     third.score(gens[:1], gens)
     assert third.cache.misses == 0  # type: ignore[union-attr]
+
+
+WRONG: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {
+    "a point too few": lambda rows: {"semantic": rows[1:], "visual": rows[1:]},
+    "other channels": lambda rows: {"semantic": rows, "visual": rows[:, 1:]},
+    "one axis": lambda rows: {"semantic": rows.flatten(), "visual": rows},
+    "another type": lambda rows: {"semantic": rows.double(), "visual": rows.double()},
+    "NaN": lambda rows: {"semantic": rows * torch.nan, "visual": rows},
+    "infinity": lambda rows: {"semantic": rows, "visual": rows / 0},
+    "a tensor too few": lambda rows: {"semantic": rows},
+    "a tensor too many": lambda rows: {"semantic": rows, "visual": rows, "other": rows},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_entry_of_another_form_is_described_again(
+    model: Path, tmp_path: Path, wrong: str
+) -> None:
+    """Its size and hash are those that the index knows."""
+    gens = _images(1)
+    wanted = _scorer(model, tmp_path / "c").describe(gens)
+    (path,) = (tmp_path / "c").rglob("*.safetensors")
+    content = save({k: v.clone() for k, v in WRONG[wrong](wanted.semantic).items()})
+    path.write_bytes(content)
+    with closing(sqlite3.connect(tmp_path / "c" / "index.sqlite")) as index, index:
+        digest = hashlib.sha256(content).hexdigest()
+        index.execute("UPDATE entries SET sha256 = ?, size = ?", (digest, len(content)))
+    scorer = _scorer(model, tmp_path / "c")
+    for misses in (1, 1):
+        found = scorer.describe(gens)
+        assert torch.equal(found.semantic, wanted.semantic)
+        assert torch.equal(found.visual, wanted.visual)
+        assert scorer.cache.misses == misses  # type: ignore[union-attr]
+
+
+def test_a_cache_stays_where_it_was_made(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scorer = _scorer(model, Path("c"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    scorer.describe(_images(1))
+    assert len(DescriptorCache(tmp_path / "c")) == 1
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database " * 100])
@@ -166,9 +220,9 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     cache = DescriptorCache(tmp_path / "c", max_bytes=3 * size)
     for number in range(3):
         cache.put({f"k{number}": _rows(number)})
-    cache.get(["k0"])  # now k1 is the oldest
+    _got(cache, "k0")  # now k1 is the oldest
     cache.put({"k3": _rows(3)})
-    present = [rows is not None for rows in cache.get(["k0", "k1", "k2", "k3"])]
+    present = [rows is not None for rows in _got(cache, "k0", "k1", "k2", "k3")]
     assert present == [True, False, True, True]
     assert cache.size() <= 3 * size
     assert len(list((tmp_path / "c").rglob("*.safetensors"))) == 3
@@ -177,7 +231,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
 def test_a_folder_without_room_keeps_nothing(tmp_path: Path) -> None:
     cache = DescriptorCache(tmp_path / "c", max_bytes=0)
     cache.put({"k": _rows(0)})
-    assert cache.get(["k"]) == [None]
+    assert _got(cache, "k") == [None]
     assert not list((tmp_path / "c").rglob("*.safetensors"))
     with pytest.raises(ValueError, match="must not be negative; got -1"):
         DescriptorCache(tmp_path / "c", max_bytes=-1)
@@ -217,11 +271,11 @@ def test_an_index_that_is_locked_for_good_is_a_warning(
 
 _WRITER = """
 import sys, torch
-from vsm_fast.cache import DescriptorCache
+from vsm_fast.cache import DescriptorCache, RowsForm
 cache = DescriptorCache(sys.argv[1], max_bytes=20_000)
 for number in range(60):
     key = f"{number % 30:02d}-shared"
-    rows = cache.get([key])[0]
+    rows = cache.get([key], [RowsForm(4, 8, torch.float32)])[0]
     if rows is not None:
         assert rows[0][0, 0] == number % 30, (key, rows[0][0, 0])
     value = torch.full((4, 8), float(number % 30))

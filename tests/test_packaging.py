@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,28 @@ def test_constraints_min_holds_the_lower_bounds() -> None:
     pins = (ROOT / "constraints-min.txt").read_text(encoding="utf-8").splitlines()
     parts = (line.split("==") for line in pins if not line.startswith("#"))
     assert {name.lower(): Version(version) for name, version in parts} == bounds
+
+
+@pytest.mark.slow
+def test_the_wheel_of_the_sdist_scores(tmp_path: Path) -> None:
+    """Built as a release is; kernels, export, the model and the page's files travel."""
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True, timeout=300)  # the wheel from the sdist
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    assert not [path.name for path in installed.iterdir() if path.name in ("tests", "recipes")]
+    code = f"""
+import sys
+sys.path.insert(0, {str(installed)!r})
+from pathlib import Path
+import numpy as np
+import vsm_fast, vsm_fast.export, vsm_fast.report
+files = (Path(vsm_fast.export.__file__).with_name("build_trt.py"),
+         Path(vsm_fast.report.__file__).parent / "static" / "table.js")
+print(vsm_fast.__file__, [path.exists() for path in files])
+image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+print(vsm_fast.score_batch([image], [image]).score.tolist())
+"""
+    lines = _run(code).splitlines()
+    assert lines == [f"{installed / 'vsm_fast' / '__init__.py'} [True, True]", "[1.0]"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import vsm_fast
-from vsm_fast import InputError, PairingError, VSMScorer
+from vsm_fast import Descriptors, InputError, PairingError, VSMScorer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -96,6 +96,22 @@ def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
     once = scorer.score(described, gens, gen_masks=masks)
     again = scorer.score([REFERENCE], gens, ref_masks=[REFERENCE_MASK], gen_masks=masks)
     np.testing.assert_array_equal(once.score, again.score)
+
+
+def test_described_references_keep_what_is_known_of_them(scorer: VSMScorer) -> None:
+    images = [REFERENCE, np.zeros((64, 64, 3), np.uint8), "nowhere.png", OTHER]
+    masks = [REFERENCE_MASK, None, None, None]
+    described = scorer.describe(images, masks, on_error="record")
+    joined = Descriptors.cat([described.select([0, 1]), described.select([2, 3]).to("cpu")])
+    pairs = [[number, 0] for number in range(4)]
+    gens = {"gens": [OTHER], "gen_masks": [OTHER_MASK], "pairs": pairs}
+    once = scorer.score(joined, **gens)
+    again = scorer.score(images, ref_masks=masks, **gens)
+    for column in ("ref_id", "status", "notes", "flags", "ref_mask_origin"):
+        assert getattr(once, column).tolist() == getattr(again, column).tolist(), column
+    assert once.ref_id.tolist() == [str(REFERENCE), "ref[1]", "nowhere.png", str(OTHER)]
+    assert once.flags.tolist() == ["", "no_mask", "", "no_mask"]
+    assert "nowhere.png" in once.reason[2]
 
 
 def test_a_reference_that_is_given_often_is_described_once(

@@ -2,7 +2,7 @@
 
 Visual Semantic Matching (arXiv 2509.21989) for large batches::
 
-    scores = vsm_fast.score_batch(["reference.png"], ["a.png", "b.png"], heatmaps=True)
+    scores = vsm_fast.score_batch(refs=["reference.png"], gens=["a.png", "b.png"], heatmaps=True)
     scores.score        # float32 [2], 1 = consistent, NaN where undefined
     scores.heatmap(0)   # float32 [H, W], 1 = inconsistent, NaN off the subject
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vsm_fast.errors import InputError, ModelError, PairingError, Status, VSMError
+from vsm_fast.errors import Flag, InputError, ModelError, PairingError, Status, VSMError
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoMask",
     "Descriptors",
+    "Flag",
     "InputError",
     "ModelError",
     "PairingError",

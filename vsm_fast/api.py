@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from pathlib import Path
 
+from vsm_fast.files import FolderState, folder_state
 from vsm_fast.images.inputs import Images, Masks
+from vsm_fast.model.location import find_local, find_model
 from vsm_fast.progress import Progress
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.scorer import VSMScorer
 
+_fetched: dict[str, Path] = {}  # repositories of the Hub: asked for once, not at every call
+
+
+def cached_scorer(
+    model: str | os.PathLike[str],
+    *,
+    device: str,
+    dtype: str = "auto",
+    runtime: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+) -> VSMScorer:
+    """The scorer of the last calls, so that a loop over score_batch loads its model once.
+
+    A folder whose files changed is another model, and so is a relative one elsewhere.
+    """
+    name = os.fspath(model)
+    folder = find_local(name)
+    if folder is None:
+        if name not in _fetched or not _fetched[name].is_dir():
+            _fetched[name] = find_model(name)
+        folder = _fetched[name]
+    kept = None if cache is None else str(Path(cache).absolute())
+    return _scorer(folder, folder_state(folder), device, dtype, runtime, kept)
+
 
 @lru_cache(maxsize=2)
-def cached_scorer(
-    model: str, device: str, dtype: str, runtime: str, cache: str | None
+def _scorer(
+    folder: Path, _state: FolderState, device: str, dtype: str, runtime: str, cache: str | None
 ) -> VSMScorer:
-    """The scorer of the last calls, so that a loop over score_batch loads its model once."""
     return VSMScorer.from_pretrained(
-        model, device=device, dtype=dtype, runtime=runtime, cache=cache
+        folder, device=device, dtype=dtype, runtime=runtime, cache=cache
     )
 
 
@@ -69,6 +95,7 @@ def score_batch(
 
     Raises:
         PairingError: The lists do not pair up.
+        TypeError: A folder, or a set, where images were wanted.
         ModelError: The model is missing or altered.
         ValueError: An option has a value that this version does not have.
 
@@ -77,11 +104,10 @@ def score_batch(
     Example:
         >>> import numpy as np, vsm_fast
         >>> image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
-        >>> vsm_fast.score_batch([image], [image]).score.tolist()
+        >>> vsm_fast.score_batch(refs=[image], gens=[image]).score.tolist()
         [1.0]
     """
-    folder = None if cache is None else os.fspath(cache)
-    scorer = cached_scorer(os.fspath(model), str(device), dtype, runtime, folder)
+    scorer = cached_scorer(model, device=str(device), dtype=dtype, runtime=runtime, cache=cache)
     return scorer.score(
         refs,
         gens,

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vsm_fast.errors import ModelError
 from vsm_fast.files import replacing
-from vsm_fast.model.config import ModelConfig, weights_fingerprint
-from vsm_fast.runtimes.runtime import Runtime
+from vsm_fast.identity import ModelIdentity
 
 _log = logging.getLogger(__name__)
 
 Rows = tuple[Tensor, Tensor]
 MAX_BYTES = 10 * 2**30
-_FORMAT = 2  # of keys and files; raised whenever either changes
+_FORMAT = 3  # of keys and files; raised whenever either changes
 _WAIT = 60.0  # seconds for another process that is writing the index
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -44,30 +42,37 @@ CREATE TABLE IF NOT EXISTS entries (
 """
 
 
-def model_key(config: ModelConfig, runtime: Runtime) -> str:
-    """Everything but the image that decides what its descriptors are.
+@dataclass(frozen=True)
+class RowsForm:
+    """What an entry must hold: two finite tensors [points, channels] of one type.
 
-    Args:
-        config: Of the model.
-        runtime: What runs it: runtimes, precisions and kinds of devices round differently.
+    Attributes:
+        points: Cells on the subject.
+        channels: Of a descriptor.
+        dtype: Of the descriptors.
+    """
+
+    points: int
+    channels: int
+    dtype: torch.dtype
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the tensors of a file are such an entry."""
+        return tensors.keys() == {"semantic", "visual"} and all(
+            rows.shape == (self.points, self.channels)
+            and rows.dtype == self.dtype
+            and bool(torch.isfinite(rows).all())
+            for rows in tensors.values()
+        )
+
+
+def model_key(identity: ModelIdentity) -> str:
+    """Everything but the image that decides what its descriptors are, as one hash.
 
     Raises:
-        ModelError: The model was not loaded from a folder, so that its weights have no hashes.
+        ModelError: The model's weights have no hashes.
     """
-    if not config.files:
-        raise ModelError(
-            f"descriptors of {config.name!r} cannot be kept on disk: its weights have no recorded "
-            "hashes. Load it with VSMScorer.from_pretrained."
-        )
-    parts = {
-        "format": _FORMAT,
-        "weights": weights_fingerprint(config),
-        "backbone": asdict(config.backbone),
-        "aggregation": asdict(config.aggregation),
-        "runtime": runtime.name,
-        "precision": runtime.precision,
-        "device": runtime.device.type,
-    }
+    parts = {"format": _FORMAT, **identity.record()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -103,7 +108,7 @@ class DescriptorCache:
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative; got {max_bytes}.")
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # a later chdir moves no cache
         self.max_bytes = max_bytes
         self.hits = self.misses = 0
         self._counting = threading.Lock()
@@ -115,15 +120,21 @@ class DescriptorCache:
         except sqlite3.DatabaseError:
             self._start_again()
 
-    def get(self, keys: Sequence[str]) -> list[Rows | None]:
+    def get(self, keys: Sequence[str], forms: Sequence[RowsForm]) -> list[Rows | None]:
         """What is stored under each name: (semantic, visual), float [n, D] on the CPU; or None.
 
         A folder that cannot be read is a warning, and finds nothing.
+
+        Args:
+            keys: Of :func:`image_key`.
+            forms: What each entry must hold; one of another form is damaged.
         """
         found: list[Rows | None] = [None] * len(keys)
         try:
             with self._index() as index:
-                found = [self._read(index, key) for key in keys]
+                found = [
+                    self._read(index, key, form) for key, form in zip(keys, forms, strict=True)
+                ]
                 used = [(key,) for key, rows in zip(keys, found, strict=True) if rows is not None]
                 # A count, not a time: clocks jump.
                 index.executemany(
@@ -174,7 +185,7 @@ class DescriptorCache:
         with self._index() as index:
             return int(index.execute("SELECT coalesce(sum(size), 0) FROM entries").fetchone()[0])
 
-    def _read(self, index: sqlite3.Connection, key: str) -> Rows | None:
+    def _read(self, index: sqlite3.Connection, key: str, form: RowsForm) -> Rows | None:
         """One entry; a damaged one is removed."""
         row = index.execute("SELECT sha256, size FROM entries WHERE key = ?", (key,)).fetchone()
         if row is None:
@@ -186,8 +197,9 @@ class DescriptorCache:
                 content = path.read_bytes()
                 if hashlib.sha256(content).hexdigest() == row[0]:
                     tensors = load(content)
-                    return tensors["semantic"], tensors["visual"]
-        except (OSError, SafetensorError, KeyError):
+                    if form.fits(tensors):
+                        return tensors["semantic"], tensors["visual"]
+        except (OSError, SafetensorError):
             pass
         self._remove(index, key)
         return None

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vsm_fast.cache import DescriptorCache, image_key, model_key
+from vsm_fast.cache import DescriptorCache, RowsForm, image_key, model_key
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import InputError, ModelError, Status, out_of_memory
 from vsm_fast.images.feeding import PreparedBatch, prepared_batches
@@ -25,6 +26,7 @@ from vsm_fast.model.devices import choose_descriptor_dtype
 from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.streams import STREAMS, in_streams
+from vsm_fast.torch_state import pinned
 
 OnError = Literal["record", "raise"]
 
@@ -41,6 +43,7 @@ class Describer:
         cache: Where descriptors are looked up first and kept afterwards; None computes all.
 
     Attributes:
+        identity: What decides the descriptors, which carry it.
         recomputed: Images that were computed again in float32, because the runtime's precision
             gave NaN or Inf for one in their batch.
 
@@ -56,8 +59,9 @@ class Describer:
         self._at_once = sys.maxsize  # images; less when they did not fit into memory
         self.recomputed = 0
         self._lock = threading.Lock()  # of what changes: the three above and the float32 runtime
+        self.identity = model.identity
         if cache is not None:
-            self._model_key = model_key(model.config, model.runtime)
+            self._model_key = model_key(self.identity)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,7 +123,7 @@ class Describer:
         with closing(batches), closing(in_streams(describe, batches, streams)) as described:
             yield from described
 
-    @torch.inference_mode()
+    @pinned()
     def __call__(self, batch: PreparedBatch) -> Descriptors:
         """Describe a batch; subjects that are not usable get an empty range."""
         if batch.pixels is None:
@@ -132,9 +136,7 @@ class Describer:
         counts = torch.zeros(len(batch.subjects) + 1, dtype=torch.int64)
         usable = [i + 1 for i, s in enumerate(batch.subjects) if s.cell_mask is not None]
         counts[usable] = described.offsets.diff()
-        return Descriptors(
-            described.semantic, described.visual, counts.cumsum(0), described.cells, described.grid
-        )
+        return replace(described, offsets=counts.cumsum(0))
 
     def _looked_up(self, images: Tensor, masks: Sequence[NDArray[np.bool_]]) -> Descriptors:
         """Descriptors of prepared images, from the cache where it has them."""
@@ -143,7 +145,9 @@ class Describer:
             image_key(self._model_key, image, mask)
             for image, mask in zip(images, masks, strict=True)
         ]
-        found = dict(zip(keys, self._cache.get(keys), strict=True))
+        channels = self._config.aggregation.descriptor_channels
+        forms = [RowsForm(int(mask.sum()), channels, self.dtype) for mask in masks]
+        found = dict(zip(keys, self._cache.get(keys, forms), strict=True))
         missing = {key: position for position, key in enumerate(keys) if found[key] is None}
         if missing:
             places = list(missing.values())
@@ -165,9 +169,10 @@ class Describer:
             counts.cumsum(0),
             torch.cat(cells),
             self._config.aggregation.grid,
+            identity=self.identity,
         )
 
-    @torch.inference_mode()
+    @pinned()
     def computed(self, images: Tensor, masks: Tensor) -> Descriptors:
         """Descriptors by the runtime, without a look into the cache.
 
@@ -182,7 +187,7 @@ class Describer:
         if not _finite(semantic, visual):
             semantic, visual = self._again_in_float32(images)
         packed = Descriptors.pack(semantic, visual, masks)
-        return packed.to(self._device, self.dtype)
+        return replace(packed.to(self._device, self.dtype), identity=self.identity)
 
     def _again_in_float32(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """A batch for which the runtime gave NaN or Inf."""
@@ -244,7 +249,7 @@ class Describer:
         )
         none = torch.empty(0, dtype=torch.int64)
         offsets = torch.zeros(images + 1, dtype=torch.int64)
-        return Descriptors(rows, rows, offsets, none, aggregation.grid)
+        return Descriptors(rows, rows, offsets, none, aggregation.grid, identity=self.identity)
 
 
 def _finite(*descriptors: Tensor) -> bool:

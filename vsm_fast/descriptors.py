@@ -8,10 +8,17 @@ of different sizes needs no padding and one reference can serve many pairs witho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from vsm_fast.torch_state import pinned
+
+if TYPE_CHECKING:
+    from vsm_fast.identity import ModelIdentity
+    from vsm_fast.images.subjects import Subject
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,10 @@ class Descriptors:
             An empty range is an image without a usable subject.
         cells: int64 [R] on the CPU; row-major index of each row's cell in ``grid``.
         grid: (rows, columns) of the descriptor grid.
+        subjects: [B], what is known of the images: their names, why a bad one has no point, and
+            why to doubt one. Empty where that is not known.
+        identity: Of the model that described them, which refuses those of another one. None for
+            descriptors from elsewhere, of which only grid and channels can be checked.
     """
 
     semantic: Tensor
@@ -32,6 +43,8 @@ class Descriptors:
     offsets: Tensor
     cells: Tensor
     grid: tuple[int, int]
+    subjects: tuple[Subject, ...] = ()
+    identity: ModelIdentity | None = None
 
     def __post_init__(self) -> None:
         rows = self.semantic.shape[0]
@@ -45,6 +58,11 @@ class Descriptors:
                 f"offsets must be 1-D, start at 0 and end at the number of rows ({rows}); "
                 f"got {self.offsets.tolist()[:8]}."
             )
+        if self.subjects and len(self.subjects) != len(self):
+            raise ValueError(
+                f"Descriptors of {len(self)} images need as many subjects, or none; got "
+                f"{len(self.subjects)}."
+            )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,50 +75,68 @@ class Descriptors:
         """The rows of one image, for indexing ``semantic``, ``visual`` and ``cells``."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the descriptors themselves."""
+        return self.semantic.nbytes + self.visual.nbytes
+
+    @pinned()
     def select(self, images: Sequence[int]) -> Descriptors:
-        """The descriptors of some of the images, in the order given."""
+        """The descriptors of some of the images, in the order given and in their own memory."""
         parts = [self.rows(image) for image in images]
         counts = torch.tensor([0, *(part.stop - part.start for part in parts)])
-        if not parts:
-            return Descriptors(
-                self.semantic[:0], self.visual[:0], counts, self.cells[:0], self.grid
-            )
-        return Descriptors(
-            torch.cat([self.semantic[part] for part in parts]),
-            torch.cat([self.visual[part] for part in parts]),
-            counts.cumsum(0),
-            torch.cat([self.cells[part] for part in parts]),
-            self.grid,
+        parts = parts or [slice(0)]
+        return replace(
+            self,
+            semantic=torch.cat([self.semantic[part] for part in parts]),
+            visual=torch.cat([self.visual[part] for part in parts]),
+            offsets=counts.cumsum(0),
+            cells=torch.cat([self.cells[part] for part in parts]),
+            subjects=tuple(self.subjects[image] for image in images) if self.subjects else (),
         )
 
+    @pinned()
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Descriptors:
         """The same descriptors with the two descriptor tensors on ``device`` and in ``dtype``."""
-        return Descriptors(
-            self.semantic.to(device, dtype),
-            self.visual.to(device, dtype),
-            self.offsets,
-            self.cells,
-            self.grid,
+        return replace(
+            self,
+            semantic=self.semantic.to(device, dtype),
+            visual=self.visual.to(device, dtype),
         )
 
     @staticmethod
+    @pinned()
     def cat(parts: Sequence[Descriptors]) -> Descriptors:
-        """Join descriptors of several batches; all must share grid, channels and device."""
+        """Join descriptors of several batches; subjects stay where every part has them.
+
+        Raises:
+            ValueError: If there are none, or they differ in grid or identity.
+        """
         if not parts:
             raise ValueError("Descriptors.cat needs at least one part; got none.")
         grids = {part.grid for part in parts}
         if len(grids) != 1:
             raise ValueError(f"Descriptors.cat needs one grid; got {sorted(grids)}.")
+        identities = {part.identity for part in parts}
+        if len(identities) != 1:
+            names = sorted("none" if one is None else repr(one.name) for one in identities)
+            raise ValueError(
+                f"Descriptors.cat needs one identity; got {len(identities)} (models "
+                f"{', '.join(names)}). Describe all images with one model, runtime and precision."
+            )
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(p.offsets.diff() for p in parts)])
-        return Descriptors(
-            torch.cat([part.semantic for part in parts]),
-            torch.cat([part.visual for part in parts]),
-            counts.cumsum(0),
-            torch.cat([part.cells for part in parts]),
-            parts[0].grid,
+        known = all(len(part.subjects) == len(part) for part in parts)
+        return replace(
+            parts[0],
+            semantic=torch.cat([part.semantic for part in parts]),
+            visual=torch.cat([part.visual for part in parts]),
+            offsets=counts.cumsum(0),
+            cells=torch.cat([part.cells for part in parts]),
+            subjects=tuple(s for part in parts for s in part.subjects) if known else (),
         )
 
     @staticmethod
+    @pinned()
     def pack(semantic: Tensor, visual: Tensor, masks: Tensor) -> Descriptors:
         """Keep the masked cells of dense descriptors.
 

@@ -1,4 +1,4 @@
-"""Statuses that a row of a result can have, and the errors behind them."""
+"""Statuses and flags that a row of a result can have, and the errors behind them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ class Status(StrEnum):
     TOO_LARGE = "image_too_large"
     BAD_VALUES = "bad_pixel_values"
     BAD_MASK = "bad_mask"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Flag(StrEnum):
+    """Why to look at a pair before its score is believed. The value is what tables contain."""
+
+    NO_MASK = "no_mask"
+    TINY_SUBJECT = "tiny_subject"
+    ORIENTATION_DOUBTFUL = "orientation_doubtful"
 
     def __str__(self) -> str:
         return self.value

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vsm_fast.errors import ModelError
+
+FolderState = tuple[tuple[str, int, int, int, int], ...]
 
 
 @contextmanager
@@ -94,6 +97,29 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_table(hashes: Mapping[str, str]) -> str:
+    """One hash over hashes by name, hexadecimal."""
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def folder_state(folder: Path) -> FolderState:
+    """Path, inode, size and times of the files of a model folder: another state, another model.
+
+    Nothing is read, so that it costs one stat per file. What lies deeper than in a direct
+    sub-folder is part of no model.
+    """
+    states = []
+    for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        try:
+            found = path.stat()
+        except OSError:  # a broken link, or removed in the meantime
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            times = found.st_mtime_ns, found.st_ctime_ns
+            states.append((str(path), found.st_ino, found.st_size, *times))
+    return tuple(states)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

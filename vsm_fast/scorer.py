@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from vsm_fast.cache import DescriptorCache
 from vsm_fast.describer import Describer, OnError
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError, PairingError, Status
+from vsm_fast.identity import require_same_model
 from vsm_fast.images.inputs import (
     Images,
     Masks,
@@ -35,11 +37,11 @@ from vsm_fast.images.tensor_subjects import prepare_tensors
 from vsm_fast.matching.match import match
 from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting
-from vsm_fast.references import References
 from vsm_fast.results.collector import MatchedSides, ScoreCollector
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.runtimes.choose import LoadedModel, load_runtime
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
+from vsm_fast.torch_state import pinned
 
 
 class VSMScorer:
@@ -53,6 +55,7 @@ class VSMScorer:
         config: The model's configuration.
         runtime: What runs its network.
         device: Where it runs.
+        identity: What decides its descriptors, which carry it.
 
     Raises:
         ModelError: A cache, and a model whose weights have no recorded hashes.
@@ -60,7 +63,7 @@ class VSMScorer:
     Example:
         >>> scorer = VSMScorer.from_pretrained("tiny")
         >>> reference = scorer.describe(["cat.png"])                      # doctest: +SKIP
-        >>> scorer.score(reference, ["a.png", "b.png"]).score             # doctest: +SKIP
+        >>> scorer.score(refs=reference, gens=["a.png", "b.png"]).score   # doctest: +SKIP
     """
 
     def __init__(self, model: LoadedModel, *, cache: DescriptorCache | None = None) -> None:
@@ -69,6 +72,7 @@ class VSMScorer:
         self.device = model.runtime.device
         self.cache = cache
         self._describer = Describer(model, cache)
+        self.identity = self._describer.identity
 
     @property
     def network(self) -> DescriptorNetwork:
@@ -90,6 +94,7 @@ class VSMScorer:
         return self._describer.recomputed
 
     @classmethod
+    @pinned()
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str] = "tiny",
@@ -133,6 +138,7 @@ class VSMScorer:
             cache = DescriptorCache(cache)
         return cls(model, cache=cache)
 
+    @pinned()
     def describe(
         self,
         images: Images,
@@ -148,18 +154,21 @@ class VSMScorer:
             masks: One per image or None: path, PIL image, bool or uint8 array [H, W]; ``"auto"``
                 or an ``AutoMask`` to find the subjects (docs/how-to/masks.md).
             batch_size: Images per forward pass; None chooses.
-            on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty.
+            on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty; its pairs
+                have its status.
 
         Returns:
-            The descriptors of the subjects, in order.
+            The descriptors of the subjects, in order, with the names of their files. With
+            ``batch_size=1``, last bits depend on nothing but the image.
 
         Raises:
             InputError: An image or mask cannot be used and ``on_error`` is ``"raise"``.
         """
-        listed = image_list(images)
+        listed = image_list(images, "images")
         all_masks = mask_list(masks, len(listed), "image")
-        return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)[0]
+        return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)
 
+    @pinned()
     def describe_tensors(
         self,
         images: Tensor | Sequence[Tensor],
@@ -194,28 +203,10 @@ class VSMScorer:
             parts.append(self._describer.computed(pixels, cells))
         return Descriptors.cat(parts)
 
-    def describe_references(
-        self, images: Images, masks: Masks = None, *, batch_size: int | None = None
-    ) -> References:
-        """Describe references with what is known of them, so that bad ones keep their reason.
-
-        Args:
-            images: As for :meth:`describe`.
-            masks: One per image or None.
-            batch_size: Images per forward pass; None chooses. With 1, last bits depend on
-                nothing but the image.
-
-        Returns:
-            What :meth:`score` takes as ``refs``, in order.
-        """
-        listed = image_list(images)
-        all_masks = mask_list(masks, len(listed), "ref")
-        found = self._describe(listed, all_masks, batch_size, "record", lambda _: None)
-        return References(*found, image_names(listed, "ref"))
-
+    @pinned()
     def score(
         self,
-        refs: Images | Descriptors | References,
+        refs: Images | Descriptors,
         gens: Images,
         *,
         pairs: ArrayLike | None = None,
@@ -231,8 +222,8 @@ class VSMScorer:
         """Score generated images against references.
 
         Args:
-            refs: References as for :meth:`describe`, or what it or :meth:`describe_references`
-                returned. Equal paths with equal masks are described once.
+            refs: References as for :meth:`describe`, or what it returned. Equal paths with equal
+                masks are described once.
             gens: Generated images.
             pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
                 reference against every generation, or lists of equal length pair up.
@@ -251,14 +242,15 @@ class VSMScorer:
 
         Raises:
             PairingError: Lists that do not pair up, or an index out of range.
+            TypeError: A folder, or a set, where images were wanted.
             ModelError: ``refs`` were described by another model.
             ValueError: A threshold outside [-1, 1], or a batch size below 1.
             InputError: A bad image or mask, only with ``on_error="raise"``.
 
         Source: arXiv 2509.21989, the VSM metric.
         """
-        ref_list = refs if isinstance(refs, Descriptors | References) else image_list(refs)
-        gen_list = image_list(gens)
+        ref_list = refs if isinstance(refs, Descriptors) else image_list(refs, "refs")
+        gen_list = image_list(gens, "gens")
         pair_index = pair_up(pairs, len(ref_list), len(gen_list))
         gen_mask_list = mask_list(gen_masks, len(gen_list), "gen")
         semantic, visual = self.thresholds(semantic_threshold, visual_threshold)
@@ -307,8 +299,12 @@ class VSMScorer:
             _threshold("visual", visual, own.visual),
         )
 
+    @pinned()
     def ready(self, described: Descriptors) -> Descriptors:
         """Descriptors as :meth:`score` compares them, on this scorer's device.
+
+        Those of the same model in another runtime or precision are taken. Of descriptors without
+        an identity, which no scorer described, only grid and channels are checked.
 
         Raises:
             ModelError: They are another model's.
@@ -318,32 +314,28 @@ class VSMScorer:
 
     def _references(
         self,
-        refs: Sequence[ImageSource] | Descriptors | References,
+        refs: Sequence[ImageSource] | Descriptors,
         masks: Masks,
         batch_size: int | None,
         on_error: OnError,
         advance: Callable[[int], None],
-    ) -> tuple[Descriptors, list[Subject], NDArray[np.int64]]:
+    ) -> tuple[Descriptors, Sequence[Subject], NDArray[np.int64]]:
         """Descriptors of the references that differ, all subjects, and where each one's are."""
-        if isinstance(refs, Descriptors | References):
+        if isinstance(refs, Descriptors):
             if masks is not None:
                 raise PairingError(
                     "ref_masks came with references that are described already; pass the masks "
                     "to describe() instead."
                 )
             advance(len(refs))
-            if isinstance(refs, References):
-                given, subjects = refs.descriptors, list(refs.subjects)
-            else:
-                given, subjects = refs, [_described_subject(refs, i) for i in range(len(refs))]
-            described = self.ready(given)
-            return described, subjects, np.arange(len(refs))
+            known = refs.subjects or [_described_subject(refs, i) for i in range(len(refs))]
+            return self.ready(refs), known, np.arange(len(refs))
         listed = mask_list(masks, len(refs), "ref")
         first, place = distinct(refs, listed)
-        described, found = self._describe(refs, listed, batch_size, on_error, advance, first)
+        described = self._describe(refs, listed, batch_size, on_error, advance, first)
         if len(first) < len(refs):
             advance(len(refs) - len(first))
-        return described, [found[index] for index in place], place
+        return described, [described.subjects[index] for index in place], place
 
     def _describe(
         self,
@@ -353,19 +345,21 @@ class VSMScorer:
         on_error: OnError,
         advance: Callable[[int], None],
         positions: Sequence[int] | None = None,
-    ) -> tuple[Descriptors, list[Subject]]:
-        """Descriptors and subjects of the images at ``positions``; None = of all."""
-        parts, subjects = [self._describer.nothing()], []
+    ) -> Descriptors:
+        """Descriptors of the images at ``positions``; None = of all."""
+        parts: list[Descriptors] = [self._describer.nothing()]
+        subjects: list[Subject] = []
         batches = self._describer.batches(images, masks, batch_size, on_error, positions)
         for _, part, batch in batches:
             parts.append(part)
             subjects += [subject.summary() for subject in batch]
             advance(len(batch))
-        return Descriptors.cat(parts), subjects
+        return replace(Descriptors.cat(parts), subjects=tuple(subjects))
 
     def _check_model_of(self, described: Descriptors) -> None:
         aggregation = self.config.aggregation
         wanted = (aggregation.grid, aggregation.descriptor_channels)
+        require_same_model(described.identity, self.identity)
         found = (described.grid, described.semantic.shape[1])
         if found != wanted:
             raise ModelError(

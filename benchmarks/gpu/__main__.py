@@ -123,7 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps, some, or (in the process of its own) one."""
     names = [module for _, module, _ in (*STEPS, *EXPORTS)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results",
+        help="folder of the results (default: %(default)s)",
+    )
     parser.add_argument(
         "--budget", type=float, default=BUDGET, help=f"seconds in all (default {BUDGET})"
     )

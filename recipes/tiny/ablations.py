@@ -23,7 +23,7 @@ from vsm_fast.lab.training.contrastive import AggregationPair
 from vsm_fast.lab.training.feature_cache import validation_features
 from vsm_fast.lab.training.train_job import PRESETS, TrainSettings, run_training
 from vsm_fast.lab.training.validation import measure_at
-from vsm_fast.model.load import build_backbone, read_config
+from vsm_fast.model.load import build_backbone, verified_config
 from vsm_fast.model.location import find_model
 from vsm_fast.scorer import VSMScorer
 
@@ -55,7 +55,7 @@ def run_ablations(
         ("loose", "no skewness filter", loose),
     )
     source = find_model(settings.backbone)
-    config = read_config(source)
+    config = verified_config(source)
     backbone = build_backbone(config, source).eval()
     test_features = validation_features(backbone, config, Path(test), out / "features" / "test")
     found: dict[str, list[dict[str, float]]] = {}

@@ -229,6 +229,8 @@ def many_scores(count):
         visual_similarity=np.tile(np.float32([0.9, 0.1]), (count + 1) // 2),
         offsets=np.concatenate([[0], np.cumsum(np.where(odd, 0, 2))]),
         semantic_threshold=0.7, visual_threshold=0.6, model="tiny",
+        flags=["no_mask,tiny_subject" if number < 2 else "" for number in range(count - 1)]
+        + ["tiny_subject"],
     )  # fmt: skip
 
 
@@ -244,11 +246,12 @@ def test_table_is_cut_aligned_and_clean():
     assert "mean 0.500 over 50 of 100 pairs (model tiny, visual threshold 0.6)" in lines
     assert any(re.fullmatch(r"cat +0\.500 +30/60", line) for line in lines)
     assert "\x1b" not in text
+    assert lines[-1] == "flags: 3 tiny_subject, 2 no_mask"
 
 
 def test_table_without_any_score():
     text = score_table(many_scores(2), ["a", "b"], ["", ""])
-    assert "subject" not in text
+    assert "mean score" not in text
     assert "mean 0.500 over 1 of 2 pairs" in text
 
 

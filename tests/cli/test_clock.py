@@ -61,7 +61,7 @@ def test_a_job_goes_on_with_the_same_rows_and_figures_that_make_sense(
     assert [event["shard"] for event in events if event["event"] == "shard"] == [0, 1, 2, 3]
     run_job(manifest, tmp_path / "whole", settings, options)
     assert read_rows(out).equals(read_rows(tmp_path / "whole"))
-    figures = [entry.seconds for entry in read_ledger(out / LEDGER).values()]
+    figures = [entry.seconds for entry in read_ledger(out / LEDGER, 99).values()]
     for event in events:
         figures += [event[name] for name in ("rows_per_second", "eta_seconds") if name in event]
     assert len(figures) > 20
@@ -114,7 +114,8 @@ def _of_a_library_call():
 
 def _of_a_job():
     with job_reports._Bar() as bar:
-        bar({"event": "start", "rows": 4, "finished_rows": 0, "damaged": {}, "repeated_ids": 0})
+        bar({"event": "start", "rows": 4, "finished_rows": 0, "damaged": {}, "repeated_ids": 0,
+             "notes": []})  # fmt: skip
         for done in range(1, 5):
             time.sleep(0.11)
             bar({"event": "rows", "done": done, "failed": 0})

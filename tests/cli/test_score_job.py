@@ -18,6 +18,7 @@ from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.describer import Describer
+from vsm_fast.report import read_results
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -63,6 +64,34 @@ def test_a_job_from_the_shell(score, tmp_path, monkeypatch, capsys):
     assert events[1]["finished_rows"] == 7
 
 
+def test_a_report_of_a_job_is_that_of_a_file(score, tmp_path, capsys):
+    manifest = write_pairs(tmp_path / "in", 7, broken=(4,))
+    shown = []
+    for out in ("scores.parquet", "scores.csv", "scores.jsonl", "scores/"):
+        further = {"scores/": ["--shard-rows", "3", "--points"], "scores.parquet": ["--points"]}
+        given = further.get(out, [])
+        assert score("--manifest", manifest, "--out", f"{tmp_path}/{out}", *given) == 3
+        page = tmp_path / f"{out.rstrip('/')}.html"
+        assert main(["report", str(tmp_path / out), "--out", str(page)]) == ExitCode.OK
+        assert "7 pairs, 9 images" in capsys.readouterr().out
+        shown.append(read_results(tmp_path / out))
+    for other in shown[1:]:
+        assert other.settings == shown[0].settings
+        assert {name: other.texts[name] for name in shown[0].texts} == shown[0].texts
+        for column in ("n_matched", "n_source"):
+            assert getattr(other, column).tolist() == getattr(shown[0], column).tolist()
+        np.testing.assert_allclose(other.score, shown[0].score, atol=1e-5)
+    assert shown[3].points.cells.tolist() == shown[0].points.cells.tolist()
+    (tmp_path / "scores" / "scores-000002.parquet").unlink()
+    assert main(["report", str(tmp_path / "scores"), "--out", str(page)]) == ExitCode.OK
+    assert "The job is not finished: 7 pairs were planned." in capsys.readouterr().out
+    assert "<dt>Pairs</dt><dd>6 of 7</dd>" in page.read_text()
+    job, file = (pq.read_schema(path) for path in (tmp_path / "scores/scores-000000.parquet",
+                                                   tmp_path / "scores.parquet"))  # fmt: skip
+    assert job.names == ["row", *file.names, "seconds"]
+    assert all(job.field(name).type == file.field(name).type for name in file.names)
+
+
 def test_folders_make_a_job_too(score, tmp_path, capsys):
     write_pairs(tmp_path / "in", 6)
     for side, name in (("refs", "ref0"), ("gens", "gen0"), ("gens", "gen3")):
@@ -71,6 +100,33 @@ def test_folders_make_a_job_too(score, tmp_path, capsys):
     out = tmp_path / "out"
     assert score("--refs", tmp_path / "refs", "--gens", tmp_path / "gens", "--out", out) == 0
     assert read_rows(out)["id"].to_pylist() == ["s/gen0.png", "s/gen3.png"]
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_notes_on_the_input_reach_the_user(score, tmp_path, capsys, folders):
+    manifest = write_pairs(tmp_path / "in", 2, references=1)
+    inputs = ["--manifest", manifest]
+    expected = ["is read as semicolon-separated text", "columns that are not used: seed"]
+    if folders:
+        (tmp_path / "in" / "gens").mkdir()
+        for name in ("gen0.png", "gen1.png"):
+            (tmp_path / "in" / name).rename(tmp_path / "in" / "gens" / name)
+        (tmp_path / "in" / "gens" / "Thumbs.db").touch()
+        inputs = ["--refs", tmp_path / "in" / "ref0.png", "--gens", tmp_path / "in" / "gens"]
+        expected = ["left out: 1 hidden or system file: "]
+    else:
+        manifest.write_text(manifest.read_text().replace(",", ";").replace("subject", "seed"))
+    for out in (tmp_path / "out", tmp_path / "out.csv"):
+        assert score(*inputs, "--out", out) == ExitCode.OK
+        notes = capsys.readouterr().err.splitlines()
+        assert len(notes) == len(expected)
+        for note, words in zip(notes, expected, strict=True):
+            assert note.startswith("vsm-fast: note: ")
+            assert words in note
+    assert score(*inputs, "--out", tmp_path / "out", "--json") == ExitCode.OK
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (start,) = [event for event in events if event["event"] == "start"]
+    assert len(start["notes"]) == len(expected)
 
 
 def test_failures_and_their_exit_codes(score, tmp_path, capsys):

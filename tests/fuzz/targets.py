@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +36,7 @@ from vsm_fast.runtimes.plans import FORMAT as PLAN_FORMAT
 from vsm_fast.runtimes.plans import read_sidecar
 
 TINY = Path(__file__).parents[2] / "vsm_fast" / "models" / "tiny"
-MANIFESTS = (".csv", ".jsonl", ".parquet")
+MANIFESTS = (".csv", ".jsonl", ".parquet", ".json", ".tar", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,23 @@ def _manifest_seeds() -> list[bytes]:
     table = BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), table, compression="none")
     text = 'id,ref,gen,note\n1,a.png,b.png,"x, ""y"""\n2,a.png,c.png,\n'
-    return [b"\0" + text.encode(), b"\1" + lines.encode(), b"\2" + table.getvalue()]
+    archive = BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in (
+            "1.ref.png",
+            "1.json",
+            "1.gen.png",
+            "ü" * 60 + ".ref.png",
+            "ü" * 60 + ".gen.png",
+        ):
+            content = b'{"subject": "s"}' if name.endswith("json") else b"x"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+    wide = text.replace(",", "\t").encode("utf-16")
+    contents = (text.encode(), lines.encode(), table.getvalue(), json.dumps(rows).encode(),
+                archive.getvalue(), wide)  # fmt: skip
+    return [bytes([number]) + content for number, content in enumerate(contents)]
 
 
 def _records(content: bytes, folder: Path) -> bool:
@@ -131,7 +148,7 @@ def _weights(content: bytes, folder: Path) -> bool:
 
 def _weight_seeds() -> list[bytes]:
     half = torch.arange(6, dtype=torch.float16).reshape(2, 3)
-    tensors = {"a": torch.ones(2, 2), "b.c": half, "n": torch.tensor(3)}
+    tensors = {"a": torch.ones(16, 4), "b.c": half, "n": torch.tensor(3.0)}
     return [save(tensors), save({"x": torch.zeros(0, 4)}, {"format": "pt"})]
 
 

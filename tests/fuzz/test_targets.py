@@ -20,7 +20,7 @@ DEEP, LONG = b"[" * 200_000, b"9" * 5_000
 TALL = TARGETS["unet"].seeds()[0].replace(b'block": 1', b'block": 100000')
 assert TALL not in TARGETS["unet"].seeds()
 FOUND = {
-    "manifest": [b"\1" + DEEP, b'\1{"ref": ' + LONG + b"}"],
+    "manifest": [b"\1" + DEEP, b"\3" + DEEP, b'\1{"ref": ' + LONG + b"}"],
     "records": [DEEP, LONG],
     "weights": [],
     "unet": [DEEP, TALL],

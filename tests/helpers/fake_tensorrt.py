@@ -27,7 +27,7 @@ import torch
 from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.runtimes import tensorrt_library
 from vsm_fast.runtimes.exported import ONNX, read_record
-from vsm_fast.runtimes.plans import PlanRecord, graph_files, write_plan
+from vsm_fast.runtimes.plans import PlanRecord, write_plan
 
 MAGIC = b"fake plan "
 VERSION, GPU = "11.4.0.106", "NVIDIA H100 80GB HBM3"
@@ -391,6 +391,6 @@ def place_plan(folder: Path, trt: types.ModuleType, content: bytes | None = None
         record.precision,
         record.batch,
         weights_fingerprint(record.model),
-        graph_files(record),
+        record.graph,
     )
     write_plan(folder, content, plan)

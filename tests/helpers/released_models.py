@@ -45,7 +45,7 @@ PLAIN = HubFiles(
 )
 BACKBONE = BackboneConfig(levels=("us2", "us5"), resolution=32, timestep=50.0)
 RELEASED = Preset(
-    "small-cleandift", "small", 1, SD, (CLIP,), BACKBONE, AggregationConfig(),
+    "small-cleandift", "small", 1, SD, (CLIP,), BACKBONE, AggregationConfig(mask_reduction="any"),
     HubFiles("org/cleandift", ("full.safetensors",), COMMIT),
     HubFiles("org/vsm", ("weights.safetensors",)), HubFiles("org/vsm", ("experiment.yaml",)),
 )  # fmt: skip

@@ -40,6 +40,7 @@ def made_scores(count, points=300, seed=0, refs=(), gens=(), names=()):
         ref_id=[refs[row % len(refs)] if refs else f"ref{row % 7}.png" for row in range(count)],
         gen_id=[gens[row % len(gens)] if gens else f"gen{row}.png" for row in range(count)],
         notes=["exif rotated" if row % 5 == 0 else "" for row in range(count)],
+        flags=["tiny_subject" if row % 4 == 0 else "" for row in range(count)],
         ref_mask_origin=["given"] * count, gen_mask_origin=["alpha"] * count,
         visual_similarity=visual, offsets=offsets, semantic_threshold=0.45, visual_threshold=0.66,
         model="tiny", evidence=evidence, points=kept,

@@ -151,12 +151,12 @@ def aggregation_pair(channels, config=AGGREGATION):
     return tuple(randomised(AggregationNetwork(channels, config), seed) for seed in (1, 2))
 
 
-def config_of(levels=("us2", "us5"), resolution=32, **backbone):
+def config_of(levels=("us2", "us5"), resolution=32, mask_reduction="nearest", **backbone):
     backbone = {"timestep": 50, "pixel_unshuffle": 2, **backbone}
     return ModelConfig(
         name="small",
         backbone=BackboneConfig(levels=levels, resolution=resolution, **backbone),
-        aggregation=AGGREGATION,
+        aggregation=dataclasses.replace(AGGREGATION, mask_reduction=mask_reduction),
     )
 
 
@@ -189,10 +189,10 @@ def write_folder(folder, config, unet, semantic, visual, vae=None, conditioning=
 
 
 def rehash(folder, config):
-    """Write config.json with the hashes of the weight files as they are now."""
+    """Write config.json with the hashes of the other files as they are now."""
     hashes = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*.safetensors")
+        for path in (*folder.rglob("*.safetensors"), *folder.glob("*/config.json"))
     }
     config = dataclasses.replace(config, files=hashes)
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")

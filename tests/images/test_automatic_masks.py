@@ -185,6 +185,9 @@ def test_grounded_sam_is_told_the_subject_and_is_shared_by_threads(scorer, model
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda name: AutoMask(name, **models).find(pixels), names))
     assert loaded == [[models["detector"], models["sam"]]]
+    Path(models["sam"], "config.json").touch()
+    AutoMask("robot toy", **models).load()
+    assert len(loaded) == 2  # another model may lie there now
     for name, mask in zip(names, found, strict=True):
         np.testing.assert_array_equal(mask, plain(pixels, name))
     scores = scorer.score([REFERENCE], [REFERENCE], gen_masks=AutoMask("robot toy", **models))

@@ -23,7 +23,7 @@ import torch
 from image_files import icc_profile, png, saved, written
 from PIL import ExifTags, Image
 
-from vsm_fast import AutoMask, Status, VSMScorer
+from vsm_fast import AutoMask, Flag, Status, VSMScorer
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.images import decoding
 
@@ -150,6 +150,26 @@ def bad_arrays():
         (torch.zeros(4, 8, 8), unreadable),
         (Image.new("RGB", (0, 5)), unreadable),
         (None, unreadable),
+        *[(image, unreadable) for image in without_plain_values(unit)],
+        (np.matrix(np.zeros((8, 8))), unreadable),
+    ]
+
+
+def without_plain_values(values):
+    """Tensors and arrays of many kinds whose values are not there, or not to be compared."""
+    array = values.numpy()
+    return [
+        values.to_sparse(),
+        values.reshape(-1, values.shape[-1]).to_sparse_csr(),
+        values.to("meta"),
+        values.to(torch.uint8).to("meta"),
+        torch.quantize_per_tensor(values.float(), 0.1, 0, torch.quint8),
+        torch.nested.nested_tensor([values.float(), values[..., 1:].float()]),
+        values.to(torch.complex64),
+        array.astype(object),
+        array.astype(np.complex64),
+        np.ma.masked_array(array, mask=array == 0),
+        np.ma.masked_array(array.astype(np.uint8), mask=array == 0),
     ]
 
 
@@ -169,6 +189,7 @@ def bad_masks(folder):
         (saved(folder / "nan.tiff", np.full(mask().shape, np.nan, np.float32)), bad),
         (folder, bad),
         (7, bad),
+        *[(given, bad) for given in without_plain_values(torch.from_numpy(mask()))],
     ]
     if os.name == "posix":
         os.mkfifo(folder / "mask_pipe.png")
@@ -225,7 +246,8 @@ def good_rows():
     return [
         (PHOTOGRAPH, MASK),
         (EXAMPLES / "gens/robot_toy/repainted.jpg", None),
-        (pixels(), mask()),
+        (pixels(), np.matrix(mask())),
+        (torch.tensor(pixels() / 255).permute(2, 0, 1).requires_grad_(), torch.from_numpy(mask())),
         (bear, bear.with_name("repainted_mask.png")),
         (PHOTOGRAPH, AutoMask()),
     ]
@@ -323,7 +345,7 @@ def test_rotated_photographs_with_rotated_masks_score_like_upright_ones(
     photograph = saved(tmp_path / "a.png", decoding.orient(upright, inverse), exif=exif)
     turned = decoding.orient(subject, inverse)
     with_exif = saved(tmp_path / "m.png", Image.fromarray(turned).convert("L"), exif=exif)
-    masks = [subject, with_exif, *([turned] if orientation >= 5 else [])]
+    masks = [subject, with_exif, turned]  # the photograph tells how the last one lies
     found = scorer.score(
         [REFERENCE], [upright, *[photograph] * len(masks)], ref_masks=[REFERENCE_MASK],
         gen_masks=[subject, *masks], batch_size=1,
@@ -350,8 +372,18 @@ def test_odd_images_have_a_row_each(scorer, tmp_path):
     ]
     dot = np.zeros_like(mask())
     dot[100, 100] = True  # between the centres of the grid's cells
-    found = scorer.score([REFERENCE], [*images, PHOTOGRAPH], gen_masks=[None] * len(images) + [dot])
-    assert len(found) == len(images) + 1
+    scattered = np.zeros_like(mask())
+    scattered.ravel()[rng.permutation(scattered.size)[:263]] = True
+    found = scorer.score(
+        [REFERENCE], [*images, *[PHOTOGRAPH] * 3], ref_masks=[REFERENCE_MASK],
+        gen_masks=[None] * len(images) + [dot, scattered, mask()],
+    )  # fmt: skip
+    assert len(found) == len(images) + 3
+    tiny, whole = Flag.TINY_SUBJECT.value, Flag.NO_MASK.value
+    assert found.flags.tolist()[:6] == [whole] * 6
+    assert found.flags.tolist()[6:10] == [f"{whole},{tiny}", whole, whole, whole]
+    assert found.flags.tolist()[-3:] == [tiny, tiny, ""]
+    assert "generation: the subject has 263 pixels in" in found.notes[-2]
     assert set(found.status[:5]) == {"ok"}
     assert set(found.status) <= {"ok", Status.NO_MATCH.value}
     assert (found.n_source > 0).all()

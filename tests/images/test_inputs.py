@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,56 @@ from vsm_fast.images.inputs import distinct, image_list, image_names, mask_list,
 IMAGE = np.zeros((4, 5, 3), np.uint8)
 
 
+class _BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"a.png"
+
+
 @pytest.mark.parametrize(
-    "single", ["a.png", Path("a.png"), Image.new("RGB", (2, 2)), IMAGE, torch.zeros(3, 4, 5)]
+    "single",
+    ["a.png", Path("a.png"), b"a.png", Image.new("RGB", (2, 2)), IMAGE, torch.zeros(3, 4, 5)],
 )
 def test_a_single_image_is_a_list_of_one(single: object) -> None:
-    assert len(image_list(single)) == 1  # type: ignore[arg-type]
+    assert len(image_list(single, "gens")) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [b"a.png", "b.png"], [_BytesPath(), "b.png"], np.array(["a.png", "b.png"]),
+        np.array(["a.png", "b.png"], object), np.array([b"a.png", b"b.png"]),
+        (name for name in ("a.png", "b.png")),
+    ],
+)  # fmt: skip
+def test_paths_of_many_kinds_are_texts(paths: object) -> None:
+    assert image_list(paths, "gens") == ["a.png", "b.png"]  # type: ignore[arg-type]
 
 
 def test_a_batch_array_is_a_list_of_its_images() -> None:
-    assert [i.shape for i in image_list(np.stack([IMAGE] * 3))] == [(4, 5, 3)] * 3
-    assert [i.shape for i in image_list(torch.zeros(2, 3, 4, 5))] == [(3, 4, 5)] * 2
+    assert [i.shape for i in image_list(np.stack([IMAGE] * 3), "gens")] == [(4, 5, 3)] * 3
+    assert [i.shape for i in image_list(torch.zeros(2, 3, 4, 5), "gens")] == [(3, 4, 5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ({"a.png", "b.png"}, "gens is a set"),
+        ({"a.png": 1}.keys(), "gens is a dict_keys"),
+        ({"a.png": "b.png"}, "gens is a dict"),
+        (None, "gens is a NoneType"),
+        (3, "gens is a int"),
+        (torch.zeros(2, 3, 4, 5).to_sparse(), "sparse or nested"),
+        (os.fspath(Path(__file__).parent), "gens is the folder .*glob.*--refs DIR"),
+        (os.fsencode(Path(__file__).parent), "gens is the folder"),
+        (Path(__file__).parent, "gens is the folder"),
+    ],
+)
+def test_what_has_no_order_or_is_no_image_is_refused(images: object, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        image_list(images, "gens")  # type: ignore[arg-type]
+    if images is not None:  # a mask's None is the whole image
+        with pytest.raises(TypeError, match=words.replace("gens is", "gen_masks is")):
+            mask_list(images, 2, "gen")  # type: ignore[arg-type]
 
 
 def test_names_are_paths_or_positions() -> None:

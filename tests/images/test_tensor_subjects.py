@@ -56,20 +56,22 @@ def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolati
 def test_frames_and_cells_are_those_of_single_masks(size: tuple[int, int], framing: str) -> None:
     masks = torch.stack([*(_mask(size, seed) for seed in range(60)), torch.zeros(size).bool()])
     frames = subject_frames(masks, framing)
-    cells = reduce_masks(masks, frames, (6, 5))
-    for mask, frame, found in zip(masks, frames.expand(len(masks), -1), cells, strict=True):
-        box = subject_box(mask.numpy(), framing)
-        assert tuple(frame.tolist()) == box
-        np.testing.assert_array_equal(found, reduce_mask(mask.numpy(), box, (6, 5)))
+    for rule in ("nearest", "any"):
+        cells = reduce_masks(masks, frames, (6, 5), rule)
+        for mask, frame, found in zip(masks, frames.expand(len(masks), -1), cells, strict=True):
+            box = subject_box(mask.numpy(), framing)
+            assert tuple(frame.tolist()) == box
+            np.testing.assert_array_equal(found, reduce_mask(mask.numpy(), box, (6, 5), rule))
 
 
+@pytest.mark.parametrize("rule", ["nearest", "any"])
 @pytest.mark.parametrize("background", ["keep", "grey"])
 @pytest.mark.parametrize("framing", ["image", "subject"])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float16])
 def test_a_batch_is_prepared_like_its_images(
-    kind: torch.dtype, framing: str, background: str
+    kind: torch.dtype, framing: str, background: str, rule: str
 ) -> None:
-    config = config_of(framing=framing, background=background)
+    config = config_of(framing=framing, background=background, mask_reduction=rule)
     images = [_image((48, 40), seed) for seed in range(3)]
     if kind.is_floating_point:
         images = [(image / 255).to(kind) for image in images]
@@ -126,6 +128,12 @@ GOOD = torch.zeros(2, 3, 8, 8)
         (GOOD.long(), None, Status.UNREADABLE, "int64"),
         (GOOD[..., :0], None, Status.UNREADABLE, "no pixels"),
         ([], None, Status.UNREADABLE, "no tensor"),
+        (GOOD.to_sparse(), None, Status.UNREADABLE, "sparse_coo"),
+        (GOOD.to("meta"), None, Status.UNREADABLE, "on meta"),
+        (torch.nested.nested_tensor(list(GOOD)), None, Status.UNREADABLE, "nested"),
+        (GOOD.to(torch.complex64), None, Status.UNREADABLE, "complex64"),
+        (GOOD, GOOD[:, 0].bool().to_sparse(), Status.BAD_MASK, "sparse_coo"),
+        (GOOD, GOOD[:, 0].bool().to("meta"), Status.BAD_MASK, "on meta"),
         (GOOD - 1, None, Status.BAD_VALUES, "from -1 to -1"),
         (GOOD + 255, None, Status.BAD_VALUES, "clamp"),
         (GOOD, GOOD[:, 0], Status.BAD_MASK, "float32"),

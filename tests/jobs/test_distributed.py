@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -18,9 +19,10 @@ from job_inputs import picture, read_rows, same_files, write_model, write_pairs
 from vsm_fast.errors import ModelError, PairingError
 from vsm_fast.jobs import ray_runner as distributed
 from vsm_fast.jobs.errors import JobError
+from vsm_fast.jobs.job_folder import JOB
 from vsm_fast.jobs.manifest import Manifest
 from vsm_fast.jobs.pairing import PairRow
-from vsm_fast.jobs.plan import Shard, make_plan
+from vsm_fast.jobs.plan import Shard, make_plan, read_shards
 from vsm_fast.jobs.ray_runner import ActorPool, ray_session, run_distributed
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import JobSettings, RunOptions
@@ -137,6 +139,22 @@ def test_what_goes_wrong_in_an_actor_is_said_in_one_line(actor, tmp_path, fail, 
         distributed._opened(pickle.loads(pickle.dumps(answer)))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_retried_shard_whose_actor_died_after_writing_it_is_done_again(settings, tmp_path):
+    manifest = Manifest(str(write_pairs(tmp_path / "in", 4, broken=(2,))))
+    out = tmp_path / "out"
+    run_job(manifest, out, settings)
+    picture(2, 2).save(tmp_path / "in" / "gen2.png")
+    identity = json.loads((out / JOB).read_text())
+    (shard,) = read_shards(manifest, make_plan(manifest, 4), {0})
+    answers = [
+        distributed._opened(actor({"shard": [shard], "retried": [True]})["answer"][0])
+        for actor in (distributed._ShardActor(str(out), identity, settings, RunOptions()),) * 3
+    ]
+    assert answers[0].failed == 0
+    assert len({answer.sha256 for answer in answers}) == 1
+    assert (out / "scores-000000.parquet").read_bytes().count(b"vsm_fast.fingerprint") == 1
 
 
 def test_what_goes_wrong_with_the_manifest_comes_through_the_actors(actor, tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+import tracemalloc
 import uuid
 
 import fsspec
@@ -20,6 +21,7 @@ from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import load_mask
 from vsm_fast.images.stored import RemoteImage, StoredImage
 from vsm_fast.jobs.manifest import Manifest, read_manifest
+from vsm_fast.jobs.records import Notes
 
 
 def encoded(seed):
@@ -123,9 +125,9 @@ def test_images_in_parquet_files_are_read_in_any_order(tmp_path):
     table = image_table(70)
     pq.write_table(table, tmp_path / "data" / "train-0.parquet", row_group_size=50)
     pq.write_table(image_table(2, 80), tmp_path / "data" / "train-1.parquet")
-    unused = {}
-    rows = list(Manifest(str(tmp_path / "data"), COLUMNS).rows(unused))
-    assert list(unused) == ["caption"]
+    notes = Notes()
+    rows = list(Manifest(str(tmp_path / "data"), COLUMNS).rows(notes))
+    assert notes.sentences() == ("columns that are not used: caption",)
     assert len(rows) == 72
     assert rows[3].subject == "1"
     assert rows[71].id == "row 72"
@@ -251,3 +253,236 @@ def test_a_damaged_record_of_a_saved_data_set_is_refused(tmp_path, said):
     (tmp_path / "state.json").write_text(said)
     with pytest.raises(PairingError, match="no data set that was saved"):
         list(Manifest(str(tmp_path)).rows())
+
+
+ROWS = [("r.png", "a b.png", ""), ("r.png", "b,c;d.png", "m.png")]
+
+
+def _table(separator, names=("ref", "gen", "gen_mask"), quote=True):
+    quoted = [[f'"{cell}"' if quote else cell for cell in row] for row in ROWS]
+    return "\n".join(separator.join(row) for row in (names, *quoted)) + "\n"
+
+
+def _json(**options):
+    return json.dumps(
+        [{"ref": ref, "gen": gen, "gen_mask": mask} for ref, gen, mask in ROWS], **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding", "said"),
+    [
+        ("p.csv", _table(","), "utf-8", ""),
+        ("p.csv", _table(";"), "utf-8", "read as semicolon-separated text in UTF-8"),
+        ("p.csv", _table("\t", quote=False), "utf-8", "tab-separated"),
+        ("p.csv", _table("|"), "utf-8", "bar-separated"),
+        ("p.csv", _table(", ", (" ref", "gen ", "gen_mask")), "utf-8-sig", ""),
+        ("p.csv", _table("\t"), "utf-16", "read as tab-separated text in UTF-16"),
+        ("p.csv", _table(","), "utf-16-be", "in UTF-16-BE"),
+        ("p.tsv", _table("\t"), "utf-8", ""),
+        ("p.tsv", _table(","), "utf-8", "comma-separated"),
+        ("p.json", _json(), "utf-8", ""),
+        ("p.json", _json(indent=1), "utf-16", "read as text in UTF-16"),
+        ("p.json", "\n".join(map(json.dumps, json.loads(_json()))), "utf-8", ""),
+        ("p.jsonl", "\n".join(map(json.dumps, json.loads(_json()))), "utf-16", "in UTF-16"),
+    ],
+)
+def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, encoding, said):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    pairing = read_manifest(path)
+    masks = [row.gen_mask and row.gen_mask.name for row in pairing.rows]
+    assert [(row.ref.name, row.gen.name) for row in pairing.rows] == [row[:2] for row in ROWS]
+    assert masks == [None, "m.png"]
+    assert [said in note for note in pairing.notes] == [True] * bool(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.csv", "ref,gen,gen\na,b,c\n", "line 1: column gen is there twice"),
+        ("p.csv", "ref,gen, gen\na,b,c\n", "line 1: column gen is there twice"),
+        ("p.csv", "ref,gen,gen_mask\na,b,\na,b\n", "line 3: no value for column 'gen_mask'"),
+        ("p.csv", "ref,gen\na,b,c\n", "line 2: more values than columns: 'c' follows .* 'gen'"),
+        ("p.csv", "id, ref\na,b\n", "gen must be given; the columns there are id, ref."),
+        ("p.csv", "id,ref,gen\na,,c\n", "line 2: ref must be given; it is empty"),
+        ("p.csv", b"\xff\xfea\0\n\0x", "not a CSV file in UTF-16"),
+        ("p.jsonl", '{"ref": "a", "gen": "b", "gen": "c"}', "line 1: .* the key gen twice"),
+        ("p.json", '[{"ref": "a", "gen": "b", "gen": "c"}]', "object 1: .* the key gen twice"),
+        ("p.json", '[{"ref": "a", "gen": "b"}', "after object 1; got the end of the file"),
+        ("p.json", '[{"ref": "a", "gen": "b"},]', "object 2: not JSON"),
+        ("p.json", '[{"ref": "a", "gen": "b"}] x', "after object 1; got 'x'"),
+        ("p.json", '[{"ref": "a", "gen": "b"} {', "after object 1; got '{'"),
+        ("p.json", "[1]", "object 1: wanted one JSON object; got int"),
+        ("p.json", "[]", "lists no pairs"),
+        ("p.json", '"x"', "wanted a JSON list of objects"),
+        ("p.json", "", "wanted a JSON list of objects"),
+        ("p.json", "[" * 10**5, "object 1: not JSON"),
+    ],
+)
+def test_rows_that_could_mean_something_else_are_refused(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(PairingError, match=message):
+        read_manifest(path)
+
+
+def test_a_json_list_is_not_held_in_memory(tmp_path):
+    rows = [{"ref": f"r{i}.png", "gen": "x" * (i % 300 + 1)} for i in range(1, 20_000)]
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(rows))
+    assert path.stat().st_size > 3e6
+    list(Manifest(str(path)).rows())  # what the first use allocates does not count
+    tracemalloc.start()
+    count = sum(row.ref.name == f"r{i}.png" for i, row in enumerate(Manifest(str(path)).rows(), 1))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == len(rows)
+    assert most < 1e6
+
+
+def test_tables_with_a_column_twice_are_refused(tmp_path):
+    table = pa.table([["r"], ["a"], ["b"]], names=["ref", "gen", "gen"])
+    pq.write_table(table, tmp_path / "p.parquet")
+    path = str(tmp_path / "p.arrow")
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("p.parquet", "p.arrow"):
+        with pytest.raises(PairingError, match="column gen is there twice"):
+            read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_table_that_is_replaced_is_read_again(tmp_path, replace):
+    path = tmp_path / "p.parquet"
+    pq.write_table(image_table(2), path)
+    (row, _) = read_manifest(path, COLUMNS).rows
+    assert_shows(row.ref, 0)
+    other = path.with_name("other.parquet") if replace else path
+    pq.write_table(image_table(3, 10), other)
+    other.rename(path)
+    rows = read_manifest(path, COLUMNS).rows
+    assert len(rows) == 3
+    assert_shows(rows[0].ref, 10)
+    assert_shows(row.ref, 10)  # as with images that are files
+
+
+def test_a_table_at_an_address_that_is_replaced_is_read_again(bucket):
+    for count, first in ((2, 0), (3, 10)):
+        file = io.BytesIO()
+        pq.write_table(image_table(count, first), file)
+        put(f"{bucket}/a.parquet", file.getvalue())
+        rows = read_manifest(f"{bucket}/a.parquet", COLUMNS).rows
+        assert len(rows) == count
+        assert_shows(rows[0].ref, first)
+
+
+@pytest.mark.parametrize(
+    ("written", "file"),
+    [
+        ("imgs\\r.jpg", "imgs/r.jpg"),
+        (".\\imgs\\r.jpg", "imgs/r.jpg"),
+        ("C:{root}\\r.jpg", "r.jpg"),
+        ("c:{slashes}/r.jpg", "r.jpg"),
+        ("~/r.jpg", "home/r.jpg"),
+        ("~\\imgs\\r.jpg", "home/imgs/r.jpg"),
+        ("a\\b.png", "a\\b.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("cafe\u0301.png", "caf\u00e9.png"),
+    ],
+)
+def test_paths_of_other_systems_are_understood(tmp_path, monkeypatch, written, file):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    picture(1).save(tmp_path / file, format="PNG")
+    name = written.format(root=str(tmp_path).replace("/", "\\"), slashes=tmp_path)
+    (tmp_path / "p.jsonl").write_text(json.dumps({"ref": name, "gen": name}))
+    (row,) = read_manifest(tmp_path / "p.jsonl").rows
+    assert row.ref == row.gen == tmp_path / file
+    assert_shows(row.ref, 1)
+
+
+def test_an_image_that_arrives_later_does_not_change_its_place(tmp_path):
+    """Else a job could not go on after a missing file was put there."""
+    (tmp_path / "p.csv").write_text("ref,gen\nr.png,imgs\\g.png\n")
+    before = read_manifest(tmp_path / "p.csv").rows
+    (tmp_path / "imgs").mkdir()
+    picture(1).save(tmp_path / "imgs" / "g.png")
+    assert read_manifest(tmp_path / "p.csv").rows == before
+
+
+def test_keys_of_tars_may_hold_dots_and_other_members_are_counted(tmp_path):
+    samples = [
+        ("img.1.ref.png", encoded(0)), ("img.1.json", b'{"subject": "s"}'),
+        ("img.1.gen.png", encoded(1)), ("img.1.txt", b"a caption"),
+        ("__MACOSX/._img.1.ref.png", b""), ("./.DS_Store", b""),
+        ("x.json", b'{"id": "first"}'), ("x.ref.png", encoded(2)), ("x.meta.json", b"no JSON"),
+        ("x.gen.png", encoded(3)),
+        ("x.2.json", b'{"id": "second"}'), ("x.2.ref.png", encoded(4)),
+        ("x.2.gen.png", encoded(5)), ("x.2.gen_mask.png", (tarfile.LNKTYPE, "x.2.gen.png")),
+        ("x.2.stats.json", b"no JSON"),
+    ]  # fmt: skip
+    pairing = read_manifest(write_tar(tmp_path / "a.tar", samples))
+    assert [(row.id, row.subject) for row in pairing.rows] == [
+        ("img.1", "s"), ("first", ""), ("second", ""),
+    ]  # fmt: skip
+    for number, row in enumerate(pairing.rows):
+        assert_shows(row.ref, 2 * number)
+        assert_shows(row.gen, 2 * number + 1)
+    (note,) = pairing.notes
+    assert "3 members that no pair uses: img.1.txt, x.meta.json, x.2.stats.json" in note
+    assert "2 hidden or system files: __MACOSX/._img.1.ref.png, ./.DS_Store" in note
+    assert "1 link or special file: x.2.gen_mask.png" in note
+
+
+def _tar_damage():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in ("1.ref.png", "1.gen.png", "2.ref.png", "2.gen.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 700
+            tar.addfile(info, io.BytesIO(b"x" * 700))
+    whole = file.getvalue()
+    third = 2 * (512 + 1024)  # where the header of the third member is
+    flipped = bytearray(whole)
+    flipped[third + 3] ^= 4
+    cleared = whole[:third] + bytes(512) + whole[third + 512 :]
+    return {
+        "flipped": (bytes(flipped), f"the header at byte {third} is damaged"),
+        "cut at a member": (whole[:third], f"ends after {third} bytes, without an end mark"),
+        "cut in a header": (whole[: third + 100], f"ends after {third + 100} bytes"),
+        "cut in a member": (whole[: third + 600], "unexpected end of data"),
+        "cut before its end mark": (whole[: 2 * third], "without an end mark"),
+        "cleared": (cleared, f"members follow its end mark at byte {third}"),
+        "cleared at first": (bytes(512) + whole[512:], "members follow its end mark at byte 0"),
+        "two": (whole + whole, "several archives in one file"),
+        "whole": (whole, None),
+        "one block at the end": (whole[: 2 * third + 512], None),
+    }
+
+
+@pytest.mark.parametrize("kind", _tar_damage())
+def test_damage_of_tars_is_told_from_their_end(tmp_path, kind):
+    content, message = _tar_damage()[kind]
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    if message is None:
+        assert len(read_manifest(path).rows) == 2
+        return
+    with pytest.raises(PairingError, match=f"not a whole, uncompressed tar.*{message}"):
+        read_manifest(path)
+
+
+def test_other_files_in_a_folder_of_a_manifest_are_counted(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.ref.png", encoded(4)), ("1.gen.png", encoded(5))])
+    for name in ("b.tar.gz", ".DS_Store", "_SUCCESS"):
+        (tmp_path / name).touch()
+    (note,) = read_manifest(tmp_path).notes
+    assert note.endswith(f"left out: 1 other file of the folder: {tmp_path / 'b.tar.gz'}")
+
+
+def test_hostile_columns_do_not_fill_the_memory(tmp_path):
+    lines = (json.dumps({"ref": "r", "gen": "g", f"c{i}": 1}) for i in range(1000))
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    (note,) = read_manifest(tmp_path / "p.jsonl").notes
+    assert note.endswith(", c99")

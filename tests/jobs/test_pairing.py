@@ -37,7 +37,10 @@ def test_one_reference_serves_all_generations(tree):
     pairing = pair_paths("r.png", "gens")
     assert names(pairing) == [("r.png", "gens/a.png"), ("r.png", "gens/b.jpg")]
     assert [row.id for row in pairing.rows] == ["a.png", "b.jpg"]
-    assert pairing.notes == ()
+    assert pairing.notes == (
+        "left out: 1 hidden or system file: gens/.hidden.png; "
+        "1 file without the suffix of an image: gens/notes.txt",
+    )
 
 
 def test_one_reference_file_and_many_files(tree):
@@ -88,11 +91,85 @@ def test_subjects_on_one_side_only_are_listed(tree):
         pair_paths("r", "g")
 
 
-@pytest.mark.parametrize(("refs", "gens"), [("flat", "nested"), ("nested", "flat")])
-def test_layouts_that_differ_are_refused(tree, refs, gens):
-    tree("flat/cat.png", "nested/cat/0.png")
-    with pytest.raises(PairingError, match="manifest"):
-        pair_paths(refs, gens)
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["r/cat/0.png", "g/cat.png"], "the generations have none"),
+        (["r/cat/0.png", "r/dog/0.png", "g/cat/dog/0.png", "g/dog/cat/0.png"], "both levels"),
+        (["r/cat/0.png", "g/a/cat/0.png", "g/a/owl/0.png"], "owl only among the generations"),
+        (["r/cat.png", "r/dog.png", "g/a/cat.png"], "1 generations of a .* dog only among the ref"),
+        (["r/cat.png", "r/dog.png", "g/cat/0.png", "g/owl/0.png"], "cat, dog only among the ref"),
+    ],
+)
+def test_layouts_that_differ_are_refused(tree, files, message):
+    tree(*files)
+    with pytest.raises(PairingError, match=message):
+        pair_paths("r", "g")
+
+
+@pytest.mark.parametrize(
+    ("refs", "gens", "rows"),
+    [
+        (["r/it.png"], ["a/0.png", "b/x/1.png"], [("", "a", "it"), ("", "b", "it")]),
+        (["r/it.png"], ["it/a/0.png", "it/b/0.png"], [("it", "a", "it"), ("it", "b", "it")]),
+        (
+            ["r/cat/0.png", "r/dog/1.png"],
+            ["a/cat/0.png", "a/dog/0.png", "b/cat/0.png", "b/dog/x/y/0.png"],
+            [("cat", "a", "0"), ("cat", "b", "0"), ("dog", "a", "1"), ("dog", "b", "1")],
+        ),
+        (
+            ["r/cat.png", "r/dog.png"],
+            ["cat/a/0.png", "dog/a/0.png", "dog/b/0.png", "cat/b/0.png"],
+            [("cat", "a", "cat"), ("cat", "b", "cat"), ("dog", "a", "dog"), ("dog", "b", "dog")],
+        ),
+        (
+            ["r/cat.png", "r/dog.png"],
+            ["a/cat.png", "a/dog.jpg"],
+            [("", "a", "cat"), ("", "a", "dog")],
+        ),
+    ],
+)
+def test_the_level_named_like_the_references_is_the_subject(tree, refs, gens, rows):
+    tree(*refs, *(f"g/{name}" for name in gens))
+    pairing = pair_paths("r", "g")
+    assert [(row.subject, row.generator, row.ref.stem) for row in pairing.rows] == rows
+    assert len({row.id for row in pairing.rows}) == len(rows)
+    assert pairing.notes == ()
+
+
+def test_a_generator_without_a_subject_is_named(tree):
+    tree("r/cat/0.png", "r/dog/0.png", "g/a/cat/0.png", "g/a/dog/0.png", "g/b/cat/0.png")
+    pairing = pair_paths("r", "g")
+    assert len(pairing.rows) == 3
+    assert pairing.notes == ("generator b has no generation of dog",)
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_names_are_compared_in_nfc(tree):
+    tree(f"r/{COMPOSED}.png", "r/b.png", f"g/{DECOMPOSED}.jpg", "g/b.png",
+         f"g/{COMPOSED}_mask.png", f"s/{COMPOSED}/0.png", f"t/{DECOMPOSED}/0.png",
+         f"m/{COMPOSED}/0.png")  # fmt: skip
+    rows = pair_paths("r", "g").rows
+    assert [(row.ref.name, row.gen.name) for row in rows] == [
+        ("b.png", "b.png"), (f"{COMPOSED}.png", f"{DECOMPOSED}.jpg"),
+    ]  # fmt: skip
+    assert rows[1].gen_mask.name == f"{COMPOSED}_mask.png"
+    (row,) = pair_paths("s", "t", gen_masks="m").rows
+    assert (row.subject, row.gen_mask.name) == (COMPOSED, "0.png")
+
+
+JUNK = ("__MACOSX/._0.png", "Thumbs.db", "desktop.ini", ".DS_Store", "._0.png", ".hidden/0.png")
+
+
+def test_files_that_systems_leave_behind_are_counted_and_no_subjects(tree):
+    tree("r/cat/0.png", "g/cat/0.png", *(f"g/{name}" for name in JUNK), "g/cat/Thumbs.db")
+    pairing = pair_paths("r", "g")
+    assert [row.id for row in pairing.rows] == ["cat/0.png"]
+    (note,) = pairing.notes
+    assert note.startswith("left out: 7 hidden or system files: g/.DS_Store, ")
+    assert note.endswith(" and 2 more")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +177,7 @@ def test_layouts_that_differ_are_refused(tree, refs, gens):
     [
         (["r.png", "g/0.png", "g/cat/0.png"], "r.png", "g", "both images .* and sub-folders"),
         (["r.png", "g/notes.txt"], "r.png", "g", "holds no images"),
-        (["r/a/0.png", "g/a/notes.txt"], "r", "g", "generations: no images .* subject a"),
+        (["r/a/0.png", "g/a/notes.txt"], "r", "g", "generations: no images .* sub-folder a"),
         (["r.png"], "r.png", "g", "generations: g does not exist"),
         (["r.png"], "r.png", [], "no generations were given"),
         (["r.png", "g/0.png"], "r.png", ["g", "r.png"], "one folder, or files only"),
@@ -137,6 +214,47 @@ def test_masks_beside_images_are_found_and_are_no_images(tree):
     assert {row.ref_mask.as_posix() for row in pairing.rows} == {"r/0_mask.png"}
     assert len(pairing.notes) == 1
     assert "g/2_mask.png" in pairing.notes[0]
+
+
+@pytest.mark.parametrize(
+    "mask", ["CAT_mask.PNG", "CAT_MASK.png", "cat_mask.webp", "Cat_Mask.TIF", "CAT_mask.JPG"]
+)
+@pytest.mark.parametrize("given", ["g", ["g/CAT.JPG"], ["g/CAT.JPG", "g/{mask}"]])
+def test_masks_have_any_case_and_suffix(tree, mask, given):
+    tree("r.png", "g/CAT.JPG", f"g/{mask}")
+    gens = given if given == "g" else [name.format(mask=mask) for name in given]
+    pairing = pair_paths("r.png", gens)
+    assert [row.gen_mask.name for row in pairing.rows] == [mask]
+    assert pairing.notes == ()
+
+
+def test_case_counts_where_it_tells_images_apart(tree):
+    tree("r.png", "g/A.png", "g/a.png", "g/A_mask.png", "g/a_mask.png", "g/b.png")
+    masks = [row.gen_mask and row.gen_mask.name for row in pair_paths("r.png", "g").rows]
+    assert masks == ["A_mask.png", "a_mask.png", None]
+
+
+@pytest.mark.parametrize(
+    ("files", "both"),
+    [
+        (["cat.jpg", "cat_mask.png", "cat_mask.jpg"], "cat.jpg has more than one mask"),
+        (["cat.jpg", "cat_mask.png", "CAT_mask.PNG"], "CAT_mask.PNG, g/cat_mask.png. Keep one"),
+        (["cat.jpg", "cat.png", "cat_mask.png"], "mask of both g/cat.jpg and g/cat.png"),
+    ],
+)
+def test_masks_that_could_be_another_are_refused(tree, files, both):
+    tree("r.png", *(f"g/{name}" for name in files))
+    with pytest.raises(PairingError, match=both):
+        pair_paths("r.png", "g")
+
+
+def test_masks_of_no_image_are_counted_and_named(tree):
+    tree("r.png", "g/0.png", "g/1_mask.png", "m/0.PNG", "m/2.png", "m/3_mask.png")
+    note = "left out: 1 mask of no image: g/1_mask.png"
+    assert pair_paths("r.png", "g").notes == pair_paths("g", "g").notes == (note,)
+    pairing = pair_paths("r.png", "g", gen_masks="m")
+    assert pairing.rows[0].gen_mask.name == "0.PNG"
+    assert pairing.notes == ("left out: 3 masks of no image: g/1_mask.png, m/2.png, m/3_mask.png",)
 
 
 def test_mask_folders_mirror_the_images(tree):
@@ -241,7 +359,7 @@ def test_absolute_paths_stay(tmp_path):
         ("p.jsonl", "[1]", "line 1: wanted one JSON object; got list"),
         ("p.jsonl", '{"ref": 3, "gen": "g"}', "ref must be text; got int 3"),
         ("p.parquet", "not parquet", "not a Parquet file"),
-        ("p.txt", "ref,gen\n", "ends in .csv, .jsonl, .parquet"),
+        ("p.txt", "ref,gen\n", "ends in .csv, .tsv, .jsonl, .json, .parquet"),
     ],
 )
 def test_bad_manifests_say_where(tmp_path, name, text, message):

@@ -9,6 +9,7 @@ import pytest
 
 from vsm_fast.errors import PairingError
 from vsm_fast.jobs.errors import JobError
+from vsm_fast.jobs.manifest import Manifest
 from vsm_fast.jobs.pairing import Pairing, PairRow
 from vsm_fast.jobs.plan import ListedPairs, make_plan, read_shards
 
@@ -62,7 +63,7 @@ def test_the_streams_of_a_plan_hold_one_shard():
     class Endless:
         base = ""
 
-        def rows(self):
+        def rows(self, notes=None):
             for i in range(100):
                 alive.append(i)
                 yield PairRow(f"{i}", "", Path("r"), Path(f"{i}"))
@@ -71,6 +72,31 @@ def test_the_streams_of_a_plan_hold_one_shard():
     alive.clear()
     first = next(iter(read_shards(Endless(), plan, range(10))))
     assert len(first.rows) == len(alive) == 10
+
+
+def _digest(folder, rows, location="m.csv"):
+    lines = ["id,subject,generator,ref,gen", *rows]
+    (folder / "m.csv").write_text("\n".join(lines))
+    return make_plan(Manifest(location), 4).sha256
+
+
+def test_a_relative_manifest_has_the_digest_of_the_same_list_elsewhere(tmp_path, monkeypatch):
+    """The dots of names were once taken for the manifest's folder."""
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    names = ("x1.0.png", "x.10.png", "x10..png", "x10.png", "../x10.png", "/x10.png")
+    found = [_digest(Path(), [f"i,,,r.png,{name}"]) for name in names]
+    assert len(set(found)) == len(names)
+    (tmp_path / "b").mkdir()
+    for name, digest in list(zip(names, found, strict=True))[:-1]:
+        row = f"i,,,r.png,{name}"
+        assert _digest(tmp_path / "b", [row], str(tmp_path / "b" / "m.csv")) == digest
+
+
+def test_fields_do_not_run_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ("a\x1fb,c,g,r.png,x.png", "a,b\x1fc,g,r.png,x.png", "a,b,c\x1fg,r.png,x.png")
+    assert len({_digest(Path(), [row]) for row in rows}) == 3
 
 
 @pytest.mark.parametrize("left", [0, 4, 8, 9, 11])

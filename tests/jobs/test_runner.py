@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
+import re
 import signal
 import time
 from dataclasses import replace
@@ -53,8 +55,10 @@ def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, score
     assert table["id"].to_pylist() == [row.id for row in pairs]
     assert table["subject"].to_pylist() == [row.subject for row in pairs]
     assert table["generator"].to_pylist() == [row.generator for row in pairs]
-    assert table["gen"].to_pylist() == [str(row.gen) for row in pairs]
+    assert table["gen_id"].to_pylist() == [str(row.gen) for row in pairs]
     assert table["status"].to_pylist() == scores.status.tolist()
+    assert table["flags"].to_pylist() == scores.flags.tolist()
+    assert summary["flags"]["no_mask"] == 10
     assert table["status"][5].as_py() == "unreadable_image"
     assert table["score"].null_count == 1
     for column, threshold in (("score", 0.97), ("score_at_0.9", 0.9), ("score_at_0.99", 0.99)):
@@ -73,7 +77,7 @@ def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, score
 def test_a_shard_says_what_it_is(job, tmp_path):
     job(write_pairs(tmp_path / "in", 5), "out")
     metadata = pq.read_metadata(tmp_path / "out" / "scores-000001.parquet").metadata
-    assert metadata[b"vsm_fast.schema"] == b"1"
+    assert metadata[b"vsm_fast.schema"] == b"2"
     identity = json.loads(metadata[b"vsm_fast.job"])
     assert identity == json.loads((tmp_path / "out" / "_job.json").read_text())
     assert identity["thresholds"] == [0.9, 0.99]
@@ -157,6 +161,63 @@ def test_a_shard_that_was_not_recorded_is_scored_again(job, tmp_path):
     job(manifest, "out", report=events.append)
     assert [event["shard"] for event in events if event["event"] == "shard"] == [2]
     assert read_rows(tmp_path / "out").equals(before)
+
+
+def _ledger_line(**changes):
+    entry = {"shard": 0, "rows": 4, "failed": 0, "bytes": 9, "sha256": "0" * 64, "seconds": 1.0}
+    return json.dumps(entry | changes)
+
+
+_DAMAGE = {
+    "_job.json": ["", "{", "[1]", "null", "\xff", b"\xff{}", "[" * 10**5, None],
+    LEDGER: [
+        "scrawl", "[]", "null", "{}", b'{"shard": "\xff"}', '{"shard": 0}', '{"shard": 0}}', None,
+        *(_ledger_line(**{name: value}) for name, value in (
+            ("shard", -1), ("shard", 3), ("shard", "0"), ("shard", True), ("rows", 1e9),
+            ("failed", 5), ("bytes", None), ("sha256", 7), ("sha256", "0" * 63), ("seconds", "1"),
+            ("seconds", float("nan")), ("seconds", -1), ("more", 1))),
+    ],
+    "_lock": [None],
+    "_summary.json": [None],
+    "scores-000001.parquet": [None],
+    ".scores-000001.9.tmp.parquet": [None],
+    "scores-000003.parquet": ["rows of a longer job"],
+    "other.parquet": ["rows of somebody else", None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, one) for name, all_ in _DAMAGE.items() for one in all_]
+)
+def test_what_is_damaged_or_something_else_is_named(job, tmp_path, name, content):
+    """``None`` is a folder in the place of a file."""
+    manifest = write_pairs(tmp_path / "in", 9)
+    job(manifest, "out")
+    harmed = tmp_path / "out" / name
+    before = harmed.read_bytes() if name == LEDGER else b""
+    harmed.unlink(missing_ok=True)
+    if content is None:
+        harmed.mkdir()
+    else:
+        text = content if isinstance(content, bytes) else content.encode()
+        harmed.write_bytes(text if name != LEDGER else before + text + b"\n" + before)
+    with pytest.raises(JobError, match=re.escape(str(harmed))) as caught:
+        job(manifest, "out")
+    assert re.search("Delete the line|Restore the file|Move it away", str(caught.value))
+
+
+@pytest.mark.parametrize("end", ['{"shard": 1, "ro', "\0" * 64, '{"shard": 1\0\0'])
+def test_a_ledger_line_that_was_not_written_to_its_end_is_passed_over(job, tmp_path, end):
+    manifest = write_pairs(tmp_path / "in", 9)
+    job(manifest, "out")
+    with (tmp_path / "out" / LEDGER).open("a") as ledger:
+        ledger.write(end)
+    (tmp_path / "out" / "scores-000002.parquet").unlink()
+    (tmp_path / "out" / ".notes.tmp").touch()  # somebody's
+    for _ in range(2):
+        job(manifest, "out")
+        assert read_rows(tmp_path / "out").num_rows == 9
+    assert (tmp_path / "out" / ".notes.tmp").exists()
 
 
 def test_another_job_is_refused_with_what_differs(job, tmp_path):
@@ -322,3 +383,33 @@ def test_a_failing_model_call_leaves_no_half_shard(job, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         job(manifest, "out")
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+_STEPS = (
+    "runner.make_plan", "runner.open_job", "runner.ShardScorer.score", "runner.summarise",
+    "runner.finish", "job_folder.write_shard", "job_folder.append", "job_folder.read_ledger",
+    "job_folder.JobFolder.remove_temporaries", "job_folder.JobFolder.write",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_a_step_done_twice_is_done_once(job, tmp_path, monkeypatch, step):
+    """As after a process that ended when it had done the step and not said so."""
+    manifest = write_pairs(tmp_path / "in", 10, broken=(2, 6))
+    job(manifest, "once")
+    owner = importlib.import_module(f"vsm_fast.jobs.{step.split('.')[0]}")
+    *classes, name = step.split(".")[1:]
+    for part in classes:
+        owner = getattr(owner, part)
+    plain, calls = getattr(owner, name), []
+
+    def twice(*arguments, **further):
+        calls.append(plain(*arguments, **further))
+        return plain(*arguments, **further)
+
+    monkeypatch.setattr(owner, name, twice)
+    for options in (None, RunOptions(retry_failed=True)):
+        job(manifest, "twice", options)
+        assert read_rows(tmp_path / "twice").equals(read_rows(tmp_path / "once"))
+        assert same_files(tmp_path / "twice") == same_files(tmp_path / "once")
+    assert calls

@@ -58,13 +58,24 @@ def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
     again = roomy.get(keyed[::-1])
     assert roomy.described == 4
     one = roomy.get(keyed[:1]).nbytes
-    assert torch.equal(again.descriptors.semantic[-36:], first.descriptors.semantic[:36])
+    assert torch.equal(again.semantic[-36:], first.semantic[:36])
     tight = ReferenceMemory(scorer, 2 * one)
     tight.get(keyed)
     tight.get(keyed[2:])
     assert tight.described == 4
     tight.get(keyed[:1])
     assert tight.described == 5
+
+
+def test_a_reference_that_is_replaced_is_described_again(scorer, tmp_path):
+    (row, *_) = read_manifest(write_pairs(tmp_path / "in", 1)).rows
+    memory = ReferenceMemory(scorer, 1 << 30)
+    found = []
+    for seed in (0, 9):
+        picture(seed).save(row.ref)
+        found.append(memory.get([(reference_key(row), row)]).descriptors.semantic)
+    assert memory.described == 2
+    assert not torch.equal(*found)
 
 
 def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
@@ -74,10 +85,10 @@ def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
     keyed = [(reference_key(row), row) for row in rows]
     found = together.get(keyed)
     for number, one in enumerate(keyed):
-        part = alone.get([one]).descriptors
-        where = found.descriptors.rows(number)
-        assert torch.equal(part.semantic, found.descriptors.semantic[where])
-        assert torch.equal(part.visual, found.descriptors.visual[where])
+        part = alone.get([one])
+        where = found.rows(number)
+        assert torch.equal(part.semantic, found.semantic[where])
+        assert torch.equal(part.visual, found.visual[where])
 
 
 def test_a_bad_reference_keeps_its_reason(scorer, tmp_path):

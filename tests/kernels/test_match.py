@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import oracle
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,8 +21,11 @@ from torch.nn.functional import normalize
 from triton_device import DEVICE, NATIVE, SIXTEEN_BIT
 
 from vsm_fast.descriptors import Descriptors
+from vsm_fast.kernels.devices import launching_on
+from vsm_fast.kernels.group_norm import group_norm
 from vsm_fast.kernels.match import Matched, match_pairs, schedule_pairs
-from vsm_fast.kernels.nearest import NearestTiles
+from vsm_fast.kernels.nearest import CLEARED, NearestTiles, _clear
+from vsm_fast.kernels.nearest_gemm import _products, nearest_gemm
 from vsm_fast.matching.match import match_eager
 from vsm_fast.matching.scoring import score_eager
 
@@ -414,3 +421,102 @@ def test_a_batch_is_captured_in_a_graph(case: tuple[Descriptors, Descriptors, Te
     expected = go()
     assert torch.equal(captured.kept, expected.kept)
     assert torch.equal(captured.counts, expected.counts)
+
+
+@triton.jit
+def _clear_as(cells, n_cells, program, programs, VALUE: tl.constexpr, BLOCK: tl.constexpr):
+    """What ``program`` of ``programs`` clears."""
+    _clear(cells, n_cells, program, programs, VALUE, BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("program", "programs", "cleared"),
+    [(0, 1, range(5000)), (4, 5, range(4096, 5000)), (2**21, 2**22, []), (2**22 - 1, 2**22, [])],
+)
+def test_each_program_clears_its_blocks_and_no_memory_beyond(
+    program: int, programs: int, cleared: Sequence[int]
+) -> None:
+    cells = torch.zeros(6000, dtype=torch.int64, device=DEVICE)
+    _clear_as[(1,)](cells, 5000, program, programs, -(2**63), CLEARED)
+    assert cells.nonzero()[:, 0].tolist() == list(cleared)
+    assert set(cells.tolist()) <= {0, -(2**63)}
+
+
+def test_every_launch_runs_under_the_device_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    launched: list[str] = []
+
+    @contextmanager
+    def guard(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    class Watched:
+        def __init__(self, name: str, kernel: Any) -> None:
+            self._name, self._kernel = name, kernel
+
+        def __getitem__(self, grid: Any) -> Any:
+            assert current == [AXES.to(DEVICE).device], "launched wherever the caller was"
+            launched.append(self._name)
+            return self._kernel[grid]
+
+    for module in ("nearest", "claim", "count", "group_norm"):
+        loaded = importlib.import_module(f"vsm_fast.kernels.{module}")
+        monkeypatch.setattr(loaded, "launching_on", guard)
+        # Helpers of kernels begin without a launch.
+        for name in [name for name in vars(loaded) if name.endswith("_kernel")]:
+            monkeypatch.setattr(loaded, name, Watched(name, getattr(loaded, name)))
+    assert run(image(AXES), image(AXES), PAIR, 0.5, [0.5]).counts.tolist() == [[16, 16]]
+    pixels = torch.ones(1, 16, 4, 4, device=DEVICE).to(memory_format=torch.channels_last)
+    group_norm(pixels, 4, torch.ones(16, device=DEVICE), torch.zeros(16, device=DEVICE))
+    assert [name.removesuffix("_kernel") for name in launched] == [
+        "_nearest", "_claim", "_count", "_moments", "_affine", "_normalise"
+    ]  # fmt: skip
+
+
+def test_the_guard_of_a_second_gpu_is_that_gpus() -> None:
+    guard = launching_on(torch.device("cuda", 1))
+    assert isinstance(guard, torch.cuda.device)
+    assert guard.idx == 1
+
+
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_products_of_torch_obey_no_switch(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    seen: list[str] = []
+
+    def products(query: Tensor, key: Tensor) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return query @ key.T
+
+    monkeypatch.setattr("vsm_fast.kernels.nearest_gemm._products", products)
+    rows = AXES.to(DEVICE)
+    schedule = schedule_pairs(
+        image(AXES).offsets, image(AXES).offsets, PAIR, DEVICE, SMALL, gemm=True
+    )
+    claims = torch.empty(schedule.claims, dtype=torch.int64, device=DEVICE)
+    counts = torch.empty(1, 1, dtype=torch.int32, device=DEVICE)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        nearest_gemm((rows, rows), (rows, rows), schedule, claims=claims, counts=counts)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest", "highest"]
+
+
+def test_products_of_16_bits_do_without_an_option_that_torch_2_5_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OnCuda(NamedTuple):
+        """Rows in 16 bits that say they are on a GPU."""
+
+        rows: Tensor
+        dtype: torch.dtype = torch.float16
+        device: torch.device = torch.device("cuda")
+
+        def float(self) -> Tensor:
+            return self.rows.float()
+
+    monkeypatch.setattr("vsm_fast.kernels.nearest_gemm._MM_SUMS_IN_FLOAT32", False)
+    rows = OnCuda(AXES.half())
+    assert torch.equal(_products(rows, rows), AXES @ AXES.T)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vsm_fast.matching import cpu as _cpu_matching
+from vsm_fast.matching import cpu_blocks as _cpu_blocks
 from vsm_fast.matching.cpu import find_nearest
 from vsm_fast.matching.cpu_blocks import (
     NearestJob,
@@ -68,6 +69,46 @@ def test_similarity_and_index_equal_float64(
     torch.testing.assert_close(job.similarity.double(), exact.amax(1), atol=2e-6, rtol=0)
     attained = exact.gather(1, job.index[:, None])[:, 0]
     torch.testing.assert_close(attained, exact.amax(1), atol=2e-6, rtol=0)
+
+
+def test_the_filter_keeps_the_nearest_where_rounding_loses_most() -> None:
+    """Channels next to a midpoint of two bfloat16 numbers lose nearly 2^-8 of themselves."""
+    middle = (1 + 2**-8) / 16
+    down, up = middle * (1 - 1e-6), middle * (1 + 1e-6)
+    first = torch.arange(252) < 142
+    query = torch.where(first, down, up)
+    # Its products all lose in rounding, those of the other one nearly all gain.
+    nearest = torch.where(first, down, -up)
+    other = torch.where(first, -down, up)
+    other[:32] = up
+    other[0] /= 2
+    target = torch.stack([other, nearest, -nearest])
+    exact = query.double() @ target.double().T
+    assert exact.argmax() == 1
+    rounded = query.bfloat16().float() @ target.bfloat16().float().T
+    assert rounded[0] - rounded[1] > 0.012
+    job = new_job(query.expand(4, -1).contiguous(), target)
+    by_filter(job)
+    assert job.index.tolist() == [1] * 4
+    torch.testing.assert_close(job.similarity.double(), exact.amax().expand(4), atol=2e-6, rtol=0)
+
+
+def test_the_filter_is_used_on_ordinary_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound that judged no row would be proven, and useless."""
+    generator = torch.Generator().manual_seed(0)
+    query = normalize(torch.randn(300, 384, generator=generator), dim=1)
+    target = normalize(query[:200] + 0.02 * torch.randn(200, 384, generator=generator), dim=1)
+
+    def nearest_blas(job: NearestJob, scratch: Scratch) -> None:
+        assert len(job.query) <= 100, "rows with a near target are decided by the filter"
+        job.similarity.zero_()
+        job.index.zero_()
+
+    monkeypatch.setattr(_cpu_blocks, "nearest_blas", nearest_blas)
+    job = new_job(query, target)
+    by_filter(job)
+    # Not the last one, whose copies fill its group.
+    assert job.index[:199].tolist() == list(range(199))
 
 
 @ways

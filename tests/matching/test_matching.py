@@ -20,7 +20,9 @@ from triton_device import DEVICE, match_on_triton
 
 import vsm_fast.matching.match
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.matching.cpu import NearestJob, describe_products
+from vsm_fast.kernels.nearest import NearestTiles
+from vsm_fast.kernels.tuning import Choice
+from vsm_fast.matching.cpu import NearestJob, _Speed, describe_products
 from vsm_fast.matching.match import choose_path, describe_search, match, match_blocked, match_eager
 from vsm_fast.matching.matches import Matches
 from vsm_fast.matching.scoring import score
@@ -481,3 +483,54 @@ def test_descriptors_that_do_not_fit_are_refused(
     )
     with pytest.raises(ValueError, match=r"visual.*source has 16 on cpu, target 16 on meta"):
         match(image, away, pair, 0.5)
+
+
+SEARCHES: dict[str, tuple[Match, _Speed, bool]] = {
+    "eager": (match_eager, _Speed(), False),
+    "BLAS": (match_blocked, _Speed(), False),
+    "oneDNN": (match_blocked, _Speed(onednn=9.0), False),
+    "bfloat16 filter": (match_blocked, _Speed(bfloat16=9.0), False),
+    "fused kernel": (match_on_triton, _Speed(), False),
+    "products of torch": (match_on_triton, _Speed(), True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")
+@pytest.mark.parametrize("search", SEARCHES)
+def test_nan_is_similar_to_nothing_and_changes_no_other_point(
+    make_descriptors: Callable[..., Descriptors], monkeypatch: pytest.MonkeyPatch, search: str
+) -> None:
+    matched, speed, gemm = SEARCHES[search]
+    monkeypatch.setattr("vsm_fast.matching.cpu._speed", lambda: speed)
+    monkeypatch.setattr(
+        "vsm_fast.kernels.tuning.choose",
+        lambda *_: Choice(NearestTiles(256, 256, 128), gemm, "asked for"),
+    )
+    # Large enough for every way of the CPU path; the last target is NaN altogether.
+    source, target = make_descriptors([1024, 64], 64), make_descriptors([512, 400], 64, seed=1)
+    source.semantic[5, 3] = source.visual[6, 0] = torch.nan
+    target.semantic[7, 3] = target.visual[8, 0] = torch.nan
+    target.semantic[512:] = target.visual[512:] = torch.nan
+    found = matched(source, target, torch.tensor([[0, 0], [1, 1]]), 0.2)
+
+    semantic, visual = (
+        torch.nan_to_num(getattr(source, branch)[:1024] @ getattr(target, branch)[:512].T, -9.0)
+        for branch in ("semantic", "visual")
+    )
+    places = torch.arange(1024)
+    similarity, index = found.semantic_similarity[:1024], found.target_index[:1024]
+    for values, wanted, bad in (
+        (similarity, semantic.amax(1), 5),
+        (semantic[places, index], semantic.amax(1), 5),
+        (found.visual_similarity[:1024], visual.amax(1), 6),
+    ):
+        others = places != bad
+        torch.testing.assert_close(values[others], wanted[others], atol=2e-6, rtol=0)
+    kept = oracle.keep(similarity.tolist(), index.tolist(), 0.2)
+    assert found.kept[:1024].tolist() == kept
+    # Point 5 and the second pair have no target; point 6 has one, of which it shows nothing.
+    nothing = torch.tensor([5, *range(1024, 1088)])
+    assert (found.target_index == -1).nonzero()[:, 0].tolist() == nothing.tolist()
+    assert found.semantic_similarity.isnan().nonzero()[:, 0].tolist() == nothing.tolist()
+    assert found.visual_similarity.isnan().nonzero()[:, 0].tolist() == [6, *range(1024, 1088)]
+    assert not found.kept[nothing].any()

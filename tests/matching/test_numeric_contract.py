@@ -132,8 +132,8 @@ def test_deterministic_mode_with_streams_and_threads(model: Path, tmp_path: Path
     """Same bits in two processes, with two streams as with one; 1 and 2 threads differ by bits."""
     lines = {}
     for name, threads in (("a", 2), ("b", 2), ("c", 1)):
-        command = [sys.executable, "-c", _PROCESS, str(Path(tiny_models.__file__).parent), str(threads),
-                   str(model), str(tmp_path / f"{name}.npy")]  # fmt: skip
+        helpers, out = Path(tiny_models.__file__).parent, tmp_path / f"{name}.npy"
+        command = [sys.executable, "-c", _PROCESS, *map(str, (helpers, threads, model, out))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         lines[name] = done.stdout.split()

@@ -20,14 +20,16 @@ from tiny_models import (
     edit_config,
     images,
     pixel_unet,
+    pooled,
     published_names,
     rehash,
     small_vae,
+    transformer,
     write_folder,
 )
 
 from vsm_fast.errors import ModelError
-from vsm_fast.model.load import build_network, load_model, read_config
+from vsm_fast.model.load import build_network, load_model, read_config, verified_config
 from vsm_fast.model.location import find_model
 from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.model.save import save_model
@@ -173,10 +175,49 @@ def test_missing_files_are_named(folder):
         load_model(folder)
 
 
-def test_files_without_a_hash_are_refused(folder):
-    edit_config(folder, lambda content: content["files"].pop("aggregation.safetensors"))
-    with pytest.raises(ModelError, match=r"no sha256 for \['aggregation.safetensors'\]"):
+@pytest.mark.parametrize(
+    "name", ["aggregation.safetensors", f"unet/{WEIGHTS}", "unet/config.json", "vae/config.json"]
+)
+def test_files_without_a_hash_are_refused(folder, name):
+    (folder / "vae").mkdir()
+    (folder / "vae/config.json").write_text("{}")
+    rehash(folder, config_of())
+    edit_config(folder, lambda content: content["files"].pop(name))
+    for load in (load_model, verified_config):
+        with pytest.raises(ModelError, match=rf"no sha256 for \['{name}'\]"):
+            load(folder)
+
+
+def test_an_edited_setting_of_the_network_is_found(folder):
+    path = folder / "unet/config.json"
+    path.write_text(path.read_text().replace('"norm_eps": 1e-05', '"norm_eps": 1e-06'))
+    with pytest.raises(ModelError, match=r"unet/config\.json was altered"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", [f"unet/{WEIGHTS}", "aggregation.safetensors"])
+def test_quantised_weights_are_refused(folder, name):
+    edit_weights(
+        folder / name, lambda weights: weights.update({key: weights[key].char() for key in weights})
+    )
+    rehash(folder, config_of())
+    with pytest.raises(ModelError, match=r"in int8; weights must be floating-point"):
+        load_model(folder)
+
+
+def test_images_of_a_size_that_the_network_cannot_take_are_refused(tmp_path):
+    config = config_of(resolution=16, pixel_unshuffle=8)
+    write_folder(tmp_path / "a", config, pixel_unet(in_channels=192), *aggregation_pair(CHANNELS))
+    with pytest.raises(ModelError, match=r"resolution must be at least the 32 pixels .*; got 16"):
+        load_model(tmp_path / "a")
+    config = config_of(("block1",), 4096, pixel_unshuffle=1)
+    inputs = {"encoder_hidden_states": context(), "pooled_projections": pooled()}
+    save_model(
+        tmp_path / "b", config, transformer(), *aggregation_pair((16,)), vae=small_vae(),
+        conditioning=inputs,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"b/config\.json describes no network for images of 4096"):
+        load_model(tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/hosts", "unet/../../x", "", "a\\b"])
@@ -247,6 +288,7 @@ def test_attention_weights_under_their_old_names(tmp_path):
 @pytest.mark.parametrize("content", ['{"_class_name": "AutoencoderKL"}', "[]", "{", "{}"])
 def test_a_unet_of_another_class_is_refused(folder, content):
     (folder / "unet/config.json").write_text(content)
+    rehash(folder, config_of())
     with pytest.raises(ModelError, match=r"unet/config.json (must be of UNet2DModel|cannot be)"):
         load_model(folder)
 

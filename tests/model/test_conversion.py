@@ -72,7 +72,7 @@ def test_descriptors_are_those_of_the_parts_put_together(files, tmp_path):
     config, network = load_model(tmp_path / "out")
     assert config == written
     assert (config.backbone.levels, config.backbone.timestep) == (("us3", "us6"), 260.25)
-    assert config.aggregation == tiny_models.AGGREGATION
+    assert config.aggregation == dataclasses.replace(tiny_models.AGGREGATION, mask_reduction="any")
     wanted = DescriptorNetwork(released_backbone(), *released_models.networks())(images(2))
     for found, plain in zip(network(images(2)), wanted, strict=True):
         torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
@@ -276,7 +276,8 @@ def test_what_an_experiment_leaves_out_comes_from_the_weights(files, tmp_path):
     files.experiment.write_text("model: {feat_type: [us3, us6], resnet: {num_norm_groups: 4}}")
     found = converted(files, tmp_path / "out").aggregation
     assert (found.bottleneck_channels, found.descriptor_channels) == (8, 16)
-    assert (found.grid, found.first_level_weight) == ((48, 48), "one")
+    kept = found.grid, found.first_level_weight, found.mask_reduction
+    assert kept == ((48, 48), "one", "any")
 
 
 def test_padding_is_that_of_the_map_of_special_tokens(files, tmp_path):

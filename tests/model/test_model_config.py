@@ -30,16 +30,23 @@ def folder(tmp_path):
         ("backbone", "levels", ["us9"], "us1 to us6"),
         ("backbone", "resolution", "32", "a whole number"),
         ("backbone", "resolution", 33, "pixel_unshuffle must be a divisor of resolution 33"),
-        ("backbone", "timestep", float("nan"), "timestep must be finite"),
+        ("backbone", "resolution", 4, r"resolution must be in \[8, 4096\]; got 4"),
+        ("backbone", "resolution", 10**9, "resolution must be in"),
+        ("backbone", "timestep", float("nan"), "timestep must be in"),
+        ("backbone", "timestep", 1e308, r"timestep must be in \[0, 10000\]; got 1e\+308"),
+        ("backbone", "latent_scale", 1e308, "latent_scale must be in"),
+        ("backbone", "latent_shift", float("inf"), "latent_shift must be in"),
         ("backbone", "framing", "face", "framing must be one of"),
         ("backbone", "interpolation", "area", "interpolation must be one of"),
         ("backbone", "background", "blue", "background must be one of"),
         ("backbone", "colour", 1, r"unknown fields \['colour'\]"),
         ("aggregation", "grid", [6], "grid must be a list of two"),
         ("aggregation", "grid", [6, 0], "two positive sizes"),
+        ("aggregation", "grid", [4000, 4000], "at most 65536 cells"),
         ("aggregation", "groups", 0, "groups must be a positive number"),
         ("aggregation", "groups", 5, "a multiple of 5 groups"),
         ("aggregation", "first_level_weight", "two", "first_level_weight must be one of"),
+        ("aggregation", "mask_reduction", "area", "mask_reduction must be one of"),
         ("thresholds", "visual", 1.5, "cosine similarity"),
         ("thresholds", "visual", True, "a number"),
         (None, "format", "vsm_fast/2", "format 'vsm_fast/1'; got 'vsm_fast/2'"),
@@ -70,7 +77,8 @@ def test_a_missing_field_and_text_that_is_no_json(folder):
 
 def test_a_configuration_survives_json():
     config = dataclasses.replace(
-        config_of(), thresholds=Thresholds(0.5, 0.4), aggregation=AggregationConfig(grid=(3, 5)),
+        config_of(), thresholds=Thresholds(0.5, 0.4),
+        aggregation=AggregationConfig(grid=(3, 5), mask_reduction="any"),
         base_revision="0123", files={"a": "b"},
     )  # fmt: skip
     assert ModelConfig.from_json(config.to_json()) == config

@@ -111,6 +111,7 @@ def test_sources_are_safetensors_and_revisions_commits(name):
 
 def test_only_the_papers_preset_has_published_networks():
     assert [name for name, preset in PRESETS.items() if preset.networks] == ["cleandift-sd21"]
+    assert {preset.aggregation.mask_reduction for preset in PRESETS.values()} == {"any"}
     kinds = {name: preset.aggregation.first_level_weight for name, preset in PRESETS.items()}
     assert kinds == {
         "cleandift-sd21": "one",

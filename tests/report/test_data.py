@@ -51,6 +51,23 @@ def test_a_folder_of_shards_is_one_table(tmp_path):
     np.testing.assert_array_equal(many.points.targets, one.points.targets)
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_text_files_hold_the_same_rows(tmp_path, kind):
+    scores = made_scores(12, points=5, refs=["007", "1e3", "2026-01-01", "\udc80.png"])
+    scores.to_parquet(tmp_path / "r.parquet")
+    getattr(scores, f"to_{kind}")(tmp_path / f"r.{kind}")
+    expected, found = (read_results(tmp_path / name) for name in ("r.parquet", f"r.{kind}"))
+    assert found.texts == expected.texts
+    assert found.settings == expected.settings
+    for column in ("score", "n_matched", "n_source"):
+        np.testing.assert_array_equal(getattr(found, column), getattr(expected, column))
+    with pytest.raises(ResultsError, match=rf"several kinds, r.{kind} and r.parquet"):
+        read_results(tmp_path)
+    (tmp_path / f"r.{kind}").write_text('"')
+    with pytest.raises(ResultsError, match=rf"r.{kind} is not a table|no column"):
+        read_results(tmp_path / f"r.{kind}")
+
+
 def test_without_points_it_says_what_to_pass(tmp_path):
     results = results_of(made_scores(3).to_arrow())
     assert results.points is None
@@ -98,7 +115,7 @@ def test_what_is_no_table_of_results_is_refused(change, message):
 def test_files_that_are_not_there_or_something_else(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("id,score\n")
-    for name, message in (("none.parquet", "does not exist"), ("empty", "no \\*.parquet"),
+    for name, message in (("none.parquet", "does not exist"), ("empty", "no \\*.parquet, \\*.csv"),
                           ("text.parquet", "not a Parquet file")):  # fmt: skip
         with pytest.raises(ResultsError, match=message):
             read_results(tmp_path / name)

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+import zlib
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import clocks
+import numpy as np
 import pytest
-import uvicorn
 from browser import chromium, needs_chromium
+from job_inputs import write_model, write_pairs
 
 from vsm_fast import VSMScorer, score_batch
 from vsm_fast.cli.main import main
+from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.report.serve_app import PLACES, allowed_host, make_app
-from vsm_fast.report.serve_scoring import Stopped, score_images
+from vsm_fast.report.serve_connections import Connection, make_server
+from vsm_fast.report.serve_scoring import Stopped, _with_names, score_images
 from vsm_fast.report.serve_uploads import SIDES, Limits, UploadedImage, shown_name
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
 REPAINTED = EXAMPLES / "gens/robot_toy/repainted.jpg"
-SMALL = Limits(file_bytes=1000, all_bytes=3000, files=4, references=2, seconds=1)
+SMALL = Limits(file_bytes=1000, all_bytes=3000, files=12, references=2, seconds=1)
 BOUNDARY = "form-boundary"
 jumping_clock = clocks.jumping_clock
 
@@ -61,10 +67,9 @@ def ask(port, method="POST", path="/score", body=None, **headers):
 
 
 @contextmanager
-def served(score, limits=SMALL):
+def served(score, limits=SMALL, page="<!doctype html><title>page</title>"):
     """A server in a thread; its port."""
-    app = make_app("<!doctype html><title>page</title>", score, "127.0.0.1", limits)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = make_server(make_app(page, score, "127.0.0.1", limits))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -81,7 +86,8 @@ def port():
 
     def score(images):
         return {
-            side: [[image.name, image.path.name, image.mask and image.mask.name,
+            side: [[image.name, image.path.name,
+                    image.mask.name if isinstance(image.mask, Path) else repr(image.mask),
                     image.path.stat().st_size] for image in found]
             for side, found in images.items()
         }  # fmt: skip
@@ -100,15 +106,78 @@ def test_the_page_and_its_headers(port):
 
 
 def test_files_come_under_our_names_with_their_masks(port):
-    names = ("../../etc/passwd", "C:\\\\gens\\\\cat.jpg", "cat_mask.png", "lone_mask.png")
+    long, spelled = "n" * 300, "caf\u00e9"
+    generations = (
+        "C:\\\\gens\\\\cat.jpg", "cat_mask.png", "DOG.JPG", "dog_Mask.TIFF", "dog2.png",
+        f"{long}.png", f"{long}_mask.png", f"{spelled}.png", "cafe\u0301_mask.png",
+    )  # fmt: skip
     status, _, body = ask(port, body=form(
-        ("reference", names[0], b"12"), ("generation", names[1], b"3"),
-        ("generation", names[2], b"4567"), ("generation", names[3], b"8")))  # fmt: skip
-    assert status == 200
+        ("reference", "../../etc/passwd", b"12"), ("reference", "cat.jpg", b""),
+        *(("generation", name, b"0" * size) for size, name in enumerate(generations))))  # fmt: skip
+    assert status == 200, body
     assert json.loads(body) == {
-        "reference": [["passwd", "0", None, 2]],
-        "generation": [["cat.jpg", "0", "1", 1], ["lone_mask.png", "2", None, 1]],
-    }
+        "reference": [["passwd", "000", "None", 2], ["cat.jpg", "001", "None", 0]],
+        "generation": [
+            ["cat.jpg", "000", "001", 0], ["DOG.JPG", "002", "003", 2],
+            ["dog2.png", "004", "None", 4], [f"{long}.png"[-120:], "005", "006", 5],
+            [f"{spelled}.png", "007", "008", 7],
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("g.png", "g_mask.png", "g_mask.jpg"), "g.png has more than one mask: g_mask.png, g_mask"),
+        (("g.png", "g.jpg", "g_mask.png"), "g_mask.png would be the mask of both g.png and g.jpg"),
+        (("g.png", "g.png", "g_mask.png"), "g_mask.png would be the mask of both g.png and g.png"),
+        (("g.png", "lone_mask.png"), "lone_mask.png is named like a mask of an image that did not"),
+    ],
+)
+def test_a_mask_that_could_be_another_image_s_is_refused(port, names, message):
+    files = [("generation", name, b"1") for name in names]
+    status, _, body = ask(port, body=form(("reference", "r.png", b"1"), *files))
+    assert (status, body.decode()[: len(message)]) == (400, message)
+
+
+def with_masks(choice):
+    """A form that says how masks are found."""
+    field = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="masks"\r\n\r\n{choice}\r\n'
+    return field.encode() + form(("reference", "a", b"1"), ("generation", "b", b"2"))
+
+
+def test_how_masks_are_found_where_none_is_given(port):
+    for choice, found in (("whole", "None"), ("auto", repr(AutoMask(method="grabcut")))):
+        answer = json.loads(ask(port, body=with_masks(choice))[2])
+        assert [image[2] for side in SIDES for image in answer[side]] == [found, found]
+    assert ask(port, body=with_masks("other"))[::2] == (400, b"masks must be auto or whole.")
+    assert ask(port, body=with_masks("auto").replace(b'="reference"', b'="masks"'))[0] == 400
+
+
+def test_masks_are_found_as_by_the_command_line(tmp_path):
+    images = {side: [UploadedImage(path.name, path, AutoMask(method="grabcut"))]
+              for side, path in zip(SIDES, (REFERENCE, REPAINTED), strict=True)}  # fmt: skip
+    scorer = VSMScorer.from_pretrained("tiny")
+    found = score_images(scorer, threading.Event(), images)
+    masks = AutoMask(method="grabcut")
+    expected = scorer.score([REFERENCE], [REPAINTED], ref_masks=masks, gen_masks=masks)
+    packed = zlib.decompress(base64.b64decode(found["stream"]))
+    blocks = {name: (kind, size) for name, kind, size in found["header"]["blocks"]}
+    texts = json.loads(packed[-blocks["texts"][1] :]) if blocks else {}
+    assert texts["gen_mask_origin"] == texts["ref_mask_origin"] == ["grabcut"]
+    assert np.float32(expected.score[0]).tobytes() in packed
+
+
+def test_messages_name_the_right_one_of_many_images():
+    def score(images):
+        return {"said": [_with_names(f"{image.path} is broken", images)
+                         for image in images["generation"]]}  # fmt: skip
+
+    names = [f"{number}.png" for number in range(12)]
+    files = [("generation", name, b"1") for name in names]
+    with served(score, Limits()) as number:
+        answer = json.loads(ask(number, body=form(("reference", "r.png", b"1"), *files))[2])
+    assert answer["said"] == [f"{name} is broken" for name in names]
 
 
 def test_names_are_shown_short_and_printable():
@@ -151,9 +220,9 @@ def test_another_site_cannot_send(port):
         ([("reference", "big.png", b"x" * 1001), ("generation", "b", b"2")], 413, "big.png"),
         ([("reference", "a", b"x"), ("generation", "b", b"2" * 80_000)], 413, "A request may"),
         ([("reference", "a", b"x")] * 3 + [("generation", "b", b"2")], 413, "At most 2 references"),
-        ([("reference", "a", b"x")] + [("generation", "b", b"2")] * 4, 400, "Too many files"),
+        ([("reference", "a", b"x")] + [("generation", "b", b"2")] * 12, 400, "Too many files"),
         ([("reference", "a", b"x")], 400, "No image came as generation"),
-        ([("path", "/etc/passwd", b"x")], 400, "reference and generation only"),
+        ([("path", "/etc/passwd", b"x")], 400, "reference and generation, and masks"),
     ],
 )
 def test_what_is_too_large_or_something_else(port, files, status, message):
@@ -185,6 +254,71 @@ def test_an_upload_that_does_not_arrive(port):
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
     assert 0.9 * SMALL.seconds < time.monotonic() - begin < 20
+
+
+@contextmanager
+def clients(port, count, *sent):
+    """Sockets that send some text and then wait."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            one = stack.enter_context(closing(socket.socket()))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.settimeout(30)
+            one.connect(("127.0.0.1", port))
+            one.sendall("".join(sent).encode())
+            opened.append(one)
+        yield opened
+
+
+def received(client):
+    """Bytes until the server hangs up."""
+    count = 0
+    try:
+        while part := client.recv(1 << 20):
+            count += len(part)
+    except ConnectionResetError:
+        pass
+    return count
+
+
+HEAD = "GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD]
+)
+def test_clients_that_finish_no_request_keep_nobody_out(port, sent):
+    """Seventy of them, within their patience."""
+    for _ in range(2):
+        with clients(port, 70, sent):
+            assert ask(port, "GET", "/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent", ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD, HEAD + "\r\n"]
+)
+def test_clients_that_make_no_progress_are_hung_up_on(monkeypatch, sent):
+    lost, plain = threading.Semaphore(0), Connection.connection_lost
+    monkeypatch.setattr(Connection, "patience", 0.1)
+    monkeypatch.setattr(
+        Connection, "connection_lost", lambda *given: plain(*given) or lost.release()
+    )
+    page = "x" * 50_000_000  # more than the system keeps for a client that does not read
+    with served(dict, page=page) as number:
+        with clients(number, 3, sent) as opened:
+            for _ in opened:
+                assert lost.acquire(timeout=30)
+            for client in opened:
+                assert received(client) < len(page)
+        assert ask(number, "GET", "/")[2] == page.encode()
+
+
+def test_a_request_in_hand_is_not_given_up(monkeypatch):
+    monkeypatch.setattr(Connection, "patience", 0.1)
+    body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
+    with served(lambda _: time.sleep(1) or {"done": True}) as number:
+        assert json.loads(ask(number, body=body)[2]) == {"done": True}
 
 
 @pytest.mark.parametrize("path", ["/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/x", "//"])
@@ -270,12 +404,15 @@ def drop(tab, field, name, size):
 
 @needs_chromium
 def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
+    unmasked = shutil.copy(REPAINTED, tmp_path / "unmasked.jpg")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image at all")
     with command() as (process, address), chromium(tmp_path / "profile") as tab:
         tab.size(1300, 900)
         tab.open(address)
         assert "Nothing has been scored yet" in tab.run("document.body.innerText")
+        choice = "[...document.querySelector('select[name=masks]').options].map((o) => o.value)"
+        assert tab.run(choice) == ["auto", "whole"]
         said = "document.getElementById('upload-said').textContent"
         drop(tab, "generation", "huge.png", 33 * 2**20)
         assert tab.run(said) == "huge.png is larger than 32 MiB."
@@ -285,13 +422,13 @@ def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
         assert tab.run("document.querySelector('#upload button').disabled")  # no reference yet
         for field, files in (
             ("reference", [REFERENCE, mask_of(REFERENCE)]),
-            ("generation", [REPAINTED, mask_of(REPAINTED), broken]),
+            ("generation", [REPAINTED, mask_of(REPAINTED), broken, unmasked]),
         ):
             found = tab.run_for_node(f"input[name={field}]")
             tab.send("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found)
         tab.wait("!document.querySelector('#upload button').disabled")
         tab.run("document.querySelector('#upload button').click()")
-        tab.wait("vsmReport.dataset.count === 2")
+        tab.wait("vsmReport.dataset.count === 3")
         tab.settle()
         expected = score_batch(
             [REFERENCE], [REPAINTED], ref_masks=[mask_of(REFERENCE)],
@@ -299,17 +436,31 @@ def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
         )  # fmt: skip
         assert tab.run("vsmReport.scores[0]") == pytest.approx(float(expected.score[0]), abs=1e-5)
         assert tab.run("vsmReport.dataset.text('status', 1)") == "unreadable_image"
+        assert tab.run("vsmReport.dataset.text('gen_mask_origin', 2)") == "grabcut"
         reason = tab.run("vsmReport.dataset.text('reason', 1)")
         assert "broken.png" in reason
         assert "vsm-fast-" not in reason
         assert tab.run("document.querySelector('#frame-generation img').naturalWidth") > 0
         head = tab.run("document.getElementById('head').innerText").split()
-        assert head[:4] == ["Pairs", "2", "Scored", "1"]
+        assert head[:4] == ["Pairs", "3", "Scored", "2"]
         assert tab.complaints == []
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         errors = process.stderr.read()
         assert errors == "vsm-fast: interrupted\n"
+
+
+def test_results_of_a_job(tmp_path):
+    manifest = write_pairs(tmp_path / "in", 3)
+    model = ("--model", str(write_model(tmp_path / "model")))
+    job = ("score", "--manifest", str(manifest), "--out", f"{tmp_path}/scores/", "--quiet")
+    assert main([*job, *model, "--device", "cpu"]) == 0
+    with command(f"{tmp_path}/scores", "--masks", "whole", *model) as (_, address):
+        port = int(address.rpartition(":")[2].strip("/"))
+        page = ask(port, "GET", "/")[2].decode()
+        assert "<dt>Pairs</dt><dd>3</dd>" in page
+        assert page.index('value="whole"') < page.index('value="auto"')
+        assert json.loads(ask(port, body=with_masks("whole"))[2])["header"]["count"] == 1
 
 
 def test_wrong_usage(tmp_path, capsys):

@@ -14,6 +14,7 @@ import pytest
 
 from vsm_fast import __version__
 from vsm_fast.errors import Status
+from vsm_fast.jobs.manifest import read_manifest
 from vsm_fast.results.heatmap import HeatmapEvidence
 from vsm_fast.results.scores import VSMScores
 
@@ -69,7 +70,7 @@ def test_scores_at_thresholds_agree_with_a_loop():
 
 
 def test_iteration_and_indexing_give_the_pairs():
-    scores = make()
+    scores = make(flags=["no_mask,tiny_subject", "", ""])
     results = list(scores)
     assert len(scores) == len(results) == 3
     assert [result.gen_id for result in results] == ["a.png", "b.png", 'c,"ü".png']
@@ -78,6 +79,7 @@ def test_iteration_and_indexing_give_the_pairs():
     assert type(results[0].status) is str
     np.testing.assert_array_equal(results[0].visual_similarity, np.float32([0.9, 0.6, 0.3]))
     assert not results[1].ok
+    assert [result.flags for result in results] == ["no_mask,tiny_subject", "", ""]
     assert math.isnan(results[1].score)
     assert results[1].reason == "b.png does not exist."
     assert scores[-1].index == 2
@@ -193,6 +195,23 @@ def test_csv_and_jsonl_hold_the_same_rows(tmp_path):
     assert from_csv[2]["gen_id"] == 'c,"ü".png'
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["=HYPERLINK(1)", "+1", "-1", "@a", "\tx", "\r=x", "\n=x", "'=x", "''=x", "'x", "", "a=b", "'"],
+)
+def test_no_text_in_csv_is_a_formula_and_a_manifest_reads_the_original(tmp_path, text):
+    scores = make().with_columns({"id": [text, "y", "z"], "r": ["r"] * 3})
+    scores.to_csv(tmp_path / "s.csv")
+    with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
+        written = next(csv.DictReader(file))["id"]
+    assert not written.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    rows = read_manifest(tmp_path / "s.csv", {"ref": "r", "gen": "gen_id"}).rows
+    assert rows[0].id == (text.strip() or "row 1")
+    scores.to_jsonl(tmp_path / "s.jsonl")
+    assert json.loads((tmp_path / "s.jsonl").read_text().splitlines()[0])["id"] == text
+    assert scores.to_arrow()["id"][0].as_py() == text
+
+
 def test_names_that_are_not_utf8_can_be_written(tmp_path):
     scores = make(gen_id=["a", "b\udcff", "c"])
     for name in ("csv", "jsonl", "parquet"):
@@ -213,3 +232,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         make().to_csv(path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_text_is_no_column():
+    """Two pairs would take two letters of it."""
+    with pytest.raises(TypeError, match="needs a list; got the text 'abc'"):
+        make().with_columns({"id": "abc"})
+    with pytest.raises(TypeError, match="needs a list"):
+        make(flags="abc")

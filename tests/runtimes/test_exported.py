@@ -17,13 +17,15 @@ from vsm_fast.runtimes.exported import (
     verify_graph,
 )
 
+CONFIG = config_of(mask_reduction="any")
+
 
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / ONNX).write_bytes(b"graph")
     digest = hashlib.sha256(b"graph").hexdigest()
     record = ExportRecord(
-        config_of(), "float32", BatchRange(1, 8, 32), 20, {"torch": "2.13.0"}, {ONNX: digest}
+        CONFIG, "float32", BatchRange(1, 8, 32), 20, {"torch": "2.13.0"}, {ONNX: digest}
     )
     assert not is_exported(tmp_path)
     record.write(tmp_path)
@@ -33,7 +35,7 @@ def folder(tmp_path):
 def test_a_record_is_read_as_it_was_written(folder):
     assert is_exported(folder)
     record = read_record(folder)
-    assert record.model == config_of()
+    assert record.model == CONFIG
     assert (record.batch, record.precision, record.opset) == (BatchRange(1, 8, 32), "float32", 20)
     assert not record.batch.static
     assert BatchRange(4, 4, 4).static
@@ -70,6 +72,12 @@ def test_something_else_in_the_record_is_an_error(folder, text):
     (folder / RECORD).write_text(text)
     with pytest.raises(ModelError, match=r"does not describe an exported model.*build_onnx"):
         read_record(folder)
+
+
+def test_a_file_of_the_graph_without_a_hash_is_refused(folder):
+    (folder / f"{ONNX}.data").write_bytes(b"weights")
+    with pytest.raises(ModelError, match=r"no sha256 for \['model.onnx.data'\]"):
+        verify_graph(folder, read_record(folder))
 
 
 def test_altered_missing_and_escaping_files_are_refused(folder):

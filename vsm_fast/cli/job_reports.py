@@ -35,7 +35,8 @@ def make_report(arguments: argparse.Namespace) -> Iterator[Report]:
 
 
 def _note_start(event: Event) -> list[str]:
-    notes = [
+    notes = list(event["notes"])
+    notes += [
         f"shard {shard} is scored again: {reason}" for shard, reason in event["damaged"].items()
     ]
     if event["repeated_ids"]:
@@ -110,7 +111,7 @@ class _Lines:
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     """Print means and counts of a finished job."""
-    from vsm_fast.results.table import aligned, number
+    from vsm_fast.results.table import aligned, flag_line, number
 
     def row(name: str, group: Mapping[str, Any]) -> tuple[str, ...]:
         mean = group["mean_score"]
@@ -139,4 +140,6 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
         + "".join(f"; {count} {name}" for name, count in sorted(others.items()))
     )
     parts.append(f"results: {out}")
+    if summary["flags"]:
+        parts.append(flag_line(summary["flags"]))
     print_text("\n\n".join(parts))

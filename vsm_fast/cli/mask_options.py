@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 MASKS_HELP = """\
 masks (white = subject):
-  NAME_mask.png beside NAME.jpg is found by itself; --masks, --ref-masks and --gen-masks name
-  folders that are laid out like the images', with NAME.png or NAME_mask.png. Without a mask
-  the alpha channel counts, else the whole image.
+  NAME_mask.png beside NAME.jpg is found by itself, with any suffix and in any case; --masks,
+  --ref-masks and --gen-masks name folders that are laid out like the images', with NAME.png or
+  NAME_mask.png. Without a mask the alpha channel counts, else the whole image.
   auto in the place of a folder finds the subject of each image that has neither, or says that
   there is none (a folder of that name is ./auto). --mask-method grabcut takes what is central
   and unlike the rest; grounded-sam what --mask-prompt, else the name of the subject's folder,

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 PAIRING_HELP = """\
 pairing:
   folders with sub-folders   each sub-folder is a subject; every generation is scored against
-                             each reference of its subject
-  files or flat folders      one reference is scored against every generation; several pair up
-                             by equal file names (without suffix), never by order
+                             each reference of its subject. Generations may have a further
+                             level, GENERATOR/SUBJECT/ or SUBJECT/GENERATOR/: the level named
+                             like the references is the subject
+  files or flat folders      one reference is scored against every generation, also in
+                             sub-folders; several pair up by equal file names (without
+                             suffix), never by order
   manifest                   one pair a row: ref, gen and, if wanted, id, subject, generator,
                              ref_mask, gen_mask; paths are relative to the manifest, or
                              addresses (s3://...). Or images and all in one, or a folder, of
@@ -33,7 +36,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--refs", nargs="+", type=Path, metavar="PATH", help="folder or files")
     group.add_argument("--gens", nargs="+", type=Path, metavar="PATH", help="folder or files")
     group.add_argument(
-        "--manifest", metavar="FILE|DIR", help=".csv, .jsonl, .parquet, .tar, .arrow, instead"
+        "--manifest",
+        metavar="FILE|DIR",
+        help=".csv, .tsv, .jsonl, .json, .parquet, .tar, .arrow, instead",
     )
     group.add_argument(
         "--columns",

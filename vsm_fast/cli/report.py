@@ -19,8 +19,9 @@ _IMAGES = 400  # vsm_fast.report.page.DEFAULT_IMAGES, which would import torch; 
 
 _NOTES = """\
 results:
-  what vsm-fast score --out RESULTS.parquet --points writes, or a folder of such files. Without
-  --points the page has scores, but no other thresholds, heat maps or matched points.
+  what vsm-fast score --out writes: a file, the folder of a job, or a folder of such files.
+  Without --points (Parquet only) the page has scores, but no other thresholds, heat maps or
+  matched points.
 
 images:
   are read from where they were when they were scored. Half of the pictures go to the lowest
@@ -37,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_NOTES + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("results", type=Path, metavar="RESULTS", help=".parquet file or folder")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="file of results, or folder")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="page: .html")
     parser.add_argument("--title", default="VSM report", help="of the page")
     pictures = parser.add_mutually_exclusive_group()
@@ -82,6 +83,8 @@ def _report(arguments: argparse.Namespace) -> ExitCode:
             f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, {len(results):,} pairs, "
             f"{len(pictures.files):,} images)"
         ]
+        if results.planned not in (None, len(results)):
+            lines.append(f"The job is not finished: {results.planned:,} pairs were planned.")
         if pictures.missing:
             lines.append(
                 f"{pictures.missing:,} images could not be read; if they were moved, --root says "

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from vsm_fast.cli.pairs import check_inputs, column_names, read_pairs
 if TYPE_CHECKING:
     from vsm_fast.jobs.pairing import PairRow
     from vsm_fast.jobs.plan import PairSource
+    from vsm_fast.jobs.records import Notes
     from vsm_fast.jobs.settings import JobSettings, RunOptions
 
 HELP = """\
@@ -94,9 +94,9 @@ class AutoMaskedPairs:
         """As of the source."""
         return self.source.base
 
-    def rows(self) -> Iterator[PairRow]:
+    def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
         """The pairs."""
-        for row in self.source.rows():
+        for row in self.source.rows(notes):
             ref, gen = self.masks.of_pair(row)
             yield replace(row, ref_mask=ref, gen_mask=gen)
 
@@ -253,15 +253,4 @@ def _source(arguments: argparse.Namespace, masks: MaskOptions) -> PairSource:
             if (folder := getattr(masks, side)) is not None:
                 setattr(masks, side, Path(absolute(folder)))
         return ListedPairs(read_pairs(arguments, masks))
-    manifest = Manifest(absolute(arguments.manifest), column_names(arguments))
-    if not arguments.quiet:
-        unused: dict[str, None] = {}
-        for _ in islice(manifest.rows(unused), 1):
-            pass
-        if unused:
-            print(
-                f"vsm-fast: note: {arguments.manifest}: columns that are not used: "
-                f"{', '.join(map(str, unused))}",
-                file=sys.stderr,
-            )
-    return manifest
+    return Manifest(absolute(arguments.manifest), column_names(arguments))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsm_fast.cli.common import (
     EXIT_CODES,
@@ -23,7 +23,8 @@ from vsm_fast.cli.common import (
 )
 from vsm_fast.extras import required
 
-_SHUTDOWN_SECONDS = 3  # for answers that are under way
+if TYPE_CHECKING:
+    from vsm_fast.report.serve_uploads import MaskChoice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "results", type=Path, nargs="?", metavar="RESULTS", help=".parquet file or folder"
+        "results", type=Path, nargs="?", metavar="RESULTS", help="file of results, or folder"
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
@@ -45,6 +46,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--root", type=Path, metavar="DIR", help="what relative image paths start from"
+    )
+    parser.add_argument(
+        "--masks",
+        choices=("auto", "whole"),
+        default="auto",
+        help="images without a mask: find the subject, or score the whole image; the page can "
+        "override it (default: %(default)s)",
     )
     add_model(parser)
     add_verbosity(parser)
@@ -61,31 +69,20 @@ def _port(text: str) -> int:
 def _serve(arguments: argparse.Namespace) -> ExitCode:
     """``vsm-fast serve``."""
     try:
-        for module in ("starlette", "python_multipart", "jinja2"):
+        for module in ("starlette", "python_multipart", "jinja2", "uvicorn"):
             required(module, "vsm-fast serve")
-        uvicorn = required("uvicorn", "vsm-fast serve")
     except ImportError as error:
         raise UsageError(str(error)) from error
     from vsm_fast.report.serve_app import is_loopback, make_app
+    from vsm_fast.report.serve_connections import make_server
     from vsm_fast.report.serve_scoring import score_images
 
-    page = _page(arguments.results, arguments.root)
+    masks: list[MaskChoice] = ["whole", "auto"] if arguments.masks == "whole" else ["auto", "whole"]
+    page = _page(arguments.results, arguments.root, masks)
     with _listening(arguments.host, arguments.port) as listener:
         scorer = load_scorer(arguments)
         stop = Event()
-        app = make_app(page, partial(score_images, scorer, stop), arguments.host)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=64,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        )
+        app = make_app(page, partial(score_images, scorer, stop), arguments.host, masks=masks[0])
         if not is_loopback(arguments.host):
             print(
                 f"vsm-fast: warning: anybody who reaches {arguments.host} can see these results "
@@ -96,19 +93,11 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             port = listener.getsockname()[1]
             name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
             print_text(f"http://{name}:{port}/  (Ctrl-C ends it)")
-        server = uvicorn.Server(config)
-        server.handle_exit = partial(_end, server.handle_exit, stop)
-        server.run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
+        make_server(app, stop.set).run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
     return ExitCode.OK
 
 
-def _end(handle_exit: Callable[..., None], stop: Event, *signal: Any) -> None:
-    """On Ctrl-C: what is being scored ends too, so that the server need not wait for it."""
-    stop.set()
-    handle_exit(*signal)
-
-
-def _page(results: Path | None, root: Path | None) -> str:
+def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:
     import pyarrow as pa
 
     from vsm_fast.report.data import REQUIRED, read_results, results_of
@@ -122,7 +111,7 @@ def _page(results: Path | None, root: Path | None) -> str:
     else:
         shown = read_results(results)
     pictures = thumbnails(shown, DEFAULT_IMAGES, root)
-    return render_page(shown, pictures, "VSM explorer", limits=asdict(Limits()))
+    return render_page(shown, pictures, "VSM explorer", limits=asdict(Limits()), masks=masks)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.errors import ModelError
+from vsm_fast.files import FolderState, folder_state
 
 if TYPE_CHECKING:
     from vsm_fast.images.grounded_sam import GroundedSam
@@ -90,7 +92,7 @@ class AutoMask:
             GrabCutMasker()
         else:
             with _one_at_a_time:
-                _grounded_sam(self.detector, self.sam, self.device)
+                self._models()
 
     def find(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
         """Mask the subject of an image; from any thread.
@@ -113,7 +115,16 @@ class AutoMask:
 
             return GrabCutMasker()(pixels, self.subject)
         with _one_at_a_time:
-            return _grounded_sam(self.detector, self.sam, self.device)(pixels, self.subject)
+            return self._models()(pixels, self.subject)
+
+    def _models(self) -> GroundedSam:
+        """Both models, loaded again where a folder is another one than at the last call."""
+        states = [
+            folder_state(Path(name).absolute())
+            for name in (self.detector, self.sam)
+            if name is not None
+        ]
+        return _grounded_sam(self.detector, self.sam, self.device, tuple(states))
 
 
 @lru_cache(maxsize=1)
@@ -134,7 +145,9 @@ def _models_are_here() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _grounded_sam(detector: str | None, sam: str | None, device: str) -> GroundedSam:
+def _grounded_sam(
+    detector: str | None, sam: str | None, device: str, _states: tuple[FolderState, ...]
+) -> GroundedSam:
     from vsm_fast.images.grounded_sam import GROUNDING_DINO, GroundedSam
     from vsm_fast.images.sam import SAM
     from vsm_fast.model.pretrained import ModelSource

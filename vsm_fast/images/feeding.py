@@ -95,7 +95,9 @@ def _collated(start: int, parts: Sequence[Future[Subject]], pinned: bool) -> Pre
     usable = [subject.pixels for subject in subjects if subject.pixels is not None]
     if not usable:
         return PreparedBatch(start, subjects, None)
-    pixels = torch.empty(len(usable), *usable[0].shape, pin_memory=pinned)
+    pixels = torch.empty(
+        len(usable), *usable[0].shape, dtype=torch.float32, device="cpu", pin_memory=pinned
+    )
     rows = pixels.numpy()  # torch would copy with a team of threads, which the network needs
     for row, image in zip(rows, usable, strict=True):
         row[...] = image.numpy()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +17,27 @@ from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.masks import Mask
 from vsm_fast.images.stored import StoredImage
-from vsm_fast.references import References
 
 Images = ImageSource | Sequence[ImageSource]
 Masks = Mask | Sequence[Mask]
 
-_SINGLE = (str, os.PathLike, Image.Image, StoredImage)
 _NAMED = (str, os.PathLike, StoredImage)
 
 
-def image_list(images: Images) -> list[ImageSource]:
+def image_list(images: Images, side: str) -> list[ImageSource]:
     """A list of images; a single one becomes a list of one.
 
     An array or tensor with one axis more than an image is a batch: [B, H, W, 3], [B, 3, H, W].
+    An array of texts is a list of paths. Paths of bytes are decoded.
+
+    Args:
+        images: As callers pass it.
+        side: What to call it in an error.
+
+    Raises:
+        TypeError: It has no order (a set), no images (a dictionary, a number), or is a folder.
     """
-    if isinstance(images, _SINGLE):
-        return [images]
-    if isinstance(images, np.ndarray | torch.Tensor):
-        return list(images) if images.ndim == 4 else [images]
-    return list(images)
+    return _listed(images, 4, side)
 
 
 def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
@@ -45,17 +48,13 @@ def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
 
     Raises:
         PairingError: There are not as many masks as images.
+        TypeError: As :func:`image_list`.
     """
     if isinstance(masks, str) and masks == "auto":
         masks = AutoMask()
     if masks is None or isinstance(masks, AutoMask):
         return [masks] * count
-    if isinstance(masks, _SINGLE):
-        listed: list[Mask] = [masks]
-    elif isinstance(masks, np.ndarray | torch.Tensor):
-        listed = list(masks) if masks.ndim == 3 else [masks]
-    else:
-        listed = list(masks)
+    listed: list[Mask] = _listed(masks, 3, f"{side}_masks")
     if len(listed) != count:
         raise PairingError(
             f"{side}_masks needs one entry (or None) per image: got {len(listed)} masks for "
@@ -64,12 +63,43 @@ def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
     return listed
 
 
-def image_names(images: Sequence[ImageSource] | Descriptors | References, side: str) -> list[str]:
+def _listed(values: Any, batch_axes: int, name: str) -> list[Any]:
+    """One image or mask, a batch of them in one array, or any sequence, as a list."""
+    if isinstance(values, str | bytes | os.PathLike) and os.path.isdir(values):  # noqa: PTH112 - takes any name
+        raise TypeError(
+            f"{name} is the folder {os.fsdecode(values)!r}. List its files, as in "
+            "sorted(Path(folder).glob('*.png')), or pair two folders by vsm-fast score --refs DIR "
+            "--gens DIR."
+        )
+    listed: list[Any]
+    if isinstance(values, (*_NAMED, bytes, Image.Image)):
+        listed = [values]
+    elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "USO":
+        listed = values.tolist()
+    elif isinstance(values, torch.Tensor) and (values.is_nested or values.layout != torch.strided):
+        raise TypeError(
+            f"{name} is one sparse or nested tensor. Pass to_dense(), or a list of its images."
+        )
+    elif isinstance(values, np.ndarray | torch.Tensor):
+        listed = list(values) if values.ndim == batch_axes else [values]
+    elif isinstance(values, Set | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}, which has no order or is no image. Pass a list, "
+            "in the order that the results shall have."
+        )
+    else:
+        listed = list(values)
+    return [
+        os.fsdecode(v) if isinstance(v, bytes | os.PathLike) and type(os.fspath(v)) is bytes else v
+        for v in listed
+    ]
+
+
+def image_names(images: Sequence[ImageSource] | Descriptors, side: str) -> list[str]:
     """A name per image: its path, or side and position, like ``gen[3]``."""
-    if isinstance(images, References):
-        return list(images.names)
     if isinstance(images, Descriptors):
-        return [f"{side}[{i}]" for i in range(len(images))]
+        known = [subject.name for subject in images.subjects] or [""] * len(images)
+        return [name or f"{side}[{i}]" for i, name in enumerate(known)]
     return [
         str(_key(image)) if isinstance(image, _NAMED) else f"{side}[{i}]"
         for i, image in enumerate(images)

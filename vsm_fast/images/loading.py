@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsm_fast.errors import InputError, Status
+from vsm_fast.errors import InputError, Status, out_of_memory
 from vsm_fast.images.decoding import Decoded, check_size, decode, default_max_pixels, orient
 from vsm_fast.images.stored import StoredImage
 
@@ -82,8 +82,13 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedI
     limit = default_max_pixels() if max_pixels is None else max_pixels
     if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
         return _from_decoded(decode(source, limit))
+    if isinstance(source, np.ma.MaskedArray):
+        raise InputError(
+            Status.UNREADABLE,
+            "a masked array has values that do not count. Pass array.filled(value).",
+        )
     if isinstance(source, np.ndarray):
-        return _from_array(source, limit)
+        return _from_array(np.asarray(source), limit)  # np.matrix has no third axis
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, limit)
     raise InputError(
@@ -239,7 +244,30 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> LoadedImage:
     return LoadedImage(pixels, alpha, tuple(notes))
 
 
+def tensor_values(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's values as an array in the machine's memory, floating ones as float32.
+
+    Raises:
+        TypeError: It has none that can be read: sparse, nested, quantised, on the device "meta".
+    """
+    try:
+        values = tensor.detach().cpu()
+        return np.asarray(values.float() if values.dtype.is_floating_point else values)
+    except (RuntimeError, TypeError) as error:
+        if out_of_memory(error):
+            raise
+        raise TypeError(
+            f"a tensor of layout {str(tensor.layout).removeprefix('torch.')} on {tensor.device} "
+            f"has no values to read: {str(error).splitlines()[0]} Pass a dense one in memory, by "
+            "to_dense() or dequantize()."
+        ) from error
+
+
 def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> LoadedImage:
+    if tensor.is_nested:
+        raise InputError(
+            Status.UNREADABLE, "an image is a nested tensor. Pass its parts: tensor.unbind()."
+        )
     if (
         tensor.ndim != 3
         or tensor.shape[0] != 3
@@ -252,10 +280,13 @@ def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> LoadedImage:
             f"{_advice(tuple(tensor.shape))}",
         )
     check_size(tensor.shape[2], tensor.shape[1], "the tensor", max_pixels)
-    values = tensor.detach().cpu().permute(1, 2, 0)
+    try:
+        values = tensor_values(tensor).transpose(1, 2, 0)
+    except TypeError as error:
+        raise InputError(Status.UNREADABLE, str(error)) from error
     if tensor.dtype == torch.uint8:
-        return LoadedImage(np.array(values.numpy(), order="C"), None)
-    pixels = _unit_to_bytes(values.float().numpy(), "the tensor")
+        return LoadedImage(np.array(values, order="C"), None)
+    pixels = _unit_to_bytes(values, "the tensor")
     return LoadedImage(pixels, None, ("float->8-bit",))
 
 

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsm_fast.errors import InputError, Status
+from vsm_fast.errors import Flag, InputError, Status
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.decoding import decode, orient
 from vsm_fast.images.framing import Box, check_box
-from vsm_fast.images.loading import LoadedImage
+from vsm_fast.images.loading import LoadedImage, tensor_values
+from vsm_fast.images.mask_orientation import better_way
 from vsm_fast.images.stored import StoredImage
 
 MaskSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
@@ -34,16 +35,16 @@ class SubjectMask:
         pixels: bool [H, W], True on the subject.
         origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found it.
         notes: Conversions that were done to a given mask.
+        flags: ``NO_MASK``, ``ORIENTATION_DOUBTFUL``.
     """
 
     pixels: NDArray[np.bool_]
     origin: MaskOrigin
     notes: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
 
 
-def load_mask(
-    source: MaskSource, size: tuple[int, ...], *, orientation: int = 1
-) -> NDArray[np.bool_]:
+def load_mask(source: MaskSource, size: tuple[int, ...]) -> NDArray[np.bool_]:
     """Load a subject mask of an image of a known size.
 
     What counts as on:
@@ -55,13 +56,11 @@ def load_mask(
     - with transparency: the alpha channel as a grey mask, unless what it shows is black and
       white, whose luminance counts then.
 
-    EXIF orientation is applied, to a mask that has it and to a mask that has the size of the
-    stored photograph but not of the upright one. An empty mask is allowed.
+    A mask's own EXIF orientation is applied. An empty mask is allowed.
 
     Args:
         source: Path, PIL image, or bool or uint8 array or tensor [H, W].
         size: (height, width) of the upright image.
-        orientation: EXIF orientation in 1..8 that the image had.
 
     Returns:
         bool [H, W], True on the subject.
@@ -70,7 +69,9 @@ def load_mask(
         InputError: ``MISSING_FILE``, or ``BAD_MASK``: unreadable, another size, NaN, or an array
             of another type or shape.
     """
-    return _read(source, size, orientation)[0]
+    mask, _, _, name = _read(source)
+    _check_shape(mask, size, name)
+    return mask
 
 
 def subject_mask(source: Mask, image: LoadedImage) -> SubjectMask:
@@ -89,11 +90,31 @@ def subject_mask(source: Mask, image: LoadedImage) -> SubjectMask:
     if isinstance(source, AutoMask):
         return _found(source, image)
     if source is not None:
-        pixels, notes = _read(source, image.size, image.orientation)
-        return SubjectMask(pixels, "given", notes)
+        return _given(source, image)
     if image.alpha is not None:
         return SubjectMask(image.alpha, "alpha")
-    return SubjectMask(np.ones(image.size, bool), "whole image")
+    return SubjectMask(np.ones(image.size, bool), "whole image", flags=(Flag.NO_MASK,))
+
+
+def _given(source: MaskSource, image: LoadedImage) -> SubjectMask:
+    """A given mask, turned like its photograph where it lies like the stored pixels.
+
+    Mask tools often ignore EXIF. The size tells, or the mask's own EXIF; else its content does.
+    """
+    mask, notes, declared, name = _read(source)
+    if image.orientation == 1 or declared or mask.shape != image.stored_size:
+        _check_shape(mask, image.size, name)
+        return SubjectMask(mask, "given", notes)
+    turned = orient(mask, image.orientation)
+    one_size = image.size == image.stored_size
+    way = better_way(image.pixels, mask, turned) if one_size else "turned"
+    if way == "turned":
+        notes = (*notes, "mask turned like its photograph's exif")
+        return SubjectMask(turned, "given", notes)
+    if way == "upright":
+        return SubjectMask(mask, "given", notes)
+    notes = (*notes, "taken as upright; it may lie like the photograph before exif turned it")
+    return SubjectMask(mask, "given", notes, (Flag.ORIENTATION_DOUBTFUL,))
 
 
 def _found(automatic: AutoMask, image: LoadedImage) -> SubjectMask:
@@ -111,7 +132,7 @@ def reduce_mask(
     mask: NDArray[np.bool_],
     box: Box,
     grid: tuple[int, int],
-    rule: ReductionRule = "nearest",
+    rule: ReductionRule,
 ) -> NDArray[np.bool_]:
     """The cells of the descriptor grid that lie on the subject.
 
@@ -157,57 +178,56 @@ def _any_along(region: NDArray[np.bool_], cells: int) -> NDArray[np.bool_]:
     return np.stack([region[a:b].any(axis=0) for a, b in zip(first, last, strict=True)])
 
 
-def _read(
-    source: MaskSource, size: tuple[int, ...], orientation: int
-) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """A mask turned upright and checked against its image's size, and notes."""
-    name = "the mask"
-    notes: list[str] = []
+def _read(source: MaskSource) -> tuple[NDArray[np.bool_], tuple[str, ...], bool, str]:
+    """A mask upright by its own EXIF, notes, whether it has such EXIF, and its name."""
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return _from_array(source), (), False, "the mask"
     if isinstance(source, str | os.PathLike):
-        name = f"mask {os.fsdecode(source)}"
+        return _from_image(source, f"mask {os.fsdecode(source)}")
     if isinstance(source, StoredImage):
-        name = f"mask {source.name}"
-    if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
-        mask, notes = _from_image(source, name)
-    elif isinstance(source, np.ndarray | torch.Tensor):
-        mask = _from_array(source)
-    else:
-        raise InputError(
-            Status.BAD_MASK,
-            f"a mask must be a path, a PIL image, an array or a tensor; got "
-            f"{type(source).__name__}.",
-        )
-    wanted = tuple(size)
-    # Mask tools often ignore EXIF, so that their masks lie like the stored photograph. Square
-    # masks could be either; they are taken as upright.
-    if mask.shape != wanted and orientation >= 5 and mask.shape == wanted[::-1]:
-        mask = orient(mask, orientation)
-        notes = [*notes, "mask turned like its photograph's exif"]
-    if mask.shape != wanted:
+        return _from_image(source, f"mask {source.name}")
+    if isinstance(source, Image.Image):
+        return _from_image(source, "the mask")
+    raise InputError(
+        Status.BAD_MASK,
+        f"a mask must be a path, a PIL image, an array or a tensor; got {type(source).__name__}.",
+    )
+
+
+def _check_shape(mask: NDArray[np.bool_], size: tuple[int, ...], name: str) -> None:
+    if mask.shape != tuple(size):
         raise InputError(
             Status.BAD_MASK,
             f"{name} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image is "
-            f"{wanted[1]} x {wanted[0]} (width x height). Pass the mask of this image, or resize "
+            f"{size[1]} x {size[0]} (width x height). Pass the mask of this image, or resize "
             "it with nearest-neighbour sampling.",
         )
-    return mask, tuple(notes)
 
 
 def _from_array(source: NDArray[Any] | torch.Tensor) -> NDArray[np.bool_]:
     kind = str(source.dtype).removeprefix("torch.")
+    if isinstance(source, np.ma.MaskedArray):
+        raise InputError(
+            Status.BAD_MASK, "a masked array has values that do not count. Pass array.filled(0)."
+        )
+    if isinstance(source, torch.Tensor) and source.is_nested:
+        raise InputError(Status.BAD_MASK, "a mask is a nested tensor. Pass tensor.unbind().")
     if source.ndim != 2 or kind not in ("bool", "uint8"):
         raise InputError(
             Status.BAD_MASK,
             f"a mask must be bool or uint8 [H, W]; got {kind} {list(source.shape)}. "
             "Pass (mask > threshold), and one channel only.",
         )
-    values = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else source
-    return _binary(values, 255)
+    try:
+        values = tensor_values(source) if isinstance(source, torch.Tensor) else source
+    except TypeError as error:
+        raise InputError(Status.BAD_MASK, f"mask: {error}") from error
+    return _binary(np.asarray(values), 255)
 
 
 def _from_image(
     source: str | os.PathLike[str] | Image.Image | StoredImage, name: str
-) -> tuple[NDArray[np.bool_], list[str]]:
+) -> tuple[NDArray[np.bool_], tuple[str, ...], bool, str]:
     try:
         decoded = decode(source)
     except InputError as error:
@@ -231,7 +251,7 @@ def _from_image(
                 f"{name} of mode {image.mode} cannot be converted: {error}. Save it as a grey PNG.",
             ) from error
         notes.append(f"mask: {used}")
-    return orient(mask, decoded.pending), notes
+    return orient(mask, decoded.pending), tuple(notes), decoded.orientation != 1, name
 
 
 def _full_scale(mode: str, values: NDArray[Any]) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, Any, cast
 
 from vsm_fast.errors import PairingError
 
+_DRIVE = re.compile("[a-z]:/", re.IGNORECASE)
 _ADDRESS = re.compile("([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -29,10 +31,48 @@ def absolute(location: str | os.PathLike[str]) -> str:
 
 
 def beside(location: str, name: str) -> str:
-    """Where a file is that is named relative to the folder of ``location``."""
-    if is_remote(name) or not is_remote(location) or name.startswith("/"):
-        return name if is_remote(name) else str(Path(location).parent / name)
-    return f"{location.rpartition('/')[0]}/{name}"
+    """Where a file is that is named relative to the folder of ``location``.
+
+    ``~/`` is the home folder. Unless a file has that very name, separators and drives of Windows
+    and accents that are composed otherwise are understood too.
+    """
+    if is_remote(name):
+        return name
+    if is_remote(location) and not name.startswith(("/", "~/")):
+        return f"{location.rpartition('/')[0]}/{name}"
+    folder = Path(location).parent
+    windows = os.name == "posix" and ("\\" in name or _DRIVE.match(name))
+    if windows and not os.path.lexists(folder / name):
+        name = _posix_name(name)
+    if name.startswith("~/"):
+        name = os.path.expanduser(name)  # noqa: PTH111 - which raises where there is no home
+    if not name.isascii():
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        name = next((form for form in forms if os.path.lexists(folder / form)), name)
+    return str(folder / name)
+
+
+def _posix_name(name: str) -> str:
+    """A name from Windows; a drive is where WSL mounts it, or else the root."""
+    path = PureWindowsPath(name)
+    letter = path.drive.removesuffix(":").lower()
+    if len(letter) != 1:
+        return path.as_posix()
+    mounted = Path("/mnt", letter)
+    root = mounted if mounted.is_dir() else Path("/")
+    return str(root.joinpath(*path.parts[1:]))
+
+
+def version_of(location: str) -> str:
+    """Differs when a file was replaced or written again.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    if is_remote(location):
+        return str(filesystem(location).ukey(location))
+    found = Path(location).stat()
+    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}"
 
 
 def suffix_of(location: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from vsm_fast.errors import InputError, Status
 from vsm_fast.images.framing import Framing, Interpolation, frame_margin
 from vsm_fast.images.loading import TOLERANCE
+from vsm_fast.images.masks import ReductionRule
 from vsm_fast.model.config import ModelConfig
 
 _GREY = 127.0  # what images.on_grey puts around a subject
@@ -58,7 +59,7 @@ def _prepare(
     images: Tensor, masks: Tensor | Sequence[Tensor] | None, config: ModelConfig
 ) -> tuple[Tensor, Tensor]:
     levels, usable = _eight_bits(images)
-    backbone, grid = config.backbone, config.aggregation.grid
+    backbone, aggregation = config.backbone, config.aggregation
     if masks is None:
         subject = torch.ones_like(levels[:1, 0], dtype=torch.bool)  # one for all
     else:
@@ -68,8 +69,9 @@ def _prepare(
             levels = levels.where(subject[:, None], _GREY)
     frames = subject_frames(subject, backbone.framing)
     pixels = resize(levels, frames, backbone.resolution, backbone.interpolation)
-    cells = reduce_masks(subject, frames, grid) & usable[:, None, None]
-    return (pixels / 127.5 - 1).where(usable[:, None, None, None], 0), cells
+    cells = reduce_masks(subject, frames, aggregation.grid, aggregation.mask_reduction)
+    pixels = (pixels / 127.5 - 1).where(usable[:, None, None, None], 0)
+    return pixels, cells & usable[:, None, None]
 
 
 def subject_frames(masks: Tensor, framing: Framing) -> Tensor:
@@ -118,28 +120,33 @@ def resize(images: Tensor, frames: Tensor, resolution: int, interpolation: Inter
     return _rounded(down[:, None] @ narrow)
 
 
-def reduce_masks(masks: Tensor, frames: Tensor, grid: tuple[int, int]) -> Tensor:
+def reduce_masks(
+    masks: Tensor, frames: Tensor, grid: tuple[int, int], rule: ReductionRule
+) -> Tensor:
     """The grid cells on each subject: :func:`vsm_fast.images.masks.reduce_mask` of a batch.
 
     Args:
         masks: bool [B, H, W].
         frames: int64 [B, 4] or [1, 4], (left, top, right, bottom) in pixels.
         grid: (rows, columns).
+        rule: ``"nearest"`` or ``"any"``.
 
     Returns:
         bool [B, rows, columns].
     """
     left, top, right, bottom = frames[:, :, None].unbind(1)
+    down = _bands(top, bottom, masks.shape[1], grid[0])
+    across = _bands(left, right, masks.shape[2], grid[1])
+    touched = down @ masks.float() @ across.mT > 0
+    if rule == "any":
+        return touched
     centres = [
         low + (2 * torch.arange(cells, device=masks.device) + 1) * (high - low) // (2 * cells)
         for low, high, cells in ((top, bottom, grid[0]), (left, right, grid[1]))
     ]
     image = torch.arange(len(masks), device=masks.device)[:, None, None]
     nearest = masks[image, centres[0][:, :, None], centres[1][:, None]]
-    # For subjects that no cell's centre meets: cells that touch any of their pixels.
-    down = _bands(top, bottom, masks.shape[1], grid[0])
-    across = _bands(left, right, masks.shape[2], grid[1])
-    touched = down @ masks.float() @ across.mT > 0
+    # A subject that no cell's centre meets is not lost.
     return nearest.where(nearest.flatten(1).any(1)[:, None, None], touched)
 
 
@@ -148,6 +155,7 @@ def _eight_bits(images: Tensor) -> tuple[Tensor, Tensor]:
 
     One that is not finite keeps its NaN, which resizing spreads over that image only.
     """
+    _check_values(images, Status.UNREADABLE, "images")
     floating = images.dtype.is_floating_point
     if images.ndim != 4 or images.shape[1] != 3 or not (floating or images.dtype == torch.uint8):
         raise InputError(
@@ -173,12 +181,22 @@ def _eight_bits(images: Tensor) -> tuple[Tensor, Tensor]:
     return (values * 255).clamp_(0, 255).round_(), usable  # halves to even, as load_image rounds
 
 
+def _check_values(tensor: Tensor, status: Status, name: str) -> None:
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
+        raise InputError(
+            status,
+            f"{name} must be a dense tensor with values, not sparse, nested or on the device "
+            f'"meta"; got {str(tensor.layout).removeprefix("torch.")} on {tensor.device}.',
+        )
+
+
 def _rounded(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)  # halves upwards, as Pillow's resampling
 
 
 def _subjects(masks: Tensor, images: Tensor) -> Tensor:
     """Which pixels are on; the rule is in :func:`vsm_fast.images.masks.load_mask`."""
+    _check_values(masks, Status.BAD_MASK, "masks")
     wanted = (len(images), *images.shape[2:])
     if masks.shape != wanted or masks.dtype not in (torch.bool, torch.uint8):
         raise InputError(

@@ -45,7 +45,7 @@ def score_pipeline_output(
         PairingError: References, images and masks that do not pair up.
     """
     images: Images = output[0] if isinstance(output, tuple) else getattr(output, "images", output)
-    listed = image_list(images)
+    listed = image_list(images, "images")
     for image in listed:
         if isinstance(image, Tensor) and image.shape[:1] != (3,):
             raise InputError(

@@ -38,10 +38,10 @@ def to_fiftyone(
     """Write scores for ``fiftyone.Dataset.from_dir(folder, fiftyone.types.FiftyOneDataset)``.
 
     One sample a pair, with the fields ``vsm_score`` (empty where undefined), ``vsm_n_matched``,
-    ``vsm_n_source``, ``vsm_status``, ``vsm_reason``, ``vsm_reference``, further columns of the
-    scores with ``vsm_`` before their names, the tag ``vsm_undefined`` where there is no score, and,
-    where the scores were made with heat maps, the label ``vsm_heatmap``: an 8-bit grey PNG in
-    which 0 is off the subject, 1 consistent and 255 inconsistent.
+    ``vsm_n_source``, ``vsm_status``, ``vsm_reason``, ``vsm_flags``, ``vsm_reference``, further
+    columns of the scores with ``vsm_`` before their names, the tag ``vsm_undefined`` where there is
+    no score, and, where the scores were made with heat maps, the label ``vsm_heatmap``: an 8-bit
+    grey PNG in which 0 is off the subject, 1 consistent and 255 inconsistent.
 
     Args:
         scores: Of P pairs.
@@ -153,13 +153,15 @@ def _values(scores: VSMScores, result: VSMResult) -> dict[str, str | int | float
         "vsm_n_source": result.n_source,
         "vsm_status": result.status,
         "vsm_reason": result.reason,
+        "vsm_flags": result.flags,
         "vsm_reference": result.ref_id,
     }
 
 
 def _schema(scores: VSMScores) -> dict[str, str]:
     """Types of the fields, so that one that is empty everywhere is there all the same."""
-    texts = [*(f"vsm_{name}" for name in scores.extra), "vsm_status", "vsm_reason", "vsm_reference"]
+    own = ("vsm_status", "vsm_reason", "vsm_flags", "vsm_reference")
+    texts = [*(f"vsm_{name}" for name in scores.extra), *own]
     schema = dict.fromkeys(texts, _TEXT)
     schema |= {"vsm_score": _NUMBER, "vsm_n_matched": _COUNT, "vsm_n_source": _COUNT}
     if scores.evidence is not None:

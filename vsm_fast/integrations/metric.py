@@ -13,8 +13,11 @@ from torch import Tensor
 from vsm_fast.api import cached_scorer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.extras import required
+from vsm_fast.identity import ModelIdentity, require_same_model
 from vsm_fast.integrations.rewards import VSMReward
+from vsm_fast.model.location import lasting_name
 from vsm_fast.scorer import VSMScorer
+from vsm_fast.torch_state import pinned
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -26,6 +29,7 @@ TensorImages = Tensor | Sequence[Tensor]
 Reduction = Literal["mean", "none"]
 
 
+@pinned()
 def visual_semantic_matching(
     preds: TensorImages,
     target: TensorImages | Descriptors,
@@ -64,9 +68,9 @@ def visual_semantic_matching(
     Example:
         >>> import torch
         >>> images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-        >>> visual_semantic_matching(images, images)
+        >>> visual_semantic_matching(preds=images, target=images)
         tensor(1.)
-        >>> visual_semantic_matching(images, images, reduction="none")
+        >>> visual_semantic_matching(preds=images, target=images, reduction="none")
         tensor([1., 1.])
     """
     _check_reduction(reduction)
@@ -83,7 +87,8 @@ class VisualSemanticMatching(Metric):
     ``VSM`` is the share of the points ``j`` of a generated image with a semantic match in its
     reference whose best visual similarity ``v_j`` to any point of the reference exceeds ``τ_v``.
 
-    As input to ``forward`` and ``update`` the metric accepts
+    As input to ``forward`` and ``update`` the metric accepts, generations first as in TorchMetrics
+    (``VSMScorer.score(refs, gens)`` has the references first; pass both by name),
 
     - ``preds``: generated images, [B, 3, H, W] or tensors [3, H, W]; float in [0, 1] or uint8;
     - ``target``: references, as many, or one for all; or what ``VSMScorer.describe`` returned, so
@@ -104,7 +109,8 @@ class VisualSemanticMatching(Metric):
 
     Args:
         model: A model's name or folder, loaded on first use onto the metric's device; or a scorer,
-            which stays where it is.
+            which stays where it is. A folder that is replaced later is an error: a mean is one of
+            one model.
         reduction: ``"mean"``, or ``"none"`` to keep every score.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
@@ -128,9 +134,9 @@ class VisualSemanticMatching(Metric):
         >>> from vsm_fast import VisualSemanticMatching
         >>> images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
         >>> metric = VisualSemanticMatching("tiny")
-        >>> metric(images, images)
+        >>> metric(preds=images, target=images)
         tensor(1.)
-        >>> metric.update(images, 1 - images)
+        >>> metric.update(preds=1 - images, target=images)
         >>> bool(metric.compute() < 1), metric.n_undefined
         (True, tensor(0))
     """
@@ -146,6 +152,7 @@ class VisualSemanticMatching(Metric):
     n_undefined: Tensor
     scores: list[Tensor] | Tensor  # one tensor after an exchange between processes
 
+    @pinned()
     def __init__(
         self,
         model: str | os.PathLike[str] | VSMScorer = "tiny",
@@ -158,7 +165,8 @@ class VisualSemanticMatching(Metric):
         super().__init__(**kwargs)
         _check_reduction(reduction)
         self.reduction = reduction
-        self._model = _Shared(model) if isinstance(model, VSMScorer) else os.fspath(model)
+        self._model = _Shared(model) if isinstance(model, VSMScorer) else lasting_name(model)
+        self._identity: ModelIdentity | None = None
         self._thresholds = semantic_threshold, visual_threshold
         self.add_state("score_sum", default=torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("n_scored", default=torch.tensor(0), dist_reduce_fx="sum")
@@ -168,11 +176,19 @@ class VisualSemanticMatching(Metric):
 
     @property
     def scorer(self) -> VSMScorer:
-        """The model, on the metric's device unless it was given as a scorer."""
+        """The model, on the metric's device unless it was given as a scorer.
+
+        Raises:
+            ModelError: Its folder was replaced since the metric used it.
+        """
         if isinstance(self._model, _Shared):
             return self._model.scorer
-        return _load(self._model, self.device)
+        found = _load(self._model, self.device)
+        require_same_model(self._identity, found.identity)
+        self._identity = found.identity
+        return found
 
+    @pinned()
     def update(
         self,
         preds: TensorImages,
@@ -195,13 +211,15 @@ class VisualSemanticMatching(Metric):
         found = _scores(self.scorer, preds, target, preds_mask, target_mask, *self._thresholds)
         found = found.to(self.score_sum.device)
         undefined = found.isnan()
-        self.score_sum += found.nansum()
-        self.n_scored += (~undefined).sum()
-        self.n_undefined += undefined.sum()
+        # Not in place: what reset() made in inference mode may not be changed outside of it.
+        self.score_sum = self.score_sum + found.nansum()
+        self.n_scored = self.n_scored + (~undefined).sum()
+        self.n_undefined = self.n_undefined + undefined.sum()
         if self.reduction == "none":
             assert isinstance(self.scores, list)
             self.scores.append(found)
 
+    @pinned()
     def compute(self) -> Tensor:
         """The mean, or every score; see the class."""
         if self.n_undefined > 0:
@@ -252,7 +270,7 @@ class _Shared:
 
 
 def _load(model: str | os.PathLike[str], device: torch.device) -> VSMScorer:
-    return cached_scorer(os.fspath(model), str(device), "auto", "auto", None)
+    return cached_scorer(model, device=str(device))
 
 
 def _device(images: TensorImages) -> torch.device:

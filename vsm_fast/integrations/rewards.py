@@ -14,6 +14,7 @@ from vsm_fast.images.inputs import Images, Masks
 from vsm_fast.matching.match import match
 from vsm_fast.matching.scoring import count
 from vsm_fast.scorer import VSMScorer
+from vsm_fast.torch_state import pinned
 
 
 class VSMReward:
@@ -49,11 +50,12 @@ class VSMReward:
         >>> import torch
         >>> from vsm_fast import VSMScorer
         >>> image = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
-        >>> reward = VSMReward(VSMScorer.from_pretrained("tiny"), [image])
+        >>> reward = VSMReward(VSMScorer.from_pretrained("tiny"), references=[image])
         >>> reward(torch.stack([image, image]))
         tensor([1., 1.])
     """
 
+    @pinned()
     def __init__(
         self,
         scorer: VSMScorer,
@@ -76,7 +78,7 @@ class VSMReward:
             )
         self.references = scorer.ready(references)
 
-    @torch.no_grad()
+    @pinned()
     def __call__(
         self,
         generations: Tensor | Sequence[Tensor],
@@ -110,7 +112,6 @@ class VSMReward:
             described, self.references, pairs, self._semantic, visual_thresholds=thresholds
         )
         n_matched, n_passed = count(matches, thresholds).unbind(1)
-        # A copy made by arithmetic: what inference mode made may not enter a loss.
         score = n_passed.float() / n_matched.float()
         return score.where(n_matched > 0, self._undefined)
 

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vsm_fast.errors import InputError, PairingError, Status
-from vsm_fast.images.storage import beside, is_remote, open_binary
+from vsm_fast.images.storage import beside, is_remote, open_binary, version_of
 from vsm_fast.images.stored import StoredImage, checked_read
-from vsm_fast.jobs.records import Record
+from vsm_fast.jobs.records import Record, refuse_twice
 
 _ROWS = 4096  # of text at a time
 _BLOCK = 16  # rows of images at a time
@@ -53,7 +53,7 @@ class ArrowImage(StoredImage):
     def read(self) -> bytes:
         """The cell's bytes, or the file that its path names."""
         try:
-            cell = _opened(self.file).cell(self.row, self.column)
+            cell = _opened(self.file, version_of(self.file)).cell(self.row, self.column)
         except (OSError, pa.ArrowException) as error:
             raise InputError(Status.UNREADABLE, f"{self.name} cannot be read: {error}.") from error
         if cell and cell.get("bytes") is not None:
@@ -67,10 +67,11 @@ def table_records(file: str, wanted: Collection[str]) -> Iterator[tuple[str, Rec
     """Rows of a Parquet or Arrow file; columns that are not wanted are None.
 
     Raises:
-        PairingError: It cannot be read.
+        PairingError: It cannot be read, or two columns share a name.
     """
     try:
-        table = _opened(file)
+        table = _opened(file, version_of(file))
+        refuse_twice(table.schema.names, file)
         text = [f.name for f in table.schema if f.name in wanted and not _holds_images(f.type)]
         images = [f.name for f in table.schema if f.name in wanted and _holds_images(f.type)]
         for row, values in enumerate(table.rows(text)):
@@ -203,5 +204,6 @@ class _ParquetFile:
 
 
 @lru_cache(maxsize=8)
-def _opened(file: str) -> _ArrowFile | _ParquetFile:
+def _opened(file: str, version: str) -> _ArrowFile | _ParquetFile:
+    """The file, kept open: as the key, its version tells it from one that replaces it."""
     return _ArrowFile(file) if file.lower().endswith(".arrow") else _ParquetFile(file)

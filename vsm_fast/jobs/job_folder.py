@@ -15,13 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from vsm_fast.differences import differences
-from vsm_fast.errors import PairingError
+from vsm_fast.errors import WRONG_JSON, PairingError
 from vsm_fast.files import sync_folder, write_json
+from vsm_fast.identity import differences
+from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard, append, read_ledger
 from vsm_fast.jobs.lock import only_writer
 from vsm_fast.jobs.plan import Plan
-from vsm_fast.jobs.shard_files import damage, temporary_files, write_shard
+from vsm_fast.jobs.shard_files import damage, shard_of, temporary_files, write_shard
 
 JOB = "_job.json"
 LEDGER = "_ledger.jsonl"
@@ -46,9 +47,7 @@ class JobFolder:
         self.path, self.plan, self.identity = path, plan, identity
         self.finished: dict[int, FinishedShard] = {}
         self.damaged: dict[int, str] = {}
-        for shard, entry in sorted(read_ledger(path / LEDGER).items()):
-            if shard >= plan.shards:
-                continue
+        for shard, entry in sorted(read_ledger(path / LEDGER, plan.shards).items()):
             reason = damage(path, entry, plan.rows_of(shard), identity)
             if reason is None:
                 self.finished[shard] = entry
@@ -91,7 +90,11 @@ class JobFolder:
         return entry
 
     def record(self, entry: FinishedShard) -> None:
-        """Record a shard that is written."""
+        """Record a shard that is written.
+
+        Raises:
+            JobError: The ledger cannot be written.
+        """
         append(self.path / LEDGER, entry)
         self.finished[entry.shard] = entry
 
@@ -102,12 +105,14 @@ def locked_folder(path: Path) -> Iterator[None]:
 
     Raises:
         PairingError: It holds something else.
-        JobError: Another process writes to it, or nobody can.
+        JobError: Another process writes to it, or nobody can, or something of another kind lies
+            where a job has a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / JOB).exists() and any(path.glob("*.parquet")):
             raise PairingError(f"{path} holds Parquet files but no {JOB}; choose another --out.")
+        _refuse_strangers(path)
         (path / _LOCK).touch()
     except OSError as error:
         raise PairingError(f"--out: {path} is no folder that can be written to: {error}") from error
@@ -127,12 +132,12 @@ def open_job(path: Path, plan: Plan, identity: Mapping[str, Any]) -> JobFolder:
 
     Raises:
         PairingError: The folder holds another job; says what differs.
+        JobError: A record of the job is damaged.
     """
     full = {**identity, "rows": plan.rows, "manifest": plan.sha256}
     record = path / JOB
     if record.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        other = differences(before, full)
+        other = differences(recorded_settings(record), full)
         if other:
             raise PairingError(
                 f"{path} holds another job: {'; '.join(other)}. Choose another --out, or "
@@ -141,6 +146,46 @@ def open_job(path: Path, plan: Plan, identity: Mapping[str, Any]) -> JobFolder:
     else:
         write_json(record, full)
         sync_folder(path)
+    further = [file for file in path.glob("*.parquet") if (shard_of(file) or 0) >= plan.shards]
+    if further:
+        raise JobError(_stranger(further[0], f"the job has {plan.shards} shards"))
     folder = JobFolder(path, plan, full)
     folder.remove_temporaries()
     return folder
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Refuse what a job would write over, or what readers of the folder would take for its rows.
+
+    Raises:
+        JobError: There is such a thing; names it.
+    """
+    temporary = temporary_files(path)
+    for entry in sorted(path.iterdir()):
+        own = entry.name in (JOB, LEDGER, SUMMARY, _LOCK) or shard_of(entry) is not None
+        if (own or entry in temporary) and not entry.is_file():
+            raise JobError(_stranger(entry, "a job has a file of that name"))
+        if entry.suffix == ".parquet" and not own and not entry.name.startswith("."):
+            raise JobError(_stranger(entry, "its rows would be read as results of the job"))
+
+
+def _stranger(entry: Path, why: str) -> str:
+    return f"{entry} does not belong there: {why}. Move it away, or choose another --out."
+
+
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """Read the settings that a job folder records.
+
+    Raises:
+        JobError: If the file cannot be read or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"wanted one JSON object; got {type(content).__name__}")
+    except WRONG_JSON as error:
+        raise JobError(
+            f"{path} does not say which job its folder belongs to: {error}. Restore the file, or "
+            "choose another --out."
+        ) from error
+    return content

@@ -27,6 +27,7 @@ def only_writer(path: Path) -> Iterator[None]:
 
     Raises:
         JobError: Another process holds it; says which.
+        OSError: The file cannot be opened.
     """
     with path.open("a+", encoding="utf-8") as file:
         _lock(file.fileno(), path)

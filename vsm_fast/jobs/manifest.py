@@ -1,8 +1,7 @@
 """Manifests: what lists the pairs to score, read as a stream.
 
-A table with one pair a row (CSV, JSON lines, Parquet), which names files; or images and pairs in
-one: tar archives (``manifest_formats.tars``), tables with image columns
-(``manifest_formats.arrow_tables``).
+A table with one pair per row (CSV, JSON, Parquet), which names files; or images and pairs in one:
+tar archives (``tars.py``), tables with image columns (``arrow_tables.py``).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from vsm_fast.images.storage import beside, files_in, filesystem, is_folder, is_
 from vsm_fast.images.stored import ImageLocation, RemoteImage, StoredImage
 from vsm_fast.jobs.arrow_tables import saved_files, table_records
 from vsm_fast.jobs.pairing import Pairing, PairRow
-from vsm_fast.jobs.records import Record
+from vsm_fast.jobs.records import Notes, Record
 from vsm_fast.jobs.tars import tar_records
-from vsm_fast.jobs.text_tables import csv_records, jsonl_records
+from vsm_fast.jobs.text_tables import csv_records, json_records, jsonl_records
 
 COLUMNS = ("id", "subject", "generator", "ref", "gen", "ref_mask", "gen_mask")
 REQUIRED = ("ref", "gen")
 _IMAGES = ("ref", "gen", "ref_mask", "gen_mask")
-SUFFIXES = (".csv", ".jsonl", ".parquet", ".tar", ".arrow")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".tar", ".arrow")
 _IN_FOLDERS = (".tar", ".parquet", ".arrow")  # of one data set
 
 
@@ -38,8 +37,8 @@ class Manifest:
     the manifest. Files are not looked for here: a missing image becomes the status of its row.
 
     Attributes:
-        location: Path or address of a file ending in .csv (UTF-8, with a header), .jsonl,
-            .parquet, .tar or .arrow, or of a folder of the last three.
+        location: Path or address of a file ending in .csv or .tsv (with a header), .jsonl, .json
+            (a list of objects), .parquet, .tar or .arrow, or of a folder of the last three.
         columns: Names that columns have there, by the names that they have here.
     """
 
@@ -55,34 +54,36 @@ class Manifest:
 
     @property
     def base(self) -> str:
-        """What the locations of its images begin with, unless they lie elsewhere."""
-        return beside(self.location, "")
+        """Beginning of the locations of its images, unless they lie elsewhere."""
+        if is_remote(self.location):
+            return beside(self.location, "")
+        folder = Path(self.location).parent
+        return "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118 - ends in /
 
-    def rows(self, unused: dict[str, None] | None = None) -> Iterator[PairRow]:
+    def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
         """The pairs, in order.
 
         Args:
-            unused: Takes up the names of columns that nothing uses.
+            notes: Takes up remarks for the user.
 
         Raises:
             PairingError: The manifest cannot be read, or lacks a column or a value.
         """
+        notes = Notes() if notes is None else notes
         names = {name: self.columns.get(name, name) for name in COLUMNS}
         wanted = set(names.values())
         number = 0
-        for file in self.files():
-            for place, record in _records(file, wanted):
+        for file in self._files(notes):
+            for place, record in _records(file, names, notes):
                 number += 1
-                if unused is not None:
-                    unused.update(dict.fromkeys(name for name in record if name not in wanted))
+                if record.keys() - wanted:
+                    notes.unused_columns(name for name in record if name not in wanted)
                 yield _row(file, place, number, record, names)
 
-    def files(self) -> list[str]:
-        """The file, or the files of the folder, in order.
-
-        Raises:
-            PairingError: There are none, or of several kinds.
-        """
+    def _files(self, notes: Notes) -> list[str]:
+        """The file, or the files of the folder, in order."""
+        if is_remote(self.location):
+            filesystem(self.location).invalidate_cache()  # of listings, which may be old
         if suffix_of(self.location) in SUFFIXES and not is_folder(self.location):
             if not is_remote(self.location) and not Path(self.location).is_file():
                 raise PairingError(f"manifest {self.location} does not exist or is not a file.")
@@ -93,13 +94,16 @@ class Manifest:
                 f"{self.location}."
             )
         saved = None if is_remote(self.location) else saved_files(self.location)
-        files = saved or [f for f in files_in(self.location) if suffix_of(f) in _IN_FOLDERS]
+        listed = files_in(self.location)
+        files = saved or [file for file in listed if suffix_of(file) in _IN_FOLDERS]
         kinds = sorted({suffix_of(file) for file in files})
         if len(kinds) != 1:
             raise PairingError(
                 f"folder {self.location} should hold files of one of {', '.join(_IN_FOLDERS)}; it "
                 f"has {' and '.join(kinds) or 'none'}."
             )
+        for file in () if saved else sorted({*listed} - {*files}):
+            notes.leave_out("other file(s) of the folder", file)
         return files
 
 
@@ -117,8 +121,8 @@ def read_manifest(
             repeats an id.
     """
     manifest = Manifest(os.fspath(path), columns or {})
-    unused: dict[str, None] = {}
-    rows = tuple(manifest.rows(unused))
+    notes = Notes()
+    rows = tuple(manifest.rows(notes))
     if not rows:
         raise PairingError(f"manifest {path} lists no pairs.")
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
@@ -127,23 +131,22 @@ def read_manifest(
             f"manifest {path}: ids must be unique; {', '.join(twice[:5])} "
             f"{'is' if len(twice) == 1 else 'are'} repeated."
         )
-    notes = []
-    if unused:
-        notes.append(f"{path}: columns that are not used: {', '.join(map(str, unused))}")
-    return Pairing(rows, tuple(notes))
+    return Pairing(rows, tuple(f"{path}: {sentence}" for sentence in notes.sentences()))
 
 
-def _records(file: str, wanted: set[str]) -> Iterator[tuple[str, Record]]:
+def _records(file: str, names: Mapping[str, str], notes: Notes) -> Iterator[tuple[str, Record]]:
     suffix = suffix_of(file)
     try:
-        if suffix == ".csv":
-            yield from csv_records(file)
+        if suffix in (".csv", ".tsv"):
+            yield from csv_records(file, [names[name] for name in REQUIRED], notes)
         elif suffix == ".jsonl":
-            yield from jsonl_records(file)
+            yield from jsonl_records(file, notes)
+        elif suffix == ".json":
+            yield from json_records(file, notes)
         elif suffix == ".tar":
-            yield from tar_records(file)
+            yield from tar_records(file, notes)
         else:
-            yield from table_records(file, wanted)
+            yield from table_records(file, set(names.values()))
     except OSError as error:
         raise PairingError(f"manifest {file} cannot be read: {error}") from error
 
@@ -171,9 +174,11 @@ def _row(file: str, place: str, number: int, record: Record, names: Mapping[str,
             images[name] = located(file, text)
     absent = [names[name] for name in REQUIRED if name not in images]
     if absent:
+        columns = ", ".join(map(str, record)) or "none"
+        there = set(absent) <= record.keys()
         raise PairingError(
-            f"{file}, {place}: {' and '.join(absent)} must be given; the columns there are "
-            f"{', '.join(map(str, record))}."
+            f"{file}, {place}: {' and '.join(absent)} must be given; "
+            + ("it is empty." if there else f"the columns there are {columns}.")
         )
     return PairRow(
         values["id"] or f"row {number}",

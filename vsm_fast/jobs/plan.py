@@ -7,17 +7,22 @@ manifest and the shard's size. Reading twice costs little beside scoring, and ho
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from vsm_fast.errors import PairingError
+from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.stored import ImageLocation
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.pairing import Pairing, PairRow
+from vsm_fast.jobs.records import Notes
 
 
 class PairSource(Protocol):
@@ -25,10 +30,10 @@ class PairSource(Protocol):
 
     @property
     def base(self) -> str:
-        """What the locations of its images begin with, unless they lie elsewhere."""
+        """Beginning of the locations of its images, unless they lie elsewhere."""
 
-    def rows(self) -> Iterator[PairRow]:
-        """The pairs."""
+    def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
+        """The pairs; ``notes`` takes up remarks for the user."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,11 @@ class ListedPairs:
     pairing: Pairing
     base: str = ""
 
-    def rows(self) -> Iterator[PairRow]:
+    def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
         """The pairs."""
+        if notes is not None:
+            for sentence in self.pairing.notes:
+                notes.say(sentence)
         return iter(self.pairing.rows)
 
 
@@ -67,12 +75,14 @@ class Plan:
         shard_rows: Of each shard; the last one may have fewer.
         digests: For each shard, of everything up to its end.
         repeated_ids: Rows whose id an earlier row has.
+        notes: Remarks for the user, one sentence each.
     """
 
     rows: int
     shard_rows: int
     digests: Sequence[bytes]
     repeated_ids: int
+    notes: tuple[str, ...] = ()
 
     @property
     def shards(self) -> int:
@@ -104,14 +114,15 @@ def make_plan(
     """
     digest, digests = hashlib.sha256(), []
     names = array("q")  # hashes of ids: 8 bytes a row
-    for rows in _runs(source.rows(), shard_rows):
+    notes = Notes()
+    for rows in _runs(source.rows(notes), shard_rows):
         digests.append(_continued(digest, rows, source.base))
         names.extend(hash(row.id) for row in rows)
         advance(len(rows))
     if not digests:
         raise PairingError("there is no pair to score: the manifest lists none.")
     distinct = len(np.unique(np.frombuffer(names, np.int64)))
-    return Plan(len(names), shard_rows, digests, len(names) - distinct)
+    return Plan(len(names), shard_rows, digests, len(names) - distinct, notes.sentences())
 
 
 def read_shards(source: PairSource, plan: Plan, wanted: Collection[int]) -> Iterator[Shard]:
@@ -150,7 +161,19 @@ def _continued(digest: hashlib._Hash, rows: Sequence[PairRow], base: str) -> byt
     """The digest with further rows; images count by where they lie relative to the manifest."""
     for row in rows:
         images = (row.ref, row.gen, row.ref_mask, row.gen_mask)
-        places = ("" if image is None else repr(image).replace(base, "", 1) for image in images)
-        text = "\x1f".join((row.id, row.subject, row.generator, *places))
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\x1e")
+        values = (row.id, row.subject, row.generator, *(_place(image, base) for image in images))
+        digest.update(json.dumps(values).encode() + b"\n")  # tells any two lists apart
     return digest.digest()
+
+
+def _place(image: ImageLocation | AutoMask | None, base: str) -> list[Any] | None:
+    """Kind and fields of an image as JSON values; a location inside ``base`` is a list."""
+    if image is None:
+        return None
+    kind = "Path" if isinstance(image, Path) else type(image).__name__
+    fields = [str(image)] if isinstance(image, Path) else vars(image).values()
+    places = (
+        [field[len(base) :]] if isinstance(field, str) and field.startswith(base) else field
+        for field in fields
+    )
+    return [kind, *places]

@@ -6,10 +6,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from vsm_fast.descriptors import Descriptors
 from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.storage import version_of
 from vsm_fast.images.stored import ImageLocation, StoredImage
 from vsm_fast.jobs.pairing import PairRow
-from vsm_fast.references import References
 from vsm_fast.scorer import VSMScorer
 
 ReferenceKey = tuple[str, str | None]
@@ -23,7 +24,12 @@ def reference_key(row: PairRow) -> ReferenceKey:
 def _identity(image: ImageLocation | AutoMask) -> str:
     if isinstance(image, AutoMask):
         return repr(image)
-    return image.identity() if isinstance(image, StoredImage) else os.fspath(image)
+    if isinstance(image, StoredImage):
+        return image.identity()
+    try:
+        return f"{os.fspath(image)}\0{version_of(os.fspath(image))}"
+    except (OSError, ValueError):  # its row says so
+        return os.fspath(image)
 
 
 class ReferenceMemory:
@@ -43,11 +49,11 @@ class ReferenceMemory:
     def __init__(self, scorer: VSMScorer, max_bytes: int) -> None:
         self._scorer = scorer
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[ReferenceKey, References] = OrderedDict()
+        self._kept: OrderedDict[ReferenceKey, Descriptors] = OrderedDict()
         self._bytes = 0
         self.described = 0
 
-    def get(self, wanted: Sequence[tuple[ReferenceKey, PairRow]]) -> References:
+    def get(self, wanted: Sequence[tuple[ReferenceKey, PairRow]]) -> Descriptors:
         """The references of some rows, in order.
 
         Args:
@@ -55,18 +61,19 @@ class ReferenceMemory:
         """
         missing = [(key, row) for key, row in wanted if key not in self._kept]
         if missing:
-            new = self._scorer.describe_references(
+            new = self._scorer.describe(
                 [row.ref for _, row in missing],
                 [row.ref_mask for _, row in missing],
                 batch_size=1,
+                on_error="record",
             )
             self.described += len(missing)
             for number, (key, _) in enumerate(missing):
-                self._kept[key] = new[number]
+                self._kept[key] = new.select([number])
                 self._bytes += self._kept[key].nbytes
         for key, _ in wanted:
             self._kept.move_to_end(key)
-        found = References.cat([self._kept[key] for key, _ in wanted])
+        found = Descriptors.cat([self._kept[key] for key, _ in wanted])
         while self._bytes > self._max_bytes and self._kept:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return found

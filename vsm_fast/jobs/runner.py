@@ -94,6 +94,7 @@ def report_start(folder: JobFolder, report: Report) -> None:
             "finished_rows": folder.rows,
             "failed": folder.failed,
             "repeated_ids": plan.repeated_ids,
+            "notes": list(plan.notes),
             "damaged": {str(shard): reason for shard, reason in folder.damaged.items()},
         }
     )

@@ -18,7 +18,7 @@ from vsm_fast.files import replacing, sha256_of, sync_folder
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.ledger import FinishedShard
 
-SCHEMA_VERSION = 1  # of the columns and their meaning
+SCHEMA_VERSION = 2  # of the columns and their meaning
 # A row without a match has a result; the images of the others could not be used.
 _RESULTS = (Status.OK.value, Status.NO_MATCH.value)
 
@@ -28,9 +28,17 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"scores-{shard:06d}.parquet"
 
 
+def shard_of(file: Path) -> int | None:
+    """The number of the shard whose file has this name; None = it is no shard's."""
+    number = file.name.removeprefix("scores-").removesuffix(".parquet")
+    shard = int(number) if number.isdecimal() else -1
+    return shard if shard >= 0 and file.name == shard_path(Path(), shard).name else None
+
+
 def temporary_files(folder: Path) -> list[Path]:
     """What killed processes left."""
-    return sorted(folder.glob(".*.tmp*"))
+    names = ("scores-*", "_job.*", "_summary.*")
+    return sorted(path for name in names for path in folder.glob(f".{name}.tmp*"))
 
 
 @contextmanager
@@ -89,10 +97,10 @@ def write_shard(
     """
     metadata = {
         **(table.schema.metadata or {}),
-        "vsm_fast.schema": str(SCHEMA_VERSION),
-        "vsm_fast.fingerprint": fingerprint(identity),
-        "vsm_fast.job": json.dumps(identity, sort_keys=True),
-        "vsm_fast.shard": str(shard),
+        b"vsm_fast.schema": str(SCHEMA_VERSION),
+        b"vsm_fast.fingerprint": fingerprint(identity),
+        b"vsm_fast.job": json.dumps(identity, sort_keys=True),
+        b"vsm_fast.shard": str(shard),
     }
     path = shard_path(folder, shard)
     try:

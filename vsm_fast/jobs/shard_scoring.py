@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import torch
 
 from vsm_fast import __version__
-from vsm_fast.errors import ModelError
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.stored import ImageLocation
 from vsm_fast.jobs.pair_overlays import save_pair_overlays
@@ -23,7 +22,6 @@ from vsm_fast.jobs.plan import Shard
 from vsm_fast.jobs.reference_memory import ReferenceKey, ReferenceMemory, reference_key
 from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer, score_column
 from vsm_fast.jobs.shard_files import SCHEMA_VERSION, failed_rows
-from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.scorer import VSMScorer
 
@@ -31,8 +29,6 @@ from vsm_fast.scorer import VSMScorer
 # memory. Both decide batches and with them last bits, so they are no options.
 _ROWS_AT_ONCE = 256
 _REFERENCES_AT_ONCE = 64
-_COUNTS = ("n_matched", "n_source")
-_TEXT = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
 
 Advance = Callable[[int, int], None]
 
@@ -52,11 +48,7 @@ class ShardScorer:
     def __init__(self, scorer: VSMScorer, settings: JobSettings, options: RunOptions) -> None:
         self._scorer, self._settings, self._options = scorer, settings, options
         self.references = ReferenceMemory(scorer, options.reference_bytes)
-        if not scorer.config.files:
-            raise ModelError(
-                f"a job needs to know its weights, and those of {scorer.config.name!r} have no "
-                "recorded hashes. Load it with VSMScorer.from_pretrained."
-            )
+        self._model = scorer.identity.record()
 
     @classmethod
     def load(cls, settings: JobSettings, options: RunOptions) -> ShardScorer:
@@ -65,7 +57,7 @@ class ShardScorer:
 
     def identity(self) -> dict[str, Any]:
         """What decides the rows besides the manifest, as JSON values."""
-        config, runtime, settings = self._scorer.config, self._scorer.runtime, self._settings
+        config, settings = self._scorer.config, self._settings
         given = settings.semantic_threshold, settings.visual_threshold
         defaults = config.thresholds.semantic, config.thresholds.visual
         semantic, visual = (d if g is None else g for g, d in zip(given, defaults, strict=True))
@@ -73,10 +65,7 @@ class ShardScorer:
             "schema": SCHEMA_VERSION,
             "vsm_fast": __version__,
             "model": config.name,
-            "weights": weights_fingerprint(config),
-            "runtime": runtime.name,
-            "precision": runtime.precision,
-            "device": runtime.device.type,
+            **self._model,
             "semantic_threshold": semantic,
             "visual_threshold": visual,
             "thresholds": list(settings.thresholds),
@@ -116,6 +105,8 @@ class ShardScorer:
             return self.score(shard, advance)
         failed = failed_rows(before)
         again = [i for i, one in enumerate(failed.to_pylist()) if one]
+        if not again:  # retried by a process that ended before it could say so
+            return before
         part = Shard(
             shard.number, [shard.positions[i] for i in again], [shard.rows[i] for i in again]
         )
@@ -171,17 +162,11 @@ class ShardScorer:
             }
         ).to_arrow(points=self._settings.points)
         columns: dict[str, Any] = {"row": pa.array(positions, pa.int64())}
-        columns |= {name: scored[name] for name in ("id", "subject", "generator")}
-        columns |= {"ref": scored["ref_id"], "gen": scored["gen_id"], "score": scored["score"]}
+        columns |= {name: scored[name] for name in scored.column_names}
         for threshold in self._settings.thresholds:
             columns[score_column(threshold)] = pa.array(scores.at(threshold), from_pandas=True)
-        columns |= {name: scored[name].cast(pa.int32()) for name in _COUNTS}
-        columns |= {name: scored[name] for name in _TEXT}
         if self._settings.heatmaps is not None:
             columns["heatmap"] = self._draw(shard, chosen, scores)
-        if self._settings.points:
-            known = {*scored.column_names[: scored.column_names.index("vsm_fast_version") + 1]}
-            columns |= {name: scored[name] for name in scored.column_names if name not in known}
         seconds = (time.perf_counter() - begin) / len(rows)
         columns["seconds"] = pa.array([seconds] * len(rows), pa.float32())
         grid_rows, grid_columns = self._scorer.config.aggregation.grid

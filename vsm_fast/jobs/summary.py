@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +57,20 @@ def summarise(folder: Path, shards: Iterable[int]) -> dict[str, Any]:
         shards: Their numbers.
 
     Returns:
-        JSON values: ``all``, and ``statuses``, ``subjects`` and ``generators`` by name, the last
-        two only where the manifest names some.
+        JSON values: ``all``, and ``statuses``, ``flags``, ``subjects`` and ``generators`` by name,
+        the last two only where the manifest names some.
     """
     everything = Group()
     groups: dict[str, dict[str, Group]] = {"subject": {}, "generator": {}}
-    statuses: dict[str, int] = {}
+    statuses: Counter[str] = Counter()
+    flags: Counter[str] = Counter()
     for shard in shards:
         table = pq.read_table(
-            shard_path(folder, shard), columns=["subject", "generator", "score", "status"]
+            shard_path(folder, shard), columns=["subject", "generator", "score", "status", "flags"]
         )
-        for part in table.group_by("status").aggregate([([], "count_all")]).to_pylist():
-            statuses[part["status"]] = statuses.get(part["status"], 0) + part["count_all"]
+        statuses.update(table["status"].to_pylist())
+        for raised in table["flags"].to_pylist():
+            flags.update(filter(None, raised.split(",")))
         table = table.append_column("failed", pc.cast(failed_rows(table), pa.int64()))
         for part in _grouped(table).to_pylist():
             group = Group(
@@ -76,7 +79,7 @@ def summarise(folder: Path, shards: Iterable[int]) -> dict[str, Any]:
             everything.add(group)
             for column, by_name in groups.items():
                 by_name.setdefault(part[column], Group()).add(group)
-    summary: dict[str, Any] = {"all": everything.to_json(), "statuses": statuses}
+    summary: dict[str, Any] = {"all": everything.to_json(), "statuses": statuses, "flags": flags}
     for column, by_name in groups.items():
         if set(by_name) != {""}:
             summary[f"{column}s"] = {n: g.to_json() for n, g in sorted(by_name.items())}

@@ -2,9 +2,8 @@
 
 ``KEY.ref.jpg`` and ``KEY.gen.png`` make a pair, with ``KEY.ref_mask.png`` and
 ``KEY.gen_mask.png`` where there are masks, and ``KEY.json`` with ``id``, ``subject`` and
-``generator``. A key ends at the first dot after the last slash. Only headers are read here; an
-image is read from its place in the archive when it is decoded. Nothing is extracted, and names
-never become paths.
+``generator``. A key may hold dots. Only headers are read here; an image is read from its place in
+the archive when it is decoded. Nothing is extracted, and names never become paths.
 """
 
 from __future__ import annotations
@@ -13,14 +12,17 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 from vsm_fast.errors import PairingError
 from vsm_fast.images.storage import open_binary, read_range
 from vsm_fast.images.stored import StoredImage, checked_read
-from vsm_fast.jobs.records import Record
+from vsm_fast.jobs.records import Notes, Record, is_hidden
+from vsm_fast.jobs.text_tables import unique_keys
 
 _IMAGES = ("ref", "gen", "ref_mask", "gen_mask")
 _FIELDS = ("id", "subject", "generator")
+_UNUSED = "member(s) that no pair uses"
 _MOST_JSON = 1 << 20  # bytes of a sample's description
 
 
@@ -50,37 +52,88 @@ class TarImage(StoredImage):
         return checked_read(self.archive, self.offset, self.size, self.name)
 
 
-def tar_records(archive: str) -> Iterator[tuple[str, Record]]:
+def tar_records(archive: str, notes: Notes) -> Iterator[tuple[str, Record]]:
     """The samples of an archive, in order.
 
+    Args:
+        archive: Path or address.
+        notes: Told of the members that no pair uses.
+
     Raises:
-        PairingError: It is no uncompressed tar, is cut short, or repeats a part of a sample.
+        PairingError: It is no uncompressed tar, is damaged or cut short, or repeats a part of a
+            sample.
     """
-    key, record = None, Record()
-    for member in _members(archive):
-        folder, _, name = member.name.rpartition("/")
-        stem, _, ending = name.partition(".")
-        found = f"{folder}/{stem}" if folder else stem
+    key, record = "", Record()
+    waiting: tarfile.TarInfo | None = None  # KEY.1.json after KEY: of KEY.1, if that is next
+    for member in _members(archive, notes):
+        found, part = _key_and_part(member.name)
+        if part is None:
+            notes.leave_out(_UNUSED, member.name)
+            continue
+        if waiting is not None and (part == "json" or _key_and_part(waiting.name)[0] != found):
+            notes.leave_out(_UNUSED, waiting.name)
+            waiting = None
+        if part == "json" and key and found.startswith(f"{key}."):
+            waiting = member
+            continue
         if found != key:
             if record:
-                yield f"sample {key}", _named(key, record)
+                yield f"sample {key}", {"id": key, **record}
             key, record = found, Record()
-        _add(record, ending.lower(), member, archive)
+        if waiting is not None:
+            record |= _description(waiting, archive)
+            waiting = None
+        if part == "json":
+            record |= _description(member, archive)
+        elif part in record:
+            raise PairingError(f"{archive}: {member.name} is a second {part!r} of its sample.")
+        else:
+            record[part] = TarImage(archive, member.name, member.offset_data, member.size)
+    if waiting is not None:
+        notes.leave_out(_UNUSED, waiting.name)
     if record:
-        yield f"sample {key}", _named(key, record)
+        yield f"sample {key}", {"id": key, **record}
 
 
-def _members(archive: str) -> Iterator[tarfile.TarInfo]:
-    """Regular files; links, devices and files with holes are no images."""
+def _key_and_part(member: str) -> tuple[str, str | None]:
+    """The sample of a member, and which part of it that is; None = none that a pair has."""
+    folder, slash, name = member.rpartition("/")
+    pieces = name.split(".")
+    if len(pieces) > 1 and pieces[-1].lower() == "json":
+        return f"{folder}{slash}{'.'.join(pieces[:-1])}", "json"
+    for place in range(len(pieces) - 2, 0, -1):
+        if (part := pieces[place].lower()) in _IMAGES:
+            return f"{folder}{slash}{'.'.join(pieces[:place])}", part
+    return member, None
+
+
+def _description(member: tarfile.TarInfo, archive: str) -> Record:
+    """The columns that a sample's JSON file gives."""
+    content = read_range(archive, member.offset_data, min(member.size, _MOST_JSON))
+    try:
+        described = json.loads(content, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        raise PairingError(f"{archive}: {member.name} is not JSON: {error}.") from None
+    known = described if isinstance(described, dict) else {}
+    return {name: known[name] for name in _FIELDS if name in known}
+
+
+def _members(archive: str, notes: Notes) -> Iterator[tarfile.TarInfo]:
+    """Regular files that are not hidden; links, devices and files with holes are no images."""
     try:
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             # An empty one: next() of Python 3.10 would read before its beginning.
-            if tar.firstmember is None:  # type: ignore[attr-defined]
-                return
-            while (member := tar.next()) is not None:
+            empty = tar.firstmember is None  # type: ignore[attr-defined]
+            while not empty and (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
-                if member.isreg() and not member.issparse():
+                parts = [part for part in member.name.split("/") if part not in (".", "..")]
+                if any(map(is_hidden, parts)):
+                    notes.leave_out("hidden or system file(s)", member.name)
+                elif member.isreg() and not member.issparse():
                     yield member
+                elif not member.isdir():
+                    notes.leave_out("link(s) or special file(s)", member.name)
+            _check_end(file, tar.offset, archive)
     except tarfile.TarError as error:
         raise PairingError(
             f"{archive} is not a whole, uncompressed tar: {error}. Images are read from their "
@@ -88,22 +141,26 @@ def _members(archive: str) -> Iterator[tarfile.TarInfo]:
         ) from None
 
 
-def _add(record: Record, ending: str, member: tarfile.TarInfo, archive: str) -> None:
-    """Take one member into its sample; those that no pair has are passed over."""
-    part = ending.partition(".")[0]
-    if part in _IMAGES and "." in ending:
-        if part in record:
-            raise PairingError(f"{archive}: {member.name} is a second {part!r} of its sample.")
-        record[part] = TarImage(archive, member.name, member.offset_data, member.size)
-    elif ending == "json":
-        content = read_range(archive, member.offset_data, min(member.size, _MOST_JSON))
-        try:
-            described = json.loads(content)
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise PairingError(f"{archive}: {member.name} is not JSON: {error}.") from None
-        if isinstance(described, dict):
-            record |= {name: described[name] for name in _FIELDS if name in described}
+def _check_end(file: IO[bytes], offset: int, archive: str) -> None:
+    """Tell the end of an archive from damage: ``tarfile`` ends quietly at either.
 
-
-def _named(key: str | None, record: Record) -> Record:
-    return {"id": key, **record}
+    Raises:
+        PairingError: At ``offset`` there is no end mark, or more than padding follows it.
+    """
+    file.seek(offset)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        reason = f"it was cut: it ends after {offset + len(mark)} bytes, without an end mark"
+    elif any(mark):
+        reason = f"the header at byte {offset} is damaged"
+    else:
+        while padding := file.read(1 << 20):
+            if any(padding):
+                break
+        if not padding:
+            return
+        reason = (
+            f"members follow its end mark at byte {offset}: a header is damaged, or these are "
+            "several archives in one file, which belong into a folder as files of their own"
+        )
+    raise PairingError(f"{archive} is not a whole, uncompressed tar: {reason}. Write it again.")

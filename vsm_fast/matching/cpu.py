@@ -37,6 +37,7 @@ from vsm_fast.matching.cpu_blocks import (
     to_bfloat16,
     to_onednn,
 )
+from vsm_fast.torch_state import pinned
 
 __all__ = ["NearestJob", "describe_products", "find_nearest"]
 
@@ -212,7 +213,7 @@ def _speed() -> _Speed:
     return speed
 
 
-@torch.inference_mode()
+@pinned()
 def _measure() -> _Speed:
     query, target = torch.full((128, 384), 0.05), torch.full((512, 384), 0.05)
     products: dict[str, Callable[[], Tensor]] = {"blas": lambda: query @ target.T}
@@ -254,7 +255,7 @@ def _tasks(job: NearestJob, method: _Method, least: int) -> list[_Task]:
     ]
 
 
-@torch.inference_mode()
+@pinned()
 def _drain(tasks: deque[_Task], from_the_end: bool) -> None:
     """Take tasks until none is left."""
     take = tasks.pop if from_the_end else tasks.popleft

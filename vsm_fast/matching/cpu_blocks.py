@@ -4,9 +4,9 @@
 BLAS is MKL, which leaves half of an AMD CPU's vector width unused.
 
 ``nearest_filtered`` multiplies in bfloat16, but only to *filter*: rounding moves a similarity by
-no more than a known bound, every target within that bound of the best is compared again in
-float32, and rows where too many are left go through float32 entirely. What comes out are float32
-similarities and the index that attains them.
+no more than a bound that is measured per row, every target within that bound of the best is
+compared again in float32, and rows where too many are left go through float32 entirely. The
+results are float32 similarities and the index that attains them.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class NearestJob:
         target: float32 [m, D], unit length, m > 0.
         similarity: float32 [n], output: the highest dot product.
         index: int64 [n], output: the first target that attains it.
+
+    NaN among the products is never the highest; where a query has nothing else, NaN and -1.
     """
 
     query: Tensor
@@ -102,9 +104,15 @@ def nearest_onednn(target: SharedTarget[Tensor], job: NearestJob, scratch: Scrat
 
 def _take_first_best(scores: Tensor, job: NearestJob) -> None:
     # torch.max with indices compares one score at a time, NumPy's argmax whole vector registers:
-    # a quarter of the time, and like torch it takes the first of equal ones, or the first NaN.
+    # a quarter of the time. It takes the first of equal ones, and the first NaN before any of them.
     np.argmax(scores.numpy(), axis=1, out=job.index.numpy())
     torch.gather(scores, 1, job.index[:, None], out=job.similarity[:, None])
+    if job.similarity.isnan().any():  # NaN is never the best; a row of nothing else has no target
+        scores.masked_fill_(scores.isnan(), -torch.inf)
+        np.argmax(scores.numpy(), axis=1, out=job.index.numpy())
+        torch.gather(scores, 1, job.index[:, None], out=job.similarity[:, None])
+        nothing = job.similarity == -torch.inf
+        job.similarity[nothing], job.index[nothing] = torch.nan, -1
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class RoundedTarget:
 
     Attributes:
         rows: bfloat16 [m up to a multiple of _LANES, D].
-        error: float32 scalar, bound of what rounding a row can change in its scores.
+        error: float32 scalar, the largest length of what rounding took from a row.
     """
 
     rows: Tensor
@@ -127,16 +135,14 @@ def to_bfloat16(target: Tensor) -> RoundedTarget:
     rounded[:rows] = target
     # Copies of the last target fill the last group: never better than the original.
     rounded[rows:] = rounded[rows - 1]
-    return RoundedTarget(rounded, _score_error(target).amax())
+    return RoundedTarget(rounded, _lost(target, rounded[:rows]).amax())
 
 
-def _score_error(rows: Tensor) -> Tensor:
-    """What rounding a row to bfloat16 can change in its scores [n]; NaN if it must not be judged.
-
-    Each channel moves by at most 2^-9 of itself, so the row by at most 2^-9 of its length.
-    """
+def _lost(rows: Tensor, rounded: Tensor) -> Tensor:
+    """Length of what rounding took from each row [n]; NaN if the row must not be judged."""
     length: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return (length * (_UNIT * 2.0**-9)).masked_fill_(length > _UNIT, torch.nan)
+    lost: Tensor = torch.linalg.vector_norm(rows - rounded, dim=1)  # the differences are exact
+    return lost.mul_(_UNIT).masked_fill_(~(length <= _UNIT), torch.nan)
 
 
 @cache
@@ -155,7 +161,11 @@ def nearest_filtered(
     For at most FILTER_MOST_CHANNELS channels.
     """
     rounded, columns = job.query.bfloat16(), target.get()
-    error = _score_error(job.query) + columns.error + 2.0**-18  # the product of both errors
+    # For a query q that lost d in rounding, and a target t that lost e, the score moves by
+    # |(q-d)(t-e) - qt| <= |d||t| + |q||e| + |d||e|, with |q|, |t| <= _UNIT. The lengths of d and e
+    # are measured: the bound from the format, 2^-8 of a row, is twice as long for most rows.
+    lost = _lost(job.query, rounded)
+    error = _UNIT * (lost + columns.error) + lost * columns.error
     scores = scratch.get(len(rounded), len(columns.rows), torch.bfloat16)
     torch.mm(rounded, columns.rows.T, out=scores)
     row, column, decided = _candidates(scores, error)
@@ -189,7 +199,9 @@ def _candidates(
     bits = scores.view(torch.int16).view(len(scores), -1, _LANES)
     groups = bits.amax(1)
     best = groups.amax(1).view(torch.bfloat16).float()
-    # Two scores, each wrong by `error` and rounded to a bfloat16 by half a step (below 1: 2^-9).
+    # Two scores, each wrong by `error`, by the order of its sum, and by half a step of bfloat16 as
+    # it was rounded itself (below 1: 2^-9): a target further than twice that below the best score
+    # is less similar than the target of the best score, which is a candidate.
     half_step = torch.where(best < 0.98, 2.0**-9, 2.0**-8)
     floor = best - 2 * (error + _SUMMATION + half_step)
     floor_bits = (floor.view(torch.int32) >> 16).short()  # rounded down to a bfloat16

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from vsm_fast.descriptors import Descriptors
+from vsm_fast.identity import require_same_model
 from vsm_fast.matching.cpu import NearestJob, describe_products, find_nearest
 from vsm_fast.matching.gpu import MatchPrecision, describe_tiles, match_triton, why_not
 from vsm_fast.matching.matches import Matches
+from vsm_fast.torch_state import pinned
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +40,27 @@ def match_eager(
             nothing = semantic.new_full((len(semantic),), torch.nan)
             parts.append((nothing, torch.full_like(nothing, -1).long(), nothing, nothing > 0))
             continue
-        similarity, index = semantic.max(dim=1)  # of equal ones the first
+        similarity, index = _best(semantic)
         kept = similarity > semantic_threshold
         # A point loses when a rival, kept with the same target, is higher, or equal and earlier.
         rival = (index[:, None] == index) & kept
         earlier = torch.ones_like(rival).tril(-1)
         higher = similarity > similarity[:, None]
         beaten = rival & (higher | ((similarity == similarity[:, None]) & earlier))
-        parts.append((similarity, index, visual.amax(dim=1), kept & ~beaten.any(dim=1)))
+        parts.append((similarity, index, _best(visual)[0], kept & ~beaten.any(dim=1)))
     offsets = torch.tensor([0, *(len(part[0]) for part in parts)]).cumsum(0)
     if not parts:
         none = source.semantic.new_empty(0, dtype=torch.float32)
         return Matches(none, none.long(), none, none.bool(), offsets)
     similarity, index, visual, kept = (torch.cat(column) for column in zip(*parts, strict=True))
     return Matches(similarity, index, visual, kept, offsets)
+
+
+def _best(similarities: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of each row and its first place; NaN and -1 where all are NaN."""
+    best, index = similarities.masked_fill(similarities.isnan(), -torch.inf).max(dim=1)
+    nothing = best == -torch.inf
+    return best.masked_fill(nothing, torch.nan), index.masked_fill(nothing, -1)
 
 
 @torch.no_grad()
@@ -200,6 +209,7 @@ def describe_search(
     return "a full similarity matrix for each pair"
 
 
+@pinned()
 def match(
     source: Descriptors,
     target: Descriptors,
@@ -215,6 +225,9 @@ def match(
     A source point is kept when its best semantic similarity is above the threshold and no other
     kept source point of the pair has the same best target point with a higher similarity (of
     equal ones the first stays). Its visual similarity is the best over all target points.
+
+    A similarity that is NaN is none: a target point with NaN among its channels is left out, and a
+    source point with NaN has similarity NaN and target -1. It is not kept and changes no other.
 
     Args:
         source: The generated images; descriptors of unit length.
@@ -234,6 +247,7 @@ def match(
     Raises:
         ValueError: Pairs of a wrong shape or out of range, descriptors that do not fit together,
             or a path or precision that cannot be had.
+        ModelError: Two models described ``source`` and ``target``.
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
@@ -269,6 +283,7 @@ def _check(source: Descriptors, target: Descriptors, pairs: Tensor) -> None:
                 f"pairs name {name} images {int(images.min())} to {int(images.max())}; there are "
                 f"{len(descriptors)}, counted from 0."
             )
+    require_same_model(target.identity, source.identity)
     for branch in ("semantic", "visual"):
         mine, theirs = getattr(source, branch), getattr(target, branch)
         if mine.shape[1] != theirs.shape[1] or mine.device != theirs.device:

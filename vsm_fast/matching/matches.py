@@ -27,10 +27,10 @@ class Matches:
 
     Attributes:
         semantic_similarity: float32 [T] in [-1, 1], to the semantically nearest target point;
-            NaN where the target has no point.
+            NaN where the target has no point, or the descriptors give no similarity but NaN.
         target_index: int64 [T], that point, counted within its image; -1 where there is none.
-        visual_similarity: float32 [T] in [-1, 1], to the visually nearest target point; NaN
-            where the target has no point.
+        visual_similarity: float32 [T] in [-1, 1], to the visually nearest target point; NaN as
+            for ``semantic_similarity``.
         kept: bool [T], the matched points, at most one per target point.
         offsets: int64 [P + 1] on the CPU; pair ``p`` owns points ``offsets[p]:offsets[p+1]``.
         counts: Counts of the pairs, where the path that matched took them along.

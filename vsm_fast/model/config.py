@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -11,8 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vsm_fast.errors import ModelError
+from vsm_fast.files import sha256_of_table
 
 FORMAT = "vsm_fast/1"
+# Far beyond any model that is of use, and refused before memory is asked for. A grid of 256 x 256
+# cells takes 1 GB an image at 4096 channels; time steps of diffusion models end at 1000.
+_SIDES = (8, 4096)
+_MOST_CELLS = 2**16
+_MOST_TIMESTEP = 10_000
+_MOST_FACTOR = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,10 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _check(bool(self.levels), "levels", self.levels, "at least one level")
-        _check(self.resolution > 0, "resolution", self.resolution, "a positive size in pixels")
-        for name in ("timestep", "latent_scale", "latent_shift"):
-            value = getattr(self, name)
-            _check(math.isfinite(value), name, value, "finite")
+        _check_range("resolution", self.resolution, *_SIDES)
+        _check_range("timestep", self.timestep, 0, _MOST_TIMESTEP)
+        for name in ("latent_scale", "latent_shift"):
+            _check_range(name, getattr(self, name), -_MOST_FACTOR, _MOST_FACTOR)
         factor = self.pixel_unshuffle
         divides = factor > 0 and self.resolution % factor == 0
         _check(divides, "pixel_unshuffle", factor, f"a divisor of resolution {self.resolution}")
@@ -75,6 +81,9 @@ class AggregationConfig:
         groups: Groups of every GroupNorm.
         first_level_weight: ``"one"``: the first level enters the sum with weight 1, as in the
             published networks; ``"mixing"``: with its softmax weight like the others.
+        mask_reduction: When a cell of the grid counts as the subject: ``"any"``, when any pixel
+            that it touches does (the paper); ``"nearest"``, when the pixel at its centre does.
+            Folders that do not say were calibrated with the latter.
     """
 
     grid: tuple[int, int] = (48, 48)
@@ -82,10 +91,12 @@ class AggregationConfig:
     descriptor_channels: int = 384
     groups: int = 32
     first_level_weight: Literal["one", "mixing"] = "one"
+    mask_reduction: Literal["nearest", "any"] = "nearest"
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check(min(self.grid) > 0, "grid", self.grid, "two positive sizes")
+        few = min(self.grid) > 0 and math.prod(self.grid) <= _MOST_CELLS
+        _check(few, "grid", self.grid, f"two positive sizes of at most {_MOST_CELLS} cells")
         _check(self.groups > 0, "groups", self.groups, "a positive number")
         for name in ("bottleneck_channels", "descriptor_channels"):
             value = getattr(self, name)
@@ -95,9 +106,10 @@ class AggregationConfig:
                 value,
                 f"a multiple of {self.groups} groups",
             )
-        choices = ("one", "mixing")
-        first = self.first_level_weight
-        _check(first in choices, "first_level_weight", first, f"one of {choices}")
+        choices = {"first_level_weight": ("one", "mixing"), "mask_reduction": ("nearest", "any")}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            _check(value in allowed, name, value, f"one of {allowed}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,8 @@ class ModelConfig:
         aggregation: How features become descriptors.
         thresholds: The model's own thresholds.
         base_revision: Where the base weights came from; "" when trained here.
-        files: sha256 (hex) of every weight file by its path in the folder.
+        files: sha256 (hex) of every file that decides what the model computes, by its path in
+            the folder.
     """
 
     name: str
@@ -168,9 +181,8 @@ class ModelConfig:
 
 
 def weights_fingerprint(config: ModelConfig) -> str:
-    """One sha256 over the names and hashes of all weight files."""
-    listing = json.dumps(sorted(config.files.items()))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    """One sha256 over the names and hashes of all ``files``."""
+    return sha256_of_table(config.files)
 
 
 _SECTIONS = {
@@ -234,6 +246,10 @@ def _check_types(section: Any) -> None:
             is_right, wanted = _TYPES[str(entry.type)]
             value = getattr(section, entry.name)
             _check(is_right(value), entry.name, value, wanted)
+
+
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    _check(least <= value <= most, name, value, f"in [{least}, {most}]")
 
 
 def _check(right: bool, name: str, value: object, wanted: str) -> None:

@@ -46,7 +46,7 @@ def bounded_model(settings: Mapping[str, Any], weights: Shapes, config: Path, fi
             "the model again, or build it with smaller ones."
         )
     # Their values come from no file: built again, where there is memory.
-    with _refused(str(config), settings["_class_name"]):
+    with refused(str(config), settings["_class_name"]):
         return _build(settings)
 
 
@@ -77,7 +77,7 @@ def without_memory(where: str, what: str) -> Iterator[None]:
     Raises:
         ModelError: Instead of whatever the settings made fail.
     """
-    with _refused(where, what), torch.device("meta"):
+    with refused(where, what), torch.device("meta"):
         yield
 
 
@@ -88,7 +88,16 @@ def _build(settings: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _refused(where: str, what: str) -> Iterator[None]:
+def refused(where: str, what: str) -> Iterator[None]:
+    """Turn what wrong settings make fail into an error that says where they are.
+
+    Args:
+        where: The settings are, for errors.
+        what: They should describe.
+
+    Raises:
+        ModelError: Instead.
+    """
     try:
         yield
     except ModelError:

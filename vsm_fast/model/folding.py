@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsm_fast.model.latents import folded_vae, reduction
+from vsm_fast.errors import ModelError
+from vsm_fast.model.latents import folded_vae
+from vsm_fast.model.latents import reduction as vae_reduction
 from vsm_fast.model.residual import ResidualBlock
 from vsm_fast.model.upsampling import fold_upsamplers
 
@@ -191,8 +193,17 @@ def fold_constants(features: Any, resolution: int) -> None:
     Args:
         features: A frozen ``UNetFeatures`` in float32; folding it again changes nothing.
         resolution: Side of the images in pixels.
+
+    Raises:
+        ModelError: Images are smaller than one cell of the UNet's smallest map.
     """
-    if resolution % _reduction(features) == 0:
+    reduction = _reduction(features)
+    if resolution < reduction:
+        raise ModelError(
+            f"resolution must be at least the {reduction} pixels that one cell of the UNet's "
+            f"smallest map covers; got {resolution}."
+        )
+    if resolution % reduction == 0:
         fold_upsamplers(features.unet)
     if features.unet.time_embedding is not None:
         embedding = features.time_embedding(torch.float32, features.unet.conv_in.weight.device)
@@ -208,6 +219,6 @@ def _reduction(features: Any) -> int:
     """Pixels of the image beneath one cell of the UNet's smallest map, along an axis."""
     sample = features.pixel_unshuffle
     if features.vae is not None:
-        sample *= reduction(features.vae)
+        sample *= vae_reduction(features.vae)
     halvings = sum(block.downsamplers is not None for block in features.unet.down_blocks)
     return int(sample * 2**halvings)

@@ -6,6 +6,8 @@ diffusers' format, and perhaps ``conditioning.safetensors`` with constant inputs
 
 from __future__ import annotations
 
+from pathlib import Path
+
 CONFIG = "config.json"
 AGGREGATION = "aggregation.safetensors"
 CONDITIONING = "conditioning.safetensors"
@@ -18,6 +20,18 @@ DENOISERS = {
 }
 BRANCHES = ("semantic", "visual")
 LAST_LAYERS = {"unet": "conv_out", "transformer": "proj_out", "vae": "decoder"}
+
+
+def deciding_files(folder: Path) -> list[str]:
+    """Files that decide what a model computes, by their path in its folder.
+
+    ``config.json`` of the folder itself records the sha256 of each of them.
+    """
+    return [
+        path.relative_to(folder).as_posix()
+        for pattern in ("*/config.json", "**/*.safetensors")
+        for path in sorted(folder.glob(pattern))
+    ]
 
 
 def published_key(key: str, branch: str) -> str:

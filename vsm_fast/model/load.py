@@ -19,7 +19,7 @@ from vsm_fast.errors import ModelError
 from vsm_fast.files import sha256_of
 from vsm_fast.model.aggregation import AggregationNetwork
 from vsm_fast.model.config import BackboneConfig, ModelConfig
-from vsm_fast.model.config_limits import bounded_model, without_memory
+from vsm_fast.model.config_limits import bounded_model, refused, without_memory
 from vsm_fast.model.latents import VAE_CLASSES
 from vsm_fast.model.layout import (
     AGGREGATION,
@@ -27,6 +27,7 @@ from vsm_fast.model.layout import (
     CONDITIONING,
     DENOISERS,
     WEIGHTS,
+    deciding_files,
     published_key,
 )
 from vsm_fast.model.location import find_model
@@ -40,10 +41,12 @@ from vsm_fast.model.weights import (
     read_weights,
     shapes_of,
 )
+from vsm_fast.torch_state import pinned
 
 Backbone = UNetFeatures | TransformerFeatures
 
 
+@pinned()
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,
@@ -68,12 +71,12 @@ def load_model(
         ModelError: A file is missing, altered, damaged, or does not fit the configuration.
     """
     folder = find_model(name_or_path, revision=revision, local_files_only=local_files_only)
-    _refuse_pickles(folder)
-    config = read_config(folder)
-    verify_files(folder, config)
+    config = verified_config(folder)
     network = build_network(config, folder)
     network.eval().requires_grad_(False)
-    cast(Backbone, network.backbone).fold(config.backbone.resolution)
+    side = config.backbone.resolution
+    with refused(f"{folder}/config.json", f"network for images of {side} pixels"):
+        cast(Backbone, network.backbone).fold(side)
     network.to(device=device, dtype=dtype)
     if torch.device(device).type == "cpu":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -96,12 +99,15 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_json(text, str(path))
 
 
-def verify_files(folder: Path, config: ModelConfig) -> None:
-    """Check the sha256 of every weight file.
+def verified_config(folder: Path) -> ModelConfig:
+    """Read ``config.json`` of a model folder and check the sha256 of every file that it lists.
 
     Raises:
-        ModelError: A file is missing, altered, or not listed in the configuration.
+        ModelError: A file is missing, altered, pickled, or decides what the model computes and
+            is not listed.
     """
+    _refuse_pickles(folder)
+    config = read_config(folder)
     for name, expected in config.files.items():
         # By the name alone: in the Hub's cache every file is a link to somewhere else.
         parts = PurePosixPath(name).parts
@@ -116,10 +122,13 @@ def verify_files(folder: Path, config: ModelConfig) -> None:
                 f"{folder}: {name} was altered or cut off: its sha256 is {found}, config.json "
                 f"says {expected}. Fetch the model again."
             )
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors")}
-    unlisted = sorted(present - set(config.files))
+    unlisted = [name for name in deciding_files(folder) if name not in config.files]
     if unlisted:
-        raise ModelError(f"{folder}: config.json has no sha256 for {unlisted}.")
+        raise ModelError(
+            f"{folder}: config.json has no sha256 for {unlisted}, so that a change of them could "
+            "not be seen. Fetch the model again, or record their hashes in its 'files'."
+        )
+    return config
 
 
 def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:

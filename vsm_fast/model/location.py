@@ -20,7 +20,7 @@ def find_model(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a model; a Hub repository is downloaded into the Hub's cache.
+    """The absolute folder of a model; a Hub repository is downloaded into the Hub's cache.
 
     Args:
         name_or_path: ``"tiny"``, a folder, the name of a preset that ``vsm-fast convert`` was
@@ -32,13 +32,8 @@ def find_model(
         ModelError: There is no such model, or it cannot be fetched.
     """
     name = os.fspath(name_or_path)
-    if name in EMBEDDED:
-        return Path(str(package_files("vsm_fast"))) / "models" / name
-    folder = Path(name)
-    preset = name.removesuffix("-tiny-vae")
-    if preset in PRESETS and not (folder / "config.json").is_file():
-        return _converted(name, revision)
-    if folder.is_dir():
+    folder = find_local(name, revision=revision)
+    if folder is not None:
         return folder
     if not _HUB_ID.fullmatch(name):
         raise ModelError(
@@ -62,6 +57,27 @@ def find_model(
             f"({type(error).__name__}). With network access run: {command}"
         ) from error
     return Path(fetched)
+
+
+def find_local(name: str, *, revision: str | None = None) -> Path | None:
+    """The absolute folder of a model that is embedded, a folder or a preset; None for others.
+
+    Raises:
+        ModelError: The preset has not been converted.
+    """
+    if name in EMBEDDED:
+        return Path(str(package_files("vsm_fast"))) / "models" / name
+    folder = Path(name).absolute()
+    if name.removesuffix("-tiny-vae") in PRESETS and not (folder / "config.json").is_file():
+        return _converted(name, revision).absolute()
+    return folder if folder.is_dir() else None
+
+
+def lasting_name(name_or_path: str | os.PathLike[str]) -> str:
+    """The name of a model, or the absolute path of a folder, which a later chdir cannot change."""
+    name = os.fspath(name_or_path)
+    known = name in EMBEDDED or name.removesuffix("-tiny-vae") in PRESETS
+    return name if known or not Path(name).is_dir() else str(Path(name).absolute())
 
 
 def _converted(name: str, revision: str | None) -> Path:

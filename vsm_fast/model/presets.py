@@ -144,7 +144,7 @@ _SD3_TEXT = (
     _SDXL_TEXT[1],
 )
 # For networks trained here the first level's weight is learned like the others'.
-_OWN_NETWORKS = AggregationConfig(first_level_weight="mixing")
+_OWN_NETWORKS = AggregationConfig(first_level_weight="mixing", mask_reduction="any")
 # us6 is the level that CleanDIFT matches with, us8 to us10 those that the paper's networks weigh
 # most. No figures: how a plain diffusion model's time step suits a clean image was not measured.
 _SD_LEVELS = ("us6", "us8", "us9", "us10")
@@ -170,7 +170,7 @@ PRESETS: Mapping[str, Preset] = {
             base=HubFiles(_SD21, (*_CONFIGS, *_CLIP.files), _SD21_COMMIT),
             text_encoders=(_CLIP,),
             backbone=BackboneConfig(levels=_SD_LEVELS, resolution=768, timestep=261),
-            aggregation=AggregationConfig(),
+            aggregation=AggregationConfig(mask_reduction="any"),
             cleandift=HubFiles(
                 "CompVis/cleandift",
                 ("cleandift_sd21_full.safetensors",),

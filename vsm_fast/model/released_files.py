@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +188,12 @@ def network_config(
             f"{len(experiment.levels)}: {', '.join(experiment.levels)}."
         )
     side = experiment.grid
-    return AggregationConfig(
+    return replace(
+        default,
         grid=default.grid if side is None else (side, side),
         bottleneck_channels=middle,
         descriptor_channels=experiment.descriptor_channels or outputs,
         groups=experiment.groups or default.groups,
-        first_level_weight=default.first_level_weight,
     )
 
 

@@ -23,6 +23,7 @@ from vsm_fast.model.layout import (
     DENOISERS,
     LAST_LAYERS,
     WEIGHTS,
+    deciding_files,
     published_key,
 )
 from vsm_fast.model.weights import save_weights
@@ -126,11 +127,7 @@ def seal(folder: Path, config: ModelConfig) -> ModelConfig:
     Returns:
         The configuration as written.
     """
-    hashes = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for pattern in ("*/config.json", "**/*.safetensors")
-        for path in sorted(folder.glob(pattern))
-    }
+    hashes = {name: sha256_of(folder / name) for name in deciding_files(folder)}
     written = dataclasses.replace(config, files=hashes)
     (folder / CONFIG).write_text(written.to_json(), encoding="utf-8")
     return written

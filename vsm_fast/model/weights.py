@@ -37,9 +37,13 @@ class WeightFile:
         }
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, in the precision of the file."""
+        """One tensor, in the precision of the file.
+
+        Raises:
+            ModelError: It cannot be read, or its numbers are no floating-point ones.
+        """
         with _as_model_error(self.path):
-            return self._content.get_tensor(name)  # type: ignore[no-any-return]
+            return _not_quantized(self.path, name, self._content.get_tensor(name))
 
 
 @contextmanager
@@ -71,16 +75,25 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, floating-point ones as float32.
+    """All tensors of a safetensors file, as float32.
 
     Raises:
-        ModelError: The file is missing or damaged.
+        ModelError: The file is missing or damaged, or holds other than floating-point numbers.
     """
     with _as_model_error(path):
         return {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in load_file(path).items()
+            key: _not_quantized(path, key, value).float() for key, value in load_file(path).items()
         }
+
+
+def _not_quantized(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """A tensor of floating-point numbers: others need scales, which no format here has."""
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"{path} holds {name!r} in {str(tensor.dtype).removeprefix('torch.')}; weights must "
+            "be floating-point numbers. Take the file that was not quantised."
+        )
+    return tensor
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:

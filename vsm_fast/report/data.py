@@ -1,22 +1,27 @@
-"""Tables of results, as ``VSMScores.to_parquet`` writes them, as columns that a report shows."""
+"""Tables of results, as ``vsm-fast score`` writes them, as columns that a report shows."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vsm_fast.errors import ResultsError
+from vsm_fast.errors import PairingError, ResultsError
+from vsm_fast.images.storage import files_in, suffix_of
+from vsm_fast.jobs.job_folder import recorded_settings
+from vsm_fast.jobs.text_tables import csv_records, jsonl_records
 from vsm_fast.results.points import POINT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow
 
+FORMATS = (".parquet", ".csv", ".jsonl")
 REQUIRED = ("ref_id", "gen_id", "score", "n_matched", "n_source", "status")
 SETTINGS = ("model", "semantic_threshold", "visual_threshold", "vsm_fast_version")
 _NUMBERS = ("score", "n_matched", "n_source")
@@ -64,6 +69,8 @@ class Results:
             missing.
         points: The matched points; None where the table has none.
         without_points: Why ``points`` is None, ``""`` when it is not.
+        planned: Pairs of the job that wrote the table, more than ``P`` until it is finished; None
+            where no job did.
     """
 
     score: NDArray[np.float32]
@@ -73,6 +80,7 @@ class Results:
     settings: Mapping[str, str]
     points: PointTable | None
     without_points: str
+    planned: int | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -82,29 +90,19 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     """Read a table of results.
 
     Args:
-        path: A Parquet file, or a folder of them whose rows belong together.
+        path: A file that ``vsm-fast score`` wrote (Parquet, CSV or JSON lines), the folder of a
+            job, or any folder of files of one of these kinds whose rows belong together.
 
     Raises:
         ResultsError: There is no such file, or it holds something else.
+        JobError: The folder's record of its job is damaged.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     place = Path(path)
-    files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
-    if not files:
-        raise ResultsError(f"{place} holds no *.parquet file.")
     tables = []
-    for file in files:
-        try:
-            tables.append(pq.ParquetFile(file).read())
-        except FileNotFoundError:
-            raise ResultsError(f"{file} does not exist.") from None
-        except (pa.ArrowException, OSError) as error:
-            raise ResultsError(
-                f"{file} is not a Parquet file: {str(error).rstrip('.')}. A report needs what "
-                "vsm-fast score --out RESULTS.parquet --points writes."
-            ) from None
+    for file in _files(place):
+        tables.append(_table(file))
         _check_columns(tables[-1], str(file))
     grids = sorted({table.schema.metadata[_GRID] for table in tables if _has_grid(table)})
     if len(grids) > 1:
@@ -116,7 +114,58 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         raise ResultsError(f"the files in {place} have different columns: {error}.") from None
     if grids:
         table = table.replace_schema_metadata({_GRID: grids[0]})
-    return results_of(table, str(place))
+    job = place / "_job.json"
+    planned = recorded_settings(job).get("rows") if job.is_file() else None
+    return replace(results_of(table, str(place)), planned=planned)
+
+
+def _files(place: Path) -> list[Path]:
+    """The files of results at a place."""
+    if not place.is_dir():
+        return [place]
+    found = [Path(file) for file in files_in(str(place)) if suffix_of(file) in FORMATS]
+    kinds = {path.suffix.lower(): path for path in found}
+    if len(kinds) > 1:
+        names = " and ".join(path.name for path in kinds.values())
+        raise ResultsError(
+            f"{place} holds results of several kinds, {names}, which may be the same rows. Give "
+            "one file, or keep the files of one kind there."
+        )
+    if not found:
+        raise ResultsError(f"{place} holds no {', '.join(f'*{kind}' for kind in FORMATS)} file.")
+    return found
+
+
+def _table(file: Path) -> pyarrow.Table:
+    """A file's rows; of CSV and JSON lines each value as text, null where it is empty."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = file.suffix.lower()
+    try:
+        if kind not in (".csv", ".jsonl"):
+            return pq.ParquetFile(file).read()
+        records = csv_records(str(file)) if kind == ".csv" else jsonl_records(str(file))
+        rows = [record for _, record in records]
+    except FileNotFoundError:
+        raise ResultsError(f"{file} does not exist.") from None
+    except (pa.ArrowException, OSError, PairingError) as error:
+        wanted = "a table" if kind in (".csv", ".jsonl") else "a Parquet file"
+        raise ResultsError(
+            f"{file} is not {wanted}: {str(error).rstrip('.')}. A report needs what vsm-fast score "
+            "--out RESULTS.parquet --points writes."
+        ) from None
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([_text(row.get(name)) for row in rows], pa.string())
+                     for name in columns})  # fmt: skip
+
+
+def _text(value: object) -> str | None:
+    """A value of CSV or JSON as the text that stands for it."""
+    if value is None or value == "":
+        return None
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # Arrow has no surrogates
 
 
 def results_of(table: pyarrow.Table, name: str = "the table") -> Results:
@@ -140,8 +189,8 @@ def results_of(table: pyarrow.Table, name: str = "the table") -> Results:
         plain |= pa.types.is_integer(kind) or pa.types.is_floating(kind)
         plain |= pa.types.is_boolean(kind) or pa.types.is_dictionary(kind)
         if plain and column not in (*_NUMBERS, *SETTINGS):
-            values = table[column].to_pylist()
-            texts[column] = ["" if value is None else str(value) for value in values]
+            # By Arrow: the shortest decimal that reads back as the same float32.
+            texts[column] = table[column].cast(pa.string()).fill_null("").to_pylist()
     if "id" not in texts:
         texts["id"] = [f"row {row + 1}" for row in range(len(table))]
     matched = numbers["n_matched"].astype(np.int64)

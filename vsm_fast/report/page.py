@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,12 @@ def write_report(
 
 
 def render_page(
-    results: Results, pictures: Thumbnails, title: str, *, limits: Mapping[str, float] | None = None
+    results: Results,
+    pictures: Thumbnails,
+    title: str,
+    *,
+    limits: Mapping[str, float] | None = None,
+    masks: Sequence[str] = (),
 ) -> str:
     """The page as HTML.
 
@@ -67,6 +72,7 @@ def render_page(
         title: Of the page.
         limits: Of uploads, with which the page has the part that sends images to ``vsm-fast
             serve``; None = a page without a server.
+        masks: Choices for images without a mask, the default first.
     """
     from markupsafe import Markup
 
@@ -79,6 +85,7 @@ def render_page(
         head=_head(results, pictures),
         empty=not len(results),
         limits=limits,
+        masks=masks,
         script=Markup(script),  # noqa: S704  our own file
         style=Markup(style),  # noqa: S704  our own file
         header=Markup(json_in_html(header)),  # noqa: S704  escaped by json_in_html
@@ -160,7 +167,10 @@ def _shown_settings(results: Results) -> list[tuple[str, str]]:
 def _counts(results: Results, pictures: Thumbnails) -> list[tuple[str, str]]:
     """What there is and what failed, for the head of the page."""
     scored = np.isfinite(results.score)
-    counts = [("Pairs", f"{len(results):,}"), ("Scored", f"{int(scored.sum()):,}")]
+    pairs = f"{len(results):,}"
+    if results.planned not in (None, len(results)):
+        pairs += f" of {results.planned:,}"
+    counts = [("Pairs", pairs), ("Scored", f"{int(scored.sum()):,}")]
     failed = Counter(
         status or "no status"
         for status, fine in zip(results.texts["status"], scored, strict=True)

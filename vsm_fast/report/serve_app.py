@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from vsm_fast.report.serve_scoring import Stopped
-from vsm_fast.report.serve_uploads import Limits, UploadedImage, receive_images
+from vsm_fast.report.serve_uploads import Limits, MaskChoice, UploadedImage, receive_images
 
 PLACES = 4  # requests that are scored or wait for it; further ones are sent away
 WAIT_SECONDS = 120.0
@@ -43,8 +43,8 @@ ScoreImages = Callable[[dict[str, list[UploadedImage]]], dict[str, Any]]
 class Desk:
     """Lets one request at a time be scored, and few wait."""
 
-    def __init__(self, score: ScoreImages, limits: Limits) -> None:
-        self._score, self._limits = score, limits
+    def __init__(self, score: ScoreImages, limits: Limits, masks: MaskChoice) -> None:
+        self._score, self._limits, self._masks = score, limits, masks
         self._lock = anyio.Lock()
         self._taken = 0
 
@@ -55,7 +55,7 @@ class Desk:
         self._taken += 1  # before the upload is read: uploads need room too
         try:
             with tempfile.TemporaryDirectory(prefix="vsm-fast-") as folder:
-                images = await receive_images(request, Path(folder), self._limits)
+                images = await receive_images(request, Path(folder), self._limits, self._masks)
                 return JSONResponse(await self._scored(dict(images)))
         except (Stopped, anyio.get_cancelled_exc_class()):  # by Ctrl-C, which is no error
             raise HTTPException(503, "The server is ending.") from None
@@ -138,7 +138,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def make_app(page: str, score: ScoreImages, host: str, limits: Limits | None = None) -> Any:
+def make_app(
+    page: str,
+    score: ScoreImages,
+    host: str,
+    limits: Limits | None = None,
+    masks: MaskChoice = "whole",
+) -> Any:
     """The server's application, an ASGI callable.
 
     Args:
@@ -146,9 +152,10 @@ def make_app(page: str, score: ScoreImages, host: str, limits: Limits | None = N
         score: Called in a thread, once at a time.
         host: What the server listens on.
         limits: Of uploads; None = the default.
+        masks: Of images that come without one, unless their form says otherwise.
     """
     content = page.encode("utf-8")
-    desk = Desk(score, limits or Limits())
+    desk = Desk(score, limits or Limits(), masks)
 
     async def index(_: Request) -> Response:
         return Response(content, media_type="text/html")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -70,7 +71,7 @@ def score_images(
 def _with_names(text: str, images: Mapping[str, Sequence[UploadedImage]]) -> str:
     """A message with the senders' names of files instead of our paths."""
     for image in (image for side in SIDES for image in images[side]):
-        if image.mask is not None:
+        if isinstance(image.mask, Path):
             text = text.replace(str(image.mask), f"the mask of {image.name}")
-        text = text.replace(str(image.path), image.name) if str(image.path) in text else text
+        text = text.replace(str(image.path), image.name)
     return text

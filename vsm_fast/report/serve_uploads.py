@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 import anyio
 import anyio.to_thread
@@ -15,6 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
+from vsm_fast.errors import PairingError
+from vsm_fast.images.automatic_masks import AutoMask
+from vsm_fast.images.mask_names import is_mask_name, match_masks
+
+MaskChoice = Literal["auto", "whole"]  # of images without a mask: find the subject, or all of it
 SIDES = ("reference", "generation")
 _NAME_LENGTH = 120
 _FORM_OVERHEAD = 64 * 1024  # bytes of boundaries and headers that a form may add to its files
@@ -46,20 +52,27 @@ class UploadedImage:
     Attributes:
         name: What its sender calls it, to be shown and for nothing else.
         path: Where it is, under a name of ours.
-        mask: Where its mask is, if one was sent.
+        mask: Where its mask is, if one was sent; else how to find one, if that was asked for.
     """
 
     name: str
     path: Path
-    mask: Path | None
+    mask: Path | AutoMask | None
 
 
 async def receive_images(
-    request: Request, folder: Path, limits: Limits
+    request: Request, folder: Path, limits: Limits, masks: MaskChoice
 ) -> Mapping[str, list[UploadedImage]]:
     """Read the form of a request, its images into files of a folder.
 
-    ``NAME_mask.png`` is the mask of ``NAME.jpg`` of the same side.
+    ``NAME_mask.png`` is the mask of ``NAME.jpg`` of the same side. For images without one the
+    form's field ``masks`` decides.
+
+    Args:
+        request: The request.
+        folder: For the files.
+        limits: Of the form.
+        masks: Counts where the form has no such field.
 
     Returns:
         The images of each of ``SIDES``, at least one each.
@@ -70,13 +83,13 @@ async def receive_images(
     bounded = Request(request.scope, _bounded(request, limits.all_bytes + _FORM_OVERHEAD))
     try:
         with anyio.fail_after(limits.seconds):
-            form = await bounded.form(max_files=limits.files, max_fields=0)
+            form = await bounded.form(max_files=limits.files, max_fields=1)
     except TimeoutError:
         raise HTTPException(408, f"The upload took over {limits.seconds:g} seconds.") from None
     except MultiPartException as error:
         raise HTTPException(400, f"Not a form that can be read: {error.message}") from None
     try:
-        stored = await _stored(form, folder, limits)
+        stored = await _stored(form, folder, limits, masks)
     finally:
         await form.close()
     for side, images in stored.items():
@@ -85,17 +98,31 @@ async def receive_images(
     return stored
 
 
-async def _stored(form: FormData, folder: Path, limits: Limits) -> dict[str, list[UploadedImage]]:
+async def _stored(
+    form: FormData, folder: Path, limits: Limits, masks: MaskChoice
+) -> dict[str, list[UploadedImage]]:
     files: dict[str, list[UploadFile]] = {side: [] for side in SIDES}
-    for field, file in form.multi_items():
-        if field not in files or not isinstance(file, UploadFile):
-            raise HTTPException(400, "The form may hold files reference and generation only.")
-        files[field].append(file)
+    choice: object = masks
+    for field, value in form.multi_items():
+        if field == "masks":
+            choice = value
+        elif field in files and isinstance(value, UploadFile):
+            files[field].append(value)
+        else:
+            raise HTTPException(400, "The form may hold files reference and generation, and masks.")
+    if choice not in get_args(MaskChoice):
+        raise HTTPException(400, f"masks must be {' or '.join(get_args(MaskChoice))}.")
     _check(files, limits)
-    return {
-        side: await anyio.to_thread.run_sync(_store, listed, folder / side)
-        for side, listed in files.items()
-    }
+    found = AutoMask(method="grabcut") if choice == "auto" else None
+    try:
+        if found is not None:
+            found.load()
+        return {
+            side: await anyio.to_thread.run_sync(_store, listed, folder / side, found)
+            for side, listed in files.items()
+        }
+    except (ImportError, PairingError) as error:
+        raise HTTPException(400, str(error)) from None
 
 
 def _bounded(request: Request, limit: int) -> Callable[[], Awaitable[Any]]:
@@ -129,29 +156,46 @@ def _check(files: Mapping[str, list[UploadFile]], limits: Limits) -> None:
             )
 
 
-def _store(files: list[UploadFile], folder: Path) -> list[UploadedImage]:
-    """Write the files under their numbers: their own names never reach the file system."""
+def _store(files: list[UploadFile], folder: Path, masks: AutoMask | None) -> list[UploadedImage]:
+    """Write the files under their numbers: their own names never reach the file system.
+
+    Raises:
+        PairingError: It would be a guess which mask belongs to which image.
+    """
+    paths = {  # by a name of its own for each, of which only the last part is compared
+        f"{number}/{_last_part(file.filename)}": folder / f"{number:03d}"
+        for number, file in enumerate(files)
+    }
+    images = [name for name in paths if not is_mask_name(name)]
+    try:
+        found = match_masks(images, [name for name in paths if is_mask_name(name)])
+        of = {image: found.of(image) for image in images}
+    except PairingError as error:
+        raise PairingError(_printable(re.sub(r"\d+/", "", str(error)))) from None
+    for name, owners in found.owners.items():
+        if not owners:
+            raise PairingError(
+                f"{shown_name(name)} is named like a mask of an image that did not come with it. "
+                "Add the image, or rename the file."
+            )
     folder.mkdir()
-    names = [shown_name(file.filename) for file in files]
-    paths = [folder / str(number) for number in range(len(files))]
-    for file, path in zip(files, paths, strict=True):
+    for file, path in zip(files, paths.values(), strict=True):
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target)
-    stems = [PureWindowsPath(name).stem for name in names]
-    masks = {stem: path for stem, path in zip(stems, paths, strict=True) if stem.endswith("_mask")}
-    images = [
-        UploadedImage(name, path, masks.get(f"{stem}_mask"))
-        for name, stem, path in zip(names, stems, paths, strict=True)
-    ]
-    owners = {f"{stem}_mask" for stem in stems}
     return [
-        image for image, stem in zip(images, stems, strict=True)
-        if not (stem in masks and stem in owners)
-    ]  # fmt: skip
+        UploadedImage(shown_name(image), paths[image], masks if mask is None else paths[mask])
+        for image, mask in of.items()
+    ]
+
+
+def _last_part(name: str | None) -> str:
+    return PureWindowsPath(name or "").name  # knows both kinds of slashes
 
 
 def shown_name(name: str | None) -> str:
     """The last part of a file name, printable and short."""
-    last = PureWindowsPath(name or "").name  # knows both kinds of slashes
-    text = "".join(character if character.isprintable() else "?" for character in last)
-    return text[-_NAME_LENGTH:] or "unnamed"
+    return _printable(_last_part(name))[-_NAME_LENGTH:] or "unnamed"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)

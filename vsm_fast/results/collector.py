@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsm_fast.descriptors import Descriptors
-from vsm_fast.errors import Status
+from vsm_fast.errors import Flag, Status
 from vsm_fast.images.subjects import Subject
 from vsm_fast.matching.matches import Matches
 from vsm_fast.matching.scoring import score
@@ -63,7 +63,7 @@ class ScoreCollector:
         self._similarity: list[NDArray[np.float32]] = [_NONE] * rows
         self._evidence: list[HeatmapEvidence | None] = [None] * rows
         self._points: list[MatchedPoints | None] = [None] * rows
-        names = ("status", "reason", "notes", "ref_mask_origin", "gen_mask_origin")
+        names = ("status", "reason", "notes", "flags", "ref_mask_origin", "gen_mask_origin")
         self._columns: dict[str, list[str]] = {name: [""] * rows for name in names}
 
     def add(
@@ -126,7 +126,9 @@ class ScoreCollector:
         notes += [f"generation: {note}" for note in generation.notes]
         self._columns["status"][row] = status.value
         self._columns["reason"][row] = reason
+        raised = {*reference.flags, *generation.flags}
         self._columns["notes"][row] = "; ".join(notes)
+        self._columns["flags"][row] = ",".join(flag for flag in Flag if flag in raised)
         self._columns["ref_mask_origin"][row] = reference.mask_origin
         self._columns["gen_mask_origin"][row] = generation.mask_origin
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vsm_fast import __version__
 from vsm_fast.errors import Status
 from vsm_fast.files import replacing
+from vsm_fast.results import csv_cells
 from vsm_fast.results.heatmap import HeatmapEvidence
 from vsm_fast.results.heatmap import heatmap as draw_heatmap
 from vsm_fast.results.points import MatchedPoints, point_columns
@@ -33,6 +34,7 @@ _TEXT_COLUMNS = (
     "ref_id",
     "gen_id",
     "notes",
+    "flags",
     "ref_mask_origin",
     "gen_mask_origin",
 )
@@ -54,7 +56,9 @@ class VSMResult:
         n_source: number of points of the generated subject.
         status: ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
         reason: the same for people, ``""`` when ok.
-        notes: conversions that were done to the images, ``""`` when none.
+        notes: conversions that were done to the images, and reasons of flags, ``""`` when none.
+        flags: why to look at the pair before its score is believed, the values of
+            ``vsm_fast.Flag`` joined by ``,``; ``""`` when nothing speaks against it.
         ref_mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found
             the mask; ``""`` when not read.
         gen_mask_origin: the same for the generated image.
@@ -73,6 +77,7 @@ class VSMResult:
     status: str
     reason: str
     notes: str
+    flags: str
     ref_mask_origin: str
     gen_mask_origin: str
     visual_threshold: float
@@ -119,7 +124,9 @@ class VSMScores:
         visual_threshold: the visual threshold that ``score`` is at.
         model: name of the model.
         reason: str [P], the status for people, ``""`` when ok.
-        notes: str [P], conversions that were done to the images, ``""`` when none.
+        notes: str [P], conversions that were done to the images, and reasons of flags.
+        flags: str [P], why to look at a pair before its score is believed: the values of
+            ``vsm_fast.Flag`` joined by ``,``, of either image; ``""`` when there are none.
         ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
             ``"grounded-sam"`` or ``""``.
         gen_mask_origin: str [P], the same for the generated images.
@@ -142,6 +149,7 @@ class VSMScores:
     model: str
     reason: Sequence[str] | NDArray[np.object_] = ()
     notes: Sequence[str] | NDArray[np.object_] = ()
+    flags: Sequence[str] | NDArray[np.object_] = ()
     ref_mask_origin: Sequence[str] | NDArray[np.object_] = ()
     gen_mask_origin: Sequence[str] | NDArray[np.object_] = ()
     evidence: Sequence[HeatmapEvidence | None] | None = None
@@ -163,6 +171,7 @@ class VSMScores:
             store(name, _text_column([""] * pairs if optional else given))
         lengths = {name: len(getattr(self, name)) for name in ("n_matched", "n_source")}
         lengths |= {name: len(getattr(self, name)) for name in _TEXT_COLUMNS}
+        store("extra", {name: list(_text_column(column)) for name, column in self.extra.items()})
         lengths |= {name: len(column) for name, column in self.extra.items()}
         for name, kept in (("evidence", self.evidence), ("points", self.points)):
             if kept is not None:
@@ -328,15 +337,23 @@ class VSMScores:
             pq.write_table(table, temporary)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file (UTF-8, header, an undefined score is empty), whole or not at all."""
+        """Write a CSV file (UTF-8, header, an undefined score is empty), whole or not at all.
+
+        A text that a spreadsheet would compute, because it starts with ``=``, ``+``, ``-``,
+        ``@``, a tab or a line break, gets a single quote in front; a manifest of ours reads it
+        without.
+        """
         with (
             replacing(path) as temporary,
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(self.columns())
+            writer.writerow(map(csv_cells.as_text, self.columns()))
             for row in self._plain_rows():
-                writer.writerow(["" if value is None else value for value in row.values()])
+                cells = ("" if value is None else value for value in row.values())
+                writer.writerow(
+                    [csv_cells.as_text(cell) if isinstance(cell, str) else cell for cell in cells]
+                )
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON object a line (an undefined score is null), whole or not at all."""
@@ -356,6 +373,8 @@ class VSMScores:
 
 def _text_column(values: Sequence[object] | NDArray[Any]) -> NDArray[np.object_]:
     """Plain ``str`` objects in an object array: rows that share a text share its memory."""
+    if isinstance(values, str):
+        raise TypeError(f"a column of text needs a list; got the text {values!r}.")
     column = np.empty(len(values), dtype=object)
     column[:] = [str(value) for value in values]
     return column

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ def score_table(scores: VSMScores, ids: Sequence[str], subjects: Sequence[str]) 
 
     Returns:
         At most 40 rows, one mean a subject where there are subjects, where masks came from unless
-        all were given, at most 10 reasons.
+        all were given, at most 10 reasons, and the flags.
     """
     rows = [
         (ids[i], number(float(scores.score[i])),
@@ -54,7 +54,16 @@ def score_table(scores: VSMScores, ids: Sequence[str], subjects: Sequence[str]) 
         lines = [f"  {_printable(ids[i])}: {_printable(scores.reason[i])}" for i in failed]
         more = [f"  … and {len(lines) - MAX_REASONS} more"] if len(lines) > MAX_REASONS else []
         parts.append("\n".join(["without a score:", *lines[:MAX_REASONS], *more]))
+    raised = Counter(flag for flags in scores.flags for flag in flags.split(",") if flag)
+    if raised:
+        parts.append(flag_line(raised))
     return "\n\n".join(parts)
+
+
+def flag_line(raised: Mapping[str, int]) -> str:
+    """How many pairs have which flag, the most frequent first."""
+    counts = sorted(raised.items(), key=lambda item: (-item[1], item[0]))
+    return "flags: " + ", ".join(f"{count} {name}" for name, count in counts)
 
 
 def _means(scores: VSMScores, subjects: Sequence[str]) -> list[tuple[str, ...]]:

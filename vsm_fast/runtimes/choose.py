@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from vsm_fast import __version__
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.files import alone
+from vsm_fast.identity import ModelIdentity, identity_of
 from vsm_fast.model.config import ModelConfig, weights_fingerprint
 from vsm_fast.model.devices import choose_device, choose_dtype, precision_name
-from vsm_fast.model.load import load_model, read_config
+from vsm_fast.model.load import load_model, verified_config
 from vsm_fast.model.location import exports_home, find_model
 from vsm_fast.runtimes.exported import DamagedExport, ExportRecord, is_exported, read_record
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
@@ -28,6 +29,7 @@ from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.tensorrt_library import library, machine, unusable
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
+from vsm_fast.torch_state import pinned
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +46,22 @@ class LoadedModel:
         runtime: Runs its network.
         in_float32: Loads the same network in float32, for batches in which a lower precision
             gave NaN or Inf; None where ``runtime`` computes in float32 or there are no weights.
+        graph: sha256 of each file of the exported graph that ``runtime`` runs; empty where it
+            runs the weights.
     """
 
     config: ModelConfig
     runtime: Runtime
     in_float32: Callable[[], Runtime] | None = None
+    graph: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What decides its descriptors."""
+        return identity_of(self.config, self.runtime, self.graph)
 
 
+@pinned()
 def load_runtime(
     name_or_path: str | os.PathLike[str],
     *,
@@ -88,14 +99,14 @@ def load_runtime(
     if is_exported(folder):
         return load_exported(folder, where, dtype, runtime)
     precision = choose_dtype("auto" if dtype in QUANTIZED else dtype, where)
-    load = partial(
-        _load_torch,
-        name_or_path,
-        revision,
-        where,
-        local_files_only=local_files_only,
-        compiled=runtime == "torch-compile",
-    )
+    load = partial(_load_torch, folder, where, compiled=runtime == "torch-compile")
+
+    def in_float32() -> Runtime:
+        config, found = load(torch.float32)
+        if config != loaded.config:
+            raise ModelError(f"{folder} was replaced since its model was loaded; load it again.")
+        return found
+
     if runtime in _EXPORTED:
         if dtype in QUANTIZED:
             raise ValueError(
@@ -106,14 +117,14 @@ def load_runtime(
         if runtime == "tensorrt":
             library(where)  # refused before minutes of exporting
         loaded = _load_own_export(folder, precision_name(precision), where, runtime)
-        if loaded.runtime.precision == "float32":
-            return loaded
-        return replace(loaded, in_float32=lambda: load(torch.float32)[1])
-    config, chosen = load(precision, quantized=dtype if dtype in QUANTIZED else None)
-    in_float32 = None if chosen.precision == "float32" else lambda: load(torch.float32)[1]
-    return LoadedModel(config, chosen, in_float32)
+    else:
+        loaded = LoadedModel(*load(precision, quantized=dtype if dtype in QUANTIZED else None))
+    if loaded.runtime.precision == "float32":
+        return loaded
+    return replace(loaded, in_float32=in_float32)
 
 
+@pinned()
 def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) -> LoadedModel:
     """Load an exported folder.
 
@@ -134,9 +145,12 @@ def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) 
             f"{folder} was exported in {record.precision}, got dtype {dtype!r}; use 'auto', or "
             "export it again."
         )
+    found: Runtime
     if runtime == "tensorrt" or (runtime == "auto" and _plan_fits(folder, record, device)):
-        return LoadedModel(record.model, load_tensorrt(folder, record, device))
-    return LoadedModel(record.model, OnnxRuntime(folder, record, device))
+        found = load_tensorrt(folder, record, device)
+    else:
+        found = OnnxRuntime(folder, record, device)
+    return LoadedModel(record.model, found, graph=record.graph)
 
 
 def _load_own_export(
@@ -197,7 +211,7 @@ def exported_folder(folder: Path, precision: str, *, again: bool = False) -> Pat
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
     required("onnxruntime", "the check of an exported graph")
-    config = read_config(folder)
+    config = verified_config(folder)
     versions = f"{__version__} {torch.__version__} {config.to_json()}"
     settings = hashlib.sha256(versions.encode()).hexdigest()[:8]
     out = exports_home() / f"{weights_fingerprint(config)[:16]}-{settings}-{precision}"
@@ -213,22 +227,14 @@ def exported_folder(folder: Path, precision: str, *, again: bool = False) -> Pat
 
 
 def _load_torch(
-    name_or_path: str | os.PathLike[str],
-    revision: str | None,
+    folder: Path,
     device: torch.device,
     dtype: torch.dtype,
     *,
-    local_files_only: bool,
     compiled: bool,
     quantized: str | None = None,
 ) -> tuple[ModelConfig, Runtime]:
-    config, network = load_model(
-        name_or_path,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        local_files_only=local_files_only,
-    )
+    config, network = load_model(folder, device=device, dtype=dtype)
     if quantized is not None:
         quantize_linear(network, quantized)
     kind = CompiledRuntime if compiled else TorchRuntime

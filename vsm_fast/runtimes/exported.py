@@ -75,6 +75,11 @@ class ExportRecord:
     versions: Mapping[str, str]
     files: Mapping[str, str]
 
+    @property
+    def graph(self) -> dict[str, str]:
+        """sha256 of each file that decides descriptors."""
+        return {name: digest for name, digest in self.files.items() if name.startswith(ONNX)}
+
     def write(self, folder: Path) -> None:
         """Write ``export.json``, which makes the folder an exported model."""
         content = {
@@ -131,10 +136,13 @@ def verify_graph(folder: Path, record: ExportRecord) -> Path:
         The ONNX file.
 
     Raises:
-        DamagedExport: A file is missing, altered or not inside the folder.
+        DamagedExport: A file is missing, altered, not listed or not inside the folder.
     """
-    if ONNX not in record.files:
-        raise DamagedExport(f"{folder / RECORD} lists no {ONNX}. Export the model again.")
+    unlisted = {ONNX, *(path.name for path in folder.glob(f"{ONNX}*"))} - set(record.files)
+    if unlisted:
+        raise DamagedExport(
+            f"{folder / RECORD} has no sha256 for {sorted(unlisted)}. Export the model again."
+        )
     for name, expected in record.files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():

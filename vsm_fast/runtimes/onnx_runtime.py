@@ -12,6 +12,7 @@ from torch import Tensor
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.runtimes.exported import IMAGES, SEMANTIC, VISUAL, ExportRecord, verify_graph
+from vsm_fast.torch_state import pinned
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NO_MEMORY = ("failed to allocate", "out of memory")  # in what ONNX Runtime says
@@ -90,6 +91,7 @@ class OnnxRuntime:
                 f"{folder} is in int8 for CPUs; on {device} use a graph in fp16: --dtype fp16."
             )
 
+    @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
         parts = [self._described(part) for part in images.split(self._batch.most)]

@@ -66,11 +66,6 @@ def plan_name(machine: Machine) -> str:
     return f"model-{gpu}-sm{major}{minor}-trt{version}{SUFFIX}"
 
 
-def graph_files(record: ExportRecord) -> dict[str, str]:
-    """sha256 of each file that a plan is built from."""
-    return {name: digest for name, digest in record.files.items() if name.startswith(ONNX)}
-
-
 def rebuild_command(folder: Path) -> str:
     """What builds a plan for this machine."""
     return f"python -m vsm_fast.export.build_trt --onnx {folder}"
@@ -145,7 +140,7 @@ def mismatches(plan: PlanRecord, record: ExportRecord, here: Machine) -> list[st
         for what, (built, found) in pairs.items()
         if built != found
     ]
-    if dict(plan.graph) != graph_files(record):
+    if dict(plan.graph) != record.graph:
         wrong.append(f"{ONNX}: built from another graph than export.json describes")
     return wrong
 

@@ -15,6 +15,7 @@ from vsm_fast.errors import ModelError
 from vsm_fast.runtimes.exported import IMAGES, SEMANTIC, VISUAL, ExportRecord
 from vsm_fast.runtimes.plans import choose_plan, read_plan
 from vsm_fast.runtimes.tensorrt_library import created, failure, library, machine
+from vsm_fast.torch_state import pinned
 
 
 class TensorRTRuntime:
@@ -57,6 +58,7 @@ class TensorRTRuntime:
         self._idle: list[_Lane] = []
         self._lock = threading.Lock()
 
+    @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
         with torch.cuda.device(self.device), self._lane() as lane:

@@ -8,6 +8,7 @@ from torch import Tensor
 from vsm_fast.model.devices import precision_name
 from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.runtimes.padding import BatchSizes
+from vsm_fast.torch_state import pinned
 
 
 class TorchRuntime:
@@ -27,7 +28,7 @@ class TorchRuntime:
         self.precision = precision or precision_name(weight.dtype)
         self.concurrent = self.device.type == "cpu"
 
-    @torch.inference_mode()
+    @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
         semantic, visual = self.network(images.to(self.device, non_blocking=True))
@@ -54,10 +55,12 @@ class CompiledRuntime(TorchRuntime):
         mode = "max-autotune" if self.device.type == "cuda" else None
         self._compiled = torch.compile(network, mode=mode, dynamic=False)
 
-    @torch.inference_mode()
+    @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images; see :class:`Runtime`."""
-        batch = self._sizes.padded(images.to(self.device, non_blocking=True))
-        semantic, visual = self._compiled(batch)
-        # A CUDA graph writes the next batch into the same memory.
+        # In inference mode all batches have the same dispatch keys, and none is compiled again.
+        with torch.inference_mode():
+            batch = self._sizes.padded(images.to(self.device, non_blocking=True))
+            semantic, visual = self._compiled(batch)
+        # Copies outside of it are ordinary tensors, and a CUDA graph writes into the same memory.
         return semantic[: len(images)].clone(), visual[: len(images)].clone()

@@ -56,6 +56,7 @@ def test_joining_by_whole_id_or_by_its_end() -> None:
         ('{"a": [1, true]}', "a number, null"),
         ("[1, 2]", "holds a list; a mapping"),
         ("{", "cannot be read as JSON"),
+        ('{"a": 1, "a": 2}', "the key a twice"),
     ],
 )
 def test_other_content_is_refused(tmp_path, content: str, message: str) -> None:

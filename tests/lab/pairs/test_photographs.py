@@ -33,6 +33,18 @@ def test_masks_come_from_beside_the_photograph_first(tmp_path: Path) -> None:
     assert [p.mask is not None for p in alone] == [True, False, False]
 
 
+def test_masks_have_any_case_and_suffix_and_hidden_files_are_none(tmp_path: Path) -> None:
+    picture, mask = np.zeros((8, 10, 3), np.uint8), np.full((8, 10), 255, np.uint8)
+    _write(tmp_path / "cup" / "A.JPG", picture)
+    _write(tmp_path / "cup" / "a_MASK.bmp", mask)
+    for name in ("cup/._A.JPG", "cup/._A_mask.png", "__MACOSX/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    (read,) = load_photographs(tmp_path)
+    assert read.mask is not None
+    assert read.mask.all()
+
+
 def test_missing_subjects_are_named(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="'hat'"):
         load_photographs(tmp_path, ("hat",))

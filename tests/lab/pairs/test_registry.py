@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -50,9 +51,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def no_sam_is_kept() -> Iterator[None]:
-    registry._segment_anything.cache_clear()
+    registry._loaded_sam.cache_clear()
     yield
-    registry._segment_anything.cache_clear()
+    registry._loaded_sam.cache_clear()
 
 
 def test_other_weights_reach_their_stages_and_the_record(
@@ -79,6 +80,9 @@ def test_other_weights_reach_their_stages_and_the_record(
     again = make_stages("grabcut", "sam", "offline", "lab", "cpu", StageModels(sam=saved["sam"]))
     assert again.weights == {"sam": saved["sam"]}
     assert len(loaded) == 1
+    Path(saved["sam"], "config.json").touch()  # another model may lie there now
+    make_stages("grabcut", "sam", "offline", "lab", "cpu", StageModels(sam=saved["sam"]))
+    assert len(loaded) == 2
     with pytest.raises(ModelError, match="no model 'elsewhere'"):
         make_stages("grabcut", "sam", "offline", "lab", "cpu", StageModels(sam="elsewhere"))
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from vsm_fast.errors import PairingError
+from vsm_fast.jobs.text_tables import unique_keys
 
 
 class ListMeaning(StrEnum):
@@ -71,7 +72,7 @@ def load_ratings(
     collected: defaultdict[str, list[float]] = defaultdict(list)
     for path, prefix in files:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
         except (OSError, ValueError) as error:
             raise PairingError(f"{path} cannot be read as JSON: {error}") from error
         if not isinstance(content, dict):

@@ -135,7 +135,7 @@ def describe_subjects(
         ValueError: If there is no image, the number of names differs from that of images, or a
             threshold is out of range.
     """
-    listed = image_list(images)
+    listed = image_list(images, "images")
     if not listed:
         raise ValueError("describe_subjects needs at least one image; got none.")
     if names is None:

@@ -17,7 +17,7 @@ from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import subject_mask
 from vsm_fast.lab.pairs.pair_shards import decode_picture
 from vsm_fast.lab.pairs.pairs import Mask, Pixels, points_of_flow
-from vsm_fast.lab.pairs.photographs import SUFFIXES, Photograph, load_photographs
+from vsm_fast.lab.pairs.photographs import SUFFIXES, Photograph, load_photographs, photographs_in
 from vsm_fast.lab.pairs.warps import colour_jitter, random_warp, replace_background
 
 _POINT_STRIDE = 4
@@ -278,11 +278,7 @@ def open_source(
     shards = sorted(root.rglob("*.parquet"))
     if shards:
         return Subjects200K(shards, least_quality)
-    images = [
-        path
-        for path in sorted(root.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.stem.endswith("_mask")
-    ]
+    images = photographs_in(root)
     if images and not subjects:
         return SingleImages(images)
     return PhotographFolder(root, subjects, excluded)

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Protocol
 
 from recipes.tiny.procedural_pairs import ProceduralSubjects
 from vsm_fast import __version__
-from vsm_fast.differences import differences
 from vsm_fast.errors import PairingError
 from vsm_fast.files import write_json
+from vsm_fast.identity import differences
+from vsm_fast.jobs.job_folder import recorded_settings
 from vsm_fast.lab.pairs.pair_inputs import PairInput, open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import write_shard
@@ -270,7 +271,7 @@ def _recorded(job: Job, out: Path) -> dict[str, Any]:
         if any(not path.name.startswith(".") for path in out.glob("*.parquet")):
             raise PairingError(f"{out} holds Parquet files but no {_JOB}; choose another --out.")
         return {}
-    recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    recorded = recorded_settings(path)
     found = {name: recorded.get(name) for name in wanted}
     found["protocol"] = recorded.get("protocol", PairJob.protocol)
     if found["protocol"] != job.protocol:  # hardly any other setting is the same then

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from vsm_fast.errors import PairingError
 from vsm_fast.images.loading import load_image
-from vsm_fast.images.masks import load_mask
+from vsm_fast.images.mask_names import is_mask_name, match_masks
+from vsm_fast.images.masks import subject_mask
+from vsm_fast.jobs.folders import IMAGE_SUFFIXES
+from vsm_fast.jobs.records import is_hidden
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -42,22 +45,43 @@ def load_photographs(
     Raises:
         PairingError: A subject is missing or has no photograph.
     """
-    folders = [root / name for name in subjects] or sorted(p for p in root.iterdir() if p.is_dir())
+    folders = [root / name for name in subjects] or sorted(
+        path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)
+    )
     photographs = []
     for folder in folders:
         if not folder.is_dir():
             raise PairingError(f"no photographs of {folder.name!r}: {folder} is not a folder.")
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in SUFFIXES or path.stem.endswith("_mask"):
-                continue
+        paths = photographs_in(folder)
+        places = [folder] if masks is None else [folder, masks / folder.name]
+        found = [
+            match_masks(map(str, paths), _masks_in(place)) for place in places if place.is_dir()
+        ]
+        for path in paths:
             image = load_image(path)
             mask = None
-            for place in (path.parent, *([masks / folder.name] if masks is not None else [])):
-                mask_path = place / f"{path.stem}_mask.png"
-                if mask_path.exists():
-                    mask = load_mask(mask_path, image.size, orientation=image.orientation)
-                    break
+            if place := next(filter(None, (one.of(str(path)) for one in found)), None):
+                mask = subject_mask(place, image).pixels
             photographs.append(Photograph(folder.name, path.stem, image.pixels, mask))
     if not photographs:
         raise PairingError(f"no photographs under {root}: sub-folders with .jpg or .png expected.")
     return photographs
+
+
+def photographs_in(folder: Path) -> list[Path]:
+    """The photographs directly in a folder, in sorted order."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and not (is_hidden(path.name) or is_mask_name(path.name))
+    ]
+
+
+def _masks_in(folder: Path) -> list[str]:
+    return [
+        str(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and is_mask_name(path.name)
+        and not is_hidden(path.name)
+    ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vsm_fast.files import FolderState, folder_state
 from vsm_fast.images.grabcut import GrabCutMasker
 from vsm_fast.lab.pairs.described_views import DescriptorParts
 from vsm_fast.lab.pairs.offline_stages import LabChange, OfflineAlterer
@@ -104,9 +106,13 @@ def _masker(name: str, device: str, models: StageModels, weights: dict[str, str]
     return masker
 
 
-@lru_cache(maxsize=1)
 def _segment_anything(device: str, model: str | None) -> SegmentAnything:
-    """SAM, loaded once for masks and parts."""
+    return _loaded_sam(device, model, folder_state(Path(model).absolute()) if model else ())
+
+
+@lru_cache(maxsize=1)
+def _loaded_sam(device: str, model: str | None, state: FolderState) -> SegmentAnything:
+    """SAM, loaded once for masks and parts; a folder in another state holds another model."""
     from vsm_fast.images.sam import SAM, SegmentAnything
 
     return SegmentAnything.from_pretrained(_source(model, SAM), device=device)

@@ -38,7 +38,7 @@ from vsm_fast.lab.training.validation import Validation, check_pairs, validate
 from vsm_fast.model.aggregation import AggregationNetwork
 from vsm_fast.model.config import ModelConfig, Thresholds
 from vsm_fast.model.devices import choose_device, choose_dtype
-from vsm_fast.model.load import build_backbone, read_config, verify_files
+from vsm_fast.model.load import build_backbone, verified_config
 from vsm_fast.model.location import find_model
 from vsm_fast.model.save import save_trained
 from vsm_fast.progress import Progress, reporting
@@ -126,8 +126,7 @@ def run_training(
     if state.num_processes > 1 and chosen.type == "cuda":
         chosen = state.device
     source = find_model(settings.backbone)
-    config = read_config(source)
-    verify_files(source, config)
+    config = verified_config(source)
     if settings.levels:
         config = replace(config, backbone=replace(config.backbone, levels=settings.levels))
     # What is wrong with the inputs is said before the folder belongs to them.

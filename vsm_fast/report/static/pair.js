@@ -4,7 +4,7 @@ const HEAT_PIXELS = 384;
 const CARD_PIXELS = 96;
 const FACTS = [
   ["subject", "Subject"], ["generator", "Generator"], ["ref_id", "Reference"], ["gen_id", "Generation"],
-  ["status", "Status"], ["reason", "Reason"], ["notes", "Conversions"],
+  ["status", "Status"], ["reason", "Reason"], ["flags", "Flags"], ["notes", "Conversions"],
   ["ref_mask_origin", "Mask of the reference"], ["gen_mask_origin", "Mask of the generation"],
 ];
 

@@ -35,6 +35,7 @@ class PairTable {
         of: (row) => `${dataset.matched[row]} of ${dataset.source[row]}` },
       text("status", "status", 7, 1),
       ...(dataset.has("ref_mask_origin") ? [masks] : []),
+      ...optional("flags", "flags", 7, 1),
       ...optional("notes", "notes", 9, 1.5),
       ...optional("reason", "reason", 12, 2),
     ];

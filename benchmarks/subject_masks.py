@@ -1,4 +1,4 @@
-"""How well GrabCut finds subjects, and what its masks do to scores; see docs/masks.md.
+"""How well GrabCut finds subjects, and what its masks do to scores; see docs/how-to/masks.md.
 
     python -m benchmarks.subject_masks --photographs DIR
 

@@ -152,7 +152,7 @@ class VSMScorer:
         Args:
             images: Paths, PIL images, uint8 arrays [H, W, 3] or float tensors [3, H, W] in [0, 1].
             masks: One per image or None: path, PIL image, bool or uint8 array [H, W]; ``"auto"``
-                or an ``AutoMask`` to find the subjects (docs/masks.md).
+                or an ``AutoMask`` to find the subjects (docs/how-to/masks.md).
             batch_size: Images per forward pass; None chooses.
             on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty; its pairs
                 have its status.

@@ -57,3 +57,9 @@ def subject_image(seed, size=(96, 72)):
 def small_views(images, masks=None, **settings):
     """Images described by the small model."""
     return describe_subjects(scorer_of(), images, masks, **settings)
+
+
+def two_subjects(**settings):
+    """Two subjects with masks, described by the small model."""
+    images, masks = zip(*(subject_image(seed) for seed in (0, 1)), strict=True)
+    return small_views(images, masks, **settings)

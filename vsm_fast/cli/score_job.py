@@ -1,4 +1,4 @@
-"""``vsm-fast score --out DIR/``: a job of any size, see docs/large-jobs.md."""
+"""``vsm-fast score --out DIR/``: a job of any size, see docs/how-to/large-jobs.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HELP = """\
 jobs:
   --out DIR/ (or a name without a suffix) scores any number of pairs into Parquet shards in that
-  folder. The same command goes on after an interruption. docs/large-jobs.md has the rest.
+  folder. The same command goes on after an interruption. docs/how-to/large-jobs.md has the rest.
 
 """
 _ACTORS = {

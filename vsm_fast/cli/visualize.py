@@ -199,7 +199,7 @@ def _figures(
     views: SubjectViews, images: _Images, kinds: Sequence[str], arguments: argparse.Namespace
 ) -> Iterator[tuple[str, Figure]]:
     """Name and figure, one after the other."""
-    from vsm_fast import visualization
+    from vsm_fast.lab import figures as visualization
 
     clustering = {"clusters": arguments.clusters, "seed": arguments.seed}
     most = arguments.max_matches
@@ -241,7 +241,7 @@ def _save(folder: Path, figures: Iterable[tuple[str, Figure]]) -> list[str]:
 
 def _shown_in_overview(images: _Images) -> tuple[int, list[int]]:
     """The first reference and its first generations; without pairs, the first images."""
-    from vsm_fast.lab.figures.overview import MAX_GENERATIONS
+    from vsm_fast.lab.figures.figures import MAX_GENERATIONS
 
     pairs = images.pairs or [(0, other) for other in range(1, len(images.paths))]
     return 0, [generation for reference, generation in pairs if reference == 0][:MAX_GENERATIONS]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Chosen on half of the subjects of docs/masks.md, where the other half measures them.
+# Chosen on half of the subjects of docs/how-to/masks.md, where the other half measures them.
 _SIDE = 192  # pixels of the longer side; the time grows with the area
 _RIM = 0.03  # of the longer side: a subject seldom touches the image's border all around
 _ELLIPSE = 0.8  # of the image's half axes: where the subject is looked for first

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Chosen on half of the photographs of docs/inputs.md, where the other half measures them.
+# Chosen on half of the photographs of docs/reference/inputs.md, where the other half measures them.
 _SIDE = 128  # pixels of the copy that is looked at
 _SAME = 0.95  # of their union in common: two ways that give the same score
 _EDGES = 0.35  # share of the strongest edges that the outline must have, on average

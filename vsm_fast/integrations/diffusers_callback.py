@@ -163,7 +163,7 @@ def decode_latents(pipeline: Any, latents: Tensor) -> Tensor:
         raise ValueError(
             f"{type(pipeline).__name__} has latents {list(latents.shape)}; only [B, C, h, w] are "
             "decoded here. Pass decode=lambda pipeline, latents: ..., which returns images "
-            "[B, 3, H, W] in [0, 1]; docs/integrations.md has FLUX's."
+            "[B, 3, H, W] in [0, 1]; docs/how-to/integrations.md has FLUX's."
         )
     vae = pipeline.vae
     shift = getattr(vae.config, "shift_factor", None) or 0

@@ -82,12 +82,10 @@ def visual_semantic_matching(
 
 
 class VisualSemanticMatching(Metric):
-    r"""Visual Semantic Matching of generated images with references of their subject.
+    """Visual Semantic Matching of generated images with references of their subject.
 
-    With :math:`J` the points of a generation that match its reference semantically and :math:`v_j`
-    the best visual similarity of such a point to any point of the reference,
-
-    .. math:: \text{VSM} = \frac{1}{|J|} \sum_{j \in J} [v_j > \tau_v].
+    ``VSM`` is the share of the points ``j`` of a generated image with a semantic match in its
+    reference whose best visual similarity ``v_j`` to any point of the reference exceeds ``τ_v``.
 
     As input to ``forward`` and ``update`` the metric accepts, generations first as in TorchMetrics
     (``VSMScorer.score(refs, gens)`` has the references first; pass both by name),

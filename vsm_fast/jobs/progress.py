@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# {"event": name, ...}, JSON values; the names and fields are listed in docs/large-jobs.md.
+# {"event": name, ...}, JSON values; the names and fields are listed in docs/how-to/large-jobs.md.
 Event = dict[str, Any]
 Report = Callable[[Event], None]
 

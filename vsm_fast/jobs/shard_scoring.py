@@ -83,7 +83,7 @@ class ShardScorer:
                 since the last call. What it raises ends the call.
 
         Returns:
-            The rows; columns are described in docs/large-jobs.md.
+            The rows; columns are described in docs/reference/files.md.
         """
         keys = [reference_key(row) for row in shard.rows]
         parts = []

@@ -1,7 +1,7 @@
 """Linear layers in 8 bits, by torchao: weights once, activations as they come.
 
-Convolutions stay as they are, so that this is for backbones with attention. On the 2-core CPU of
-``docs/models.md`` it gains 9 %; what it gains on a GPU the checklist in ``benchmarks/gpu`` tells.
+Convolutions stay as they are: this is for backbones with attention. It gains 9 % on the 2-core CPU
+of ``docs/how-to/models.md``; the checklist in ``benchmarks/gpu`` measures the gain on a GPU.
 """
 
 from __future__ import annotations

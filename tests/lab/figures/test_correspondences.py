@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from subject_views import scorer_of, subject_image
+from subject_views import scorer_of, subject_image, two_subjects
 
-from vsm_fast.lab.figures import describe_subjects
 from vsm_fast.lab.figures.correspondences import correspond, position_colours, spread_out
 
 
 @pytest.fixture(scope="module")
 def views():
-    pairs = [subject_image(seed) for seed in (0, 1)]
-    return describe_subjects(
-        scorer_of(), [image for image, _ in pairs], [mask for _, mask in pairs],
-        semantic_threshold=0.2, visual_threshold=0.9,
-    )  # fmt: skip
+    return two_subjects(semantic_threshold=0.2, visual_threshold=0.9)
 
 
 def test_neighbours_are_those_of_full_matrices(views):
@@ -27,8 +22,10 @@ def test_neighbours_are_those_of_full_matrices(views):
     assert len(found.points) > 3
     np.testing.assert_array_equal(found.semantic_targets, semantic.argmax(1)[found.points])
     np.testing.assert_array_equal(found.visual_targets, visual.argmax(1)[found.points])
-    np.testing.assert_allclose(found.visual_similarity, visual.max(1)[found.points], atol=1e-6)
-    np.testing.assert_array_equal(found.passed, found.visual_similarity > np.float32(0.9))
+    highest = visual.max(1)[found.points]
+    clear = np.abs(highest - 0.9) > 1e-6
+    np.testing.assert_array_equal(found.passed[clear], highest[clear] > 0.9)
+    assert found.passed.sum() > 0
     assert found.n_source == len(generation.cells)
 
 
@@ -46,11 +43,7 @@ def test_the_share_without_cross_is_the_score_of_the_scorer(views):
 
 
 def test_no_match_at_all():
-    pairs = [subject_image(seed) for seed in (0, 1)]
-    views = describe_subjects(
-        scorer_of(), [image for image, _ in pairs], [mask for _, mask in pairs],
-        semantic_threshold=1,
-    )  # fmt: skip
+    views = two_subjects(semantic_threshold=1)
     found = correspond(views, 0, 1)
     assert len(found.points) == len(found.semantic_targets) == len(found.passed) == 0
     assert np.isnan(found.score)
@@ -72,15 +65,10 @@ def test_colours_follow_the_frame_and_stay_in_it():
     assert colours[1, 0] > colours[1, 2]  # red at the right
     outside = position_colours(CORNERS + (CORNERS - CORNERS.mean(0)), FRAME)
     np.testing.assert_array_equal(outside, colours)
-    for place in np.random.default_rng(0).uniform(*FRAME, (50, 2)):
-        colour = position_colours(place[None], FRAME)
-        assert ((colour >= 0) & (colour <= 1)).all()
-        assert np.ptp(colour) > 0.2  # nowhere grey
-
-
-def test_a_frame_of_one_point_has_a_colour():
-    colour = position_colours(np.array([[5.0, 6.0]]), np.array([[5.0, 6.0]] * 2))
-    assert np.isfinite(colour).all()
+    colours = position_colours(np.random.default_rng(0).uniform(*FRAME, (50, 2)), FRAME)
+    assert ((colours >= 0) & (colours <= 1)).all()
+    assert (np.ptp(colours, axis=1) > 0.2).all()  # nowhere grey
+    assert np.isfinite(position_colours(FRAME[:1], FRAME[[0, 0]])).all()  # a frame of one point
 
 
 def test_corners_and_edges_differ_for_colour_blind_readers():

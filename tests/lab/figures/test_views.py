@@ -75,21 +75,13 @@ def test_a_subject_of_one_pixel_stays_visible():
     assert len(view.cells) == 1
 
 
-def test_names(tmp_path):
+def test_names_and_thresholds(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "bear.png")
     views = describe_subjects(scorer_of(), [tmp_path / "bear.png", PIXELS])
     assert [view.name for view in views.views] == ["bear.png", "image 1"]
-    named = describe_subjects(scorer_of(), [PIXELS], names=["Bär"])
+    named = describe_subjects(scorer_of(), [PIXELS], names=["Bär"], visual_threshold=0.1)
     assert named[0].name == "Bär"
-    assert "model small" in named.footer()
-    assert "visual threshold 0.6" in named.footer()
-
-
-def test_thresholds_are_the_models_or_given():
-    views = describe_subjects(scorer_of(), [PIXELS], visual_threshold=0.1)
-    assert (views.semantic_threshold, views.visual_threshold) == (0.7, 0.1)
-    with pytest.raises(ValueError, match=r"semantic_threshold.*2"):
-        describe_subjects(scorer_of(), [PIXELS], semantic_threshold=2)
+    assert (named.semantic_threshold, named.visual_threshold) == (0.7, 0.1)
 
 
 def test_bad_inputs_say_which_image(tmp_path):
@@ -104,5 +96,7 @@ def test_bad_inputs_say_which_image(tmp_path):
         describe_subjects(scorer_of(), [PIXELS] * 2, [None])
     with pytest.raises(ValueError, match="at least one image"):
         describe_subjects(scorer_of(), [])
+    with pytest.raises(ValueError, match=r"semantic_threshold.*2"):
+        describe_subjects(scorer_of(), [PIXELS], semantic_threshold=2)
     with pytest.raises(ValueError, match="one per image, 2; got 1"):
         describe_subjects(scorer_of(), [PIXELS] * 2, names=["a"])

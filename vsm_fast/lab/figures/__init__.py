@@ -1,4 +1,4 @@
-"""Pictures of what the descriptors see: components, segments, matches, mixing weights.
+"""Figures of descriptors: components, segments, matches and mixing weights.
 
     views = describe_subjects(VSMScorer.from_pretrained("tiny"), ["reference.png", "a.png"])
     save_figure(overview_figure(views), "overview.png")
@@ -11,11 +11,11 @@ from __future__ import annotations
 from vsm_fast.lab.figures.figures import (
     matches_figure,
     mixing_figure,
+    overview_figure,
     pca_figure,
+    save_figure,
     segments_figure,
 )
-from vsm_fast.lab.figures.overview import overview_figure
-from vsm_fast.lab.figures.page import save_figure
 from vsm_fast.lab.figures.views import (
     SubjectView,
     SubjectViews,

@@ -25,9 +25,8 @@ from recipes.tiny.procedural import (
     sample_light,
 )
 from vsm_fast.lab.pairs.alterations import alter, random_part
-from vsm_fast.lab.pairs.framing import frame_photograph
 from vsm_fast.lab.pairs.pairs import ControlledPair, Mask, Pixels, points_of_flow
-from vsm_fast.lab.pairs.photographs import Photograph
+from vsm_fast.lab.pairs.photographs import Photograph, frame_photograph
 from vsm_fast.lab.pairs.warps import colour_jitter, random_warp, replace_background
 
 _SHARE = (0.04, 0.65)

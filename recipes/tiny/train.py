@@ -37,9 +37,9 @@ from recipes.tiny.examples import (
 from recipes.tiny.joint import JointTraining, train_joint
 from recipes.tiny.metric_losses import SimilarityCurve
 from vsm_fast.lab.evaluation.evaluating import OTHER_SUBJECT
+from vsm_fast.lab.pairs.benchmark import Benchmark
 from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.pairs.photographs import load_photographs
-from vsm_fast.lab.pairs.protocol import benchmark_pairs
 from vsm_fast.lab.training.calibration import PointTable, calibrate, match_points, report
 from vsm_fast.lab.training.contrastive import (
     CHECKPOINT,
@@ -202,7 +202,7 @@ def calibrate_stage(photos: Path, out: Path, count: int) -> dict[str, Any]:
         subjects: tuple[str, ...], kinds: tuple[str, ...], seed: int
     ) -> list[ControlledPair]:
         photographs = load_photographs(photos, subjects)
-        return list(benchmark_pairs(photographs, donors, kinds, count, seed))
+        return list(Benchmark(photographs, donors, kinds, count, seed))
 
     def measured(
         pairs: list[ControlledPair],

@@ -17,7 +17,7 @@ from vsm_fast.lab.pairs.pair_shards import (
     count_pairs,
     read_pairs,
     read_subjects,
-    write_shard,
+    write_pair_shard,
 )
 from vsm_fast.lab.pairs.pairs import ControlledPair, points_of_flow
 
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back(tmp_path) -> None:
     written = [pair(number) for number in range(40)]
     written.append(pair(40, part_2=None, altered_2=None, points=None, provenance={}))
     path = tmp_path / "shard.parquet"
-    assert write_shard(iter(written), path) == 41 == count_pairs(path)
+    assert write_pair_shard(iter(written), path) == 41 == count_pairs(path)
     read = list(read_pairs(path))
     assert len(read) == 41
     for before, after in zip(written, read, strict=True):
@@ -77,7 +77,7 @@ def test_what_is_written_is_read_back(tmp_path) -> None:
 
 def test_a_folder_is_read_shard_by_shard_in_order(tmp_path) -> None:
     for number in (2, 0, 1):
-        write_shard([pair(number)], tmp_path / f"{number:04d}.parquet")
+        write_pair_shard([pair(number)], tmp_path / f"{number:04d}.parquet")
     assert [p.id for p in read_pairs(tmp_path)] == ["pair 0", "pair 1", "pair 2"]
     assert count_pairs(tmp_path) == 3
 
@@ -103,7 +103,7 @@ def test_the_published_layout_has_no_columns_of_ours(tmp_path) -> None:
 
 
 def test_the_schema_tells_hugging_face_what_is_an_image(tmp_path) -> None:
-    write_shard([pair()], tmp_path / "a.parquet")
+    write_pair_shard([pair()], tmp_path / "a.parquet")
     features = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"huggingface"])
     features = features["info"]["features"]
     assert set(features) == set(SCHEMA.names)
@@ -127,7 +127,7 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path) -> None:
 
 
 def test_sizes_must_fit_together() -> None:
-    with pytest.raises(ValueError, match=r"altered_1 is \(3, 3, 3\).*\(20, 30, 3\)"):
+    with pytest.raises(ValueError, match=r"altered_1 has shape \(3, 3, 3\).*\(20, 30, 3\)"):
         pair(altered_1=np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(ValueError, match="x1, y1, x2, y2"):
         pair(points=np.zeros((4, 2), np.float32))

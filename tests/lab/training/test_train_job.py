@@ -209,11 +209,11 @@ def test_too_few_validation_pairs(settings: TrainSettings, tmp_path: Path) -> No
 
 def test_pairs_of_the_published_layout_train_too(settings: TrainSettings, tmp_path: Path) -> None:
     """They bring no points; the backbone's features match them."""
-    from vsm_fast.lab.pairs.pair_shards import write_shard
+    from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 
     folder = tmp_path / "published"
     folder.mkdir()
-    write_shard([a_pair(number, points=False) for number in range(4)], folder / "0.parquet")
+    write_pair_shard([a_pair(number, points=False) for number in range(4)], folder / "0.parquet")
     loose = FeatureSettings(variants=1, match_similarity=0.2, match_skewness=-1.0)
     result = _run(
         replace(settings, pairs=str(folder), features=loose,

@@ -11,7 +11,7 @@ from pretrained_models import save_sam
 
 from vsm_fast.images.sam import MaskCandidates, SegmentAnything
 from vsm_fast.lab.pairs.pretrained.sam_parts import SamParts
-from vsm_fast.lab.pairs.stages import DescribedView
+from vsm_fast.lab.pairs.stages import SubjectView
 
 one_thread = tiny_models.one_thread
 SIDE = 40
@@ -40,7 +40,7 @@ def rectangle(rows, columns):
 
 
 def view(mask):
-    return DescribedView(pixels=np.zeros((SIDE, SIDE, 3), np.uint8), mask=mask)
+    return SubjectView(pixels=np.zeros((SIDE, SIDE, 3), np.uint8), mask=mask)
 
 
 SUBJECT = rectangle((0, 20), (0, 40))  # 800 pixels
@@ -141,7 +141,7 @@ def test_a_part_of_a_real_model_lies_inside_the_subject(folder):
     mask = np.zeros((48, 72), bool)
     mask[8:40, 10:60] = True
     parts = SamParts.from_pretrained(folder, min_inside=0.01, device="cpu")
-    found = [parts(DescribedView(pixels=pixels, mask=mask), (x, 20)) for x in range(12, 60, 8)]
+    found = [parts(SubjectView(pixels=pixels, mask=mask), (x, 20)) for x in range(12, 60, 8)]
     assert any(part is not None for part in found)
     for part in found:
         assert part is None or not (part & ~mask).any()

@@ -118,7 +118,7 @@ def train_backbone(images: list[Pixels], out: Path, config: BackboneTraining) ->
     """
     torch.manual_seed(config.seed)
     unet = make_unet(config)
-    average = deepcopy(unet).eval().requires_grad_(False)
+    average: nn.Module = deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     modules: dict[str, nn.Module] = {"unet": unet, "average": average}
     checkpoint = out / "backbone.safetensors"

@@ -98,7 +98,10 @@ def _extract(
     def views(descriptors: Tensor, example: TrainingExample) -> PairViews:
         if not example.exact:
             return PairViews(None, descriptors[0], descriptors[1], None)
-        return PairViews(*descriptors[:3], descriptors[3] if example.has_altered_2 else None)
+        original_1, original_2, altered_1, altered_2 = descriptors
+        return PairViews(
+            original_1, original_2, altered_1, altered_2 if example.has_altered_2 else None
+        )
 
     return [
         _PairDescriptors(views(first, example), views(second, example), cells, example.subject)

@@ -78,7 +78,7 @@ def _example(seed: int, **settings: object) -> TrainingExample:
 
 
 def test_cells_of_a_translation_match_themselves() -> None:
-    """Both views are framed around their subject, so that each cell shows the same place."""
+    """Framing aligns both views: each cell shows the same place."""
     example = _example(0, points=True)
     own = torch.arange(36)
     inside = example.landing >= 0
@@ -123,7 +123,7 @@ def test_a_subject_of_a_few_pixels_is_no_example() -> None:
     pair = replace(pair, mask_1=np.ones((60, 60), bool), part_1=speck, mask_2=speck | pair.mask_2)
     assert training_example(pair, _still(), FRAME, GRID) is not None
     sparse = np.zeros((60, 60), bool)
-    sparse[::12, ::12] = True  # a wide box with next to nothing in it
+    sparse[::12, ::12] = True  # a wide, almost empty box
     pair = replace(pair, mask_1=sparse, part_1=np.zeros_like(sparse))
     assert training_example(pair, _still(), FRAME, GRID) is None
 
@@ -131,7 +131,7 @@ def test_a_subject_of_a_few_pixels_is_no_example() -> None:
 def test_the_source_nearest_to_the_centre_of_its_target_wins() -> None:
     pair = _pair(0, points=True)
     crowded = pair.points.copy()  # type: ignore[union-attr]
-    crowded[:, 2:] = [30.0, 28.0]  # every point of view 1 lands on one place of view 2
+    crowded[:, 2:] = [30.0, 28.0]  # all points of view 1 share one target
     example = training_example(replace(pair, points=crowded), _still(), FRAME, GRID)
     assert example is not None
     assert (example.landing >= 0).sum() >= 16
@@ -203,7 +203,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
 
         def read(self, number: int) -> TrainingExample:
             self.reads += 1
-            if self.reads > 2 * 3:  # three pairs a step: in the third step
+            if self.reads > 2 * 3:  # three pairs per step: in the third step
                 raise KeyboardInterrupt
             return super().read(number)
 

@@ -1,4 +1,4 @@
-"""The losses of the joint training against loops in float64."""
+"""Losses of the joint training against float64 loops."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_photographs_against_loops() -> None:
     assert losses["photo_point"].item() == pytest.approx(wanted, rel=1e-6)
     score = _mean([_probability(similarity[i]) for i in range(CELLS) if on_1[i]])
     share = 1 - _mean([part[i] for i in range(CELLS) if on_1[i]])
-    smooth = 0.2 + 0.8 * score  # floor and span as they start
+    smooth = 0.2 + 0.8 * score  # initial floor and span
     assert losses["photo_score"].item() == pytest.approx((smooth - share) ** 2, rel=1e-6)
 
 

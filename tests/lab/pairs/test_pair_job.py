@@ -55,7 +55,7 @@ def _same(first: list[ControlledPair], second: list[ControlledPair]) -> bool:
     )
 
 
-def test_pairs_keep_their_promises(photos: Path, tmp_path: Path) -> None:
+def test_pairs_match_their_settings(photos: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, unaltered=0.25, other_subjects=0.25)
     summary = make_pairs_job(_job(photos, count=24, settings=settings), tmp_path / "out")
     pairs = list(read_pairs(tmp_path / "out"))
@@ -76,7 +76,7 @@ def test_pairs_keep_their_promises(photos: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
 
 
-def test_an_interrupted_job_ends_like_one_that_was_not(
+def test_an_interrupted_job_resumes(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pairs_job(_job(photos), tmp_path / "straight")
@@ -98,7 +98,7 @@ def test_an_interrupted_job_ends_like_one_that_was_not(
     assert (tmp_path / "halved" / kept[0]).stat().st_mtime_ns == before
     straight, halved = (list(read_pairs(tmp_path / name)) for name in ("straight", "halved"))
     assert _same(straight, halved)
-    # One more run finds nothing to do; a longer one keeps what is there.
+    # A larger job extends the finished one.
     make_pairs_job(_job(photos, count=12), tmp_path / "halved")
     longer = list(read_pairs(tmp_path / "halved"))
     assert len(longer) == 12
@@ -113,7 +113,7 @@ def test_processes_make_the_same_pairs(photos: Path, tmp_path: Path) -> None:
     assert _same(list(read_pairs(tmp_path / "one")), list(read_pairs(tmp_path / "two")))
 
 
-def test_another_job_is_refused_with_what_differs(photos: Path, tmp_path: Path) -> None:
+def test_another_job_is_refused_with_the_difference(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make_pairs_job(_job(photos, count=2), out)
     with pytest.raises(PairingError, match=r"seed was 0, now 1"):
@@ -123,7 +123,7 @@ def test_another_job_is_refused_with_what_differs(photos: Path, tmp_path: Path) 
         make_pairs_job(_job(photos, count=2), out)
 
 
-def test_a_job_that_cannot_grow_yet_keeps_its_short_shard(
+def test_a_failed_start_keeps_the_short_shard(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pairs_job(_job(photos, count=3), tmp_path)
@@ -140,7 +140,7 @@ def test_a_job_that_cannot_grow_yet_keeps_its_short_shard(
     assert make_pairs_job(_job(photos, count=4), tmp_path)["pairs"] == 4
 
 
-def test_other_weights_are_recorded_and_another_job(
+def test_weights_are_recorded_and_other_weights_refused(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, other = (save_sd2_inpainting(tmp_path / name) for name in ("sd2", "other"))
@@ -155,7 +155,7 @@ def test_other_weights_are_recorded_and_another_job(
     assert job["alterer_model"] == job["inputs"]["alterer"] == str(model)
     assert main([*base, "2", "--alterer-model", str(other)]) == ExitCode.USAGE
     assert f"alterer_model was {str(model)!r}, now {str(other)!r}" in capsys.readouterr().err
-    # The same folder's name in the record, but other weights in the Hub's cache: refused too.
+    # The same name with another commit in the Hub's cache is refused, too.
     job["inputs"]["alterer"] = "owner/name@0123"
     (out / "job.json").write_text(json.dumps(job))
     assert main([*base, "2", "--alterer-model", str(model)]) == ExitCode.USAGE

@@ -32,7 +32,7 @@ def test_skewness_is_the_third_standardised_moment() -> None:
     )
 
 
-def test_flat_rows_have_no_skewness_and_no_target_no_statistics() -> None:
+def test_statistics_of_flat_rows_and_without_targets() -> None:
     flat = torch.ones(3, 4) / 2
     assert row_statistics(flat, flat[:2]).skewness.tolist() == [0, 0, 0]
     nothing = row_statistics(flat, flat[:0])
@@ -40,8 +40,8 @@ def test_flat_rows_have_no_skewness_and_no_target_no_statistics() -> None:
     assert nothing.skewness.isnan().all()
 
 
-def test_a_peaked_row_is_trusted_and_a_flat_one_is_not() -> None:
-    """Point 0 has one like it among many unlike; point 1 resembles everything."""
+def test_peaked_rows_are_trusted_and_flat_rows_are_not() -> None:
+    """Point 0 resembles one target of many; point 1 resembles all."""
     target = torch.zeros(40, 3)
     target[:, 1] = 1
     target[7] = torch.tensor([1.0, 0, 0])
@@ -51,7 +51,7 @@ def test_a_peaked_row_is_trusted_and_a_flat_one_is_not() -> None:
     assert trusted_matches(source, target, 0.7, None).tolist() == [[0, 7], [1, 0]]
 
 
-def test_one_source_per_target_the_most_similar_the_first_of_equals() -> None:
+def test_duplicate_matches_are_resolved() -> None:
     target = torch.eye(3)
     source = torch.nn.functional.normalize(
         torch.tensor([[1.0, 0.2, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0.5]]), dim=1

@@ -9,6 +9,7 @@ from vsm_fast.images.grabcut import GrabCutMasker
 from vsm_fast.images.grounded_sam import GroundedSam
 from vsm_fast.images.sam import SAM, SegmentAnything
 from vsm_fast.lab.pairs.alterations import LabChange, OfflineAlterer
+from vsm_fast.lab.pairs.descriptor_parts import DescriptorParts
 from vsm_fast.lab.pairs.pretrained.inpainting import Inpainter
 from vsm_fast.lab.pairs.pretrained.sam_parts import SamParts
 from vsm_fast.lab.pairs.stages import StageModels, make_stages
@@ -22,7 +23,7 @@ def test_offline_stages() -> None:
     assert isinstance(stages.alterer, OfflineAlterer)
     assert isinstance(stages.change, LabChange)
     assert stages.parts is not None
-    assert stages.parts(0.3).name == "descriptors"
+    assert isinstance(stages.parts(0.3), DescriptorParts)
     assert make_stages("grabcut", "random", "offline", "lab").parts is None
 
 

@@ -204,7 +204,6 @@ def visibly_changed(before: Pixels, after: Pixels, part: Mask) -> Mask:
 class OfflineAlterer:
     """Alterer without pretrained models."""
 
-    name = "offline"
     kinds: tuple[str, ...] = KINDS
 
     def __call__(self, request: AlterationRequest) -> Alteration:

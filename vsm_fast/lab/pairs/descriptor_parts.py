@@ -51,8 +51,6 @@ class DescriptorParts:
         share: Target ``area(part) / area(subject)``, in (0, 1).
     """
 
-    name = "descriptors"
-
     def __init__(self, share: float) -> None:
         if not 0 < share < 1:
             raise ValueError(f"share must lie in (0, 1); got {share}.")

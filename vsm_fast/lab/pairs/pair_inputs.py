@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,12 +44,8 @@ class TwoViews:
     points: NDArray[np.float32] | None = None
 
 
-class MaskOf(Protocol):
-    """Segments the subject of an image that has no mask."""
-
-    def __call__(self, pixels: Pixels, subject: str, origin: str) -> Mask:
-        """Return the mask, bool [H, W]; ``origin`` identifies the image."""
-        ...
+# Segments an image without a mask: (uint8 [H, W, 3], subject name, origin) -> bool [H, W].
+MaskOf = Callable[[Pixels, str, str], Mask]
 
 
 class PairInput(Protocol):

@@ -80,35 +80,15 @@ class Alteration:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class SubjectMasker(Protocol):
-    """Segments the subject of an image; ``name`` is its option value."""
-
-    name: str
-
-    def __call__(self, pixels: Pixels, subject: str) -> Mask | None:
-        """Return the mask of the named subject, bool [H, W]; None if it is not found."""
-        ...
-
-
-class PartSegmenter(Protocol):
-    """Segments a part of a subject; ``name`` is its option value."""
-
-    name: str
-
-    def __call__(self, view: SubjectView, point: tuple[float, float]) -> Mask | None:
-        """Return the part around ``point`` (x, y in pixels), bool [H, W] inside the subject."""
-        ...
+# (image uint8 [H, W, 3], subject name) -> subject mask bool [H, W]; None if not found.
+SubjectMasker = Callable[[Pixels, str], Mask | None]
+# (view, point (x, y) in pixels) -> part around the point, bool [H, W] inside the subject, or None.
+PartSegmenter = Callable[[SubjectView, tuple[float, float]], Mask | None]
 
 
 class Alterer(Protocol):
-    """Changes the appearance of a part of a subject.
+    """Changes the appearance of a part of a subject; ``kinds`` are the supported alterations."""
 
-    Attributes:
-        name: Its option value.
-        kinds: Supported alterations.
-    """
-
-    name: str
     kinds: tuple[str, ...]
 
     def __call__(self, request: AlterationRequest) -> Alteration:
@@ -120,7 +100,7 @@ class ChangeMeasure(Protocol):
     """Perceptual distance of a part before and after an alteration.
 
     Attributes:
-        name: Its option value.
+        name: Key of the change in the provenance of a pair.
         threshold: Smaller changes are rejected.
     """
 

@@ -1,4 +1,4 @@
-"""Inpainting: only the part changes, a seed decides how, and the model sees the right region."""
+"""Inpainting: locality, determinism, and the region and settings passed to the model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def request(seed=0, kind="repaint", part=None, pixels=None):
 
 
 class Painter:
-    """In place of a pipeline: keeps what it was called with; ``paint`` makes the picture."""
+    """Fake pipeline: records its call and returns the image of ``paint``."""
 
     image_processor = SimpleNamespace(config=SimpleNamespace(vae_scale_factor=8))
     vae_scale_factor = 8
@@ -82,7 +82,7 @@ class Painter:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_part_is_painted_anew_and_nothing_else(load, name):
+def test_only_the_part_is_repainted(load, name):
     asked = request()
     before = asked.pixels.copy()
     altered = load(name)(asked)
@@ -98,13 +98,13 @@ def test_a_part_is_painted_anew_and_nothing_else(load, name):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_seed_decides(load, name):
+def test_the_seed_determines_the_result(load, name):
     first, second = load(name), load(name)
     one, again, other = first(request(1)), second(request(1)), first(request(2))
     assert np.array_equal(one.pixels, again.pixels)
     assert one.details == again.details
     assert not np.array_equal(one.pixels, other.pixels)
-    # Nothing is left behind by the request between.
+    # No state remains from the request in between.
     assert np.array_equal(first(request(1)).pixels, one.pixels)
 
 
@@ -130,7 +130,7 @@ def test_parts_of_any_shape(load, name, shape):
     assert (altered.pixels != asked.pixels).any()
 
 
-def test_what_the_model_returns_lands_where_it_was_taken_from():
+def test_the_output_returns_to_its_region():
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     ramp = np.stack([rows * 4, columns * 3, rows + columns], 2).astype(np.uint8)
     painter = Painter(lambda call: call["image"])
@@ -141,7 +141,7 @@ def test_what_the_model_returns_lands_where_it_was_taken_from():
     assert np.abs(shifted(request(pixels=ramp)).pixels.astype(int) - ramp).max() > 8
 
 
-def test_the_model_is_told_which_part():
+def test_the_model_receives_the_mask_of_the_part():
     def white_inside(call):
         mask = call["mask_image"].resize((call["width"], call["height"]), Image.Resampling.NEAREST)
         return np.stack([np.asarray(mask)] * 3, 2)
@@ -173,7 +173,7 @@ def test_the_papers_settings_reach_the_pipeline():
     assert INPAINTING_MODELS["sdxl-inpainting"].settings.padding == 32
 
 
-def test_a_refused_picture_leaves_the_pixels_as_they_are():
+def test_a_flagged_image_leaves_the_pixels_unchanged():
     painter = Painter(lambda call: np.zeros((call["height"], call["width"], 3)), [True])
     asked = request()
     altered = Inpainter("x", painter, SHORT)(asked)
@@ -196,7 +196,7 @@ def test_other_precisions(load):
     assert np.abs(inpainter(request()).pixels - exact).mean() < 3
 
 
-def test_no_watermark_is_put_into_the_part(load):
+def test_the_part_has_no_watermark(load):
     assert load("sdxl-inpainting")._pipeline.watermark is None
 
 
@@ -222,5 +222,5 @@ def test_wrong_settings_are_refused(folders):
             dataclasses.replace(SHORT, **{field: value})
 
 
-def test_flux_is_only_taken_by_name():
+def test_flux_is_never_the_default():
     assert "flux" not in Inpainter.from_pretrained.__func__.__defaults__[0].lower()

@@ -31,8 +31,6 @@ class SamParts:
     Source: arXiv 2509.21989, the automated dataset (part masks from SAM, relative area 0.05-0.6).
     """
 
-    name = "sam"
-
     def __init__(
         self,
         segmenter: SegmentAnything,

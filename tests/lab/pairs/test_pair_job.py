@@ -13,6 +13,7 @@ from pretrained_models import save_sd2_inpainting
 
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.errors import PairingError
+from vsm_fast.jobs.lock import only_writer
 from vsm_fast.lab.pairs import pair_job
 from vsm_fast.lab.pairs.pair_job import PairJob, make_pairs_job
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
@@ -121,6 +122,18 @@ def test_another_job_is_refused_with_the_difference(photos: Path, tmp_path: Path
     (out / "job.json").unlink()
     with pytest.raises(PairingError, match=r"no job.json"):
         make_pairs_job(_job(photos, count=2), out)
+
+
+def test_a_folder_has_one_writer(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["make-pairs", "--source", str(photos), "--out", str(tmp_path / "out")]
+    command += ["--parts", "random", "--count", "1", "--size", "96"]
+    (tmp_path / "out").mkdir()
+    with only_writer(tmp_path / "out" / "_lock"):
+        assert main(command) != ExitCode.OK
+    assert "another process" in capsys.readouterr().err
+    assert main(command) == ExitCode.OK
 
 
 def test_a_failed_start_keeps_the_short_shard(

@@ -70,8 +70,8 @@ def test_pairs_match_their_settings(photos: Path, tmp_path: Path) -> None:
         assert same == (pair.kind in ("none", "other subject"))
         assert np.array_equal(pair.altered_1[~pair.part_1], pair.original_1[~pair.part_1])
         share = 1 - pair.oracle
-        wanted = {"none": (0, 0), "other subject": (1, 1)}.get(pair.kind, QUICK.area)
-        assert wanted[0] <= share <= wanted[1]
+        expected = {"none": (0, 0), "other subject": (1, 1)}.get(pair.kind, QUICK.area)
+        assert expected[0] <= share <= expected[1]
         subjects = {origin.split("/")[0] for origin in pair.provenance["origins"]}
         assert len(subjects) == (2 if pair.kind == "other subject" else 1)
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
@@ -91,12 +91,12 @@ def test_an_interrupted_job_resumes(
     monkeypatch.setattr(PairMaker, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_pairs_job(_job(photos), tmp_path / "halved")
-    kept = sorted(path.name for path in (tmp_path / "halved").glob("*.parquet"))
-    assert kept == ["pairs-00000.parquet"]
-    before = (tmp_path / "halved" / kept[0]).stat().st_mtime_ns
+    finished = sorted(path.name for path in (tmp_path / "halved").glob("*.parquet"))
+    assert finished == ["pairs-00000.parquet"]
+    before = (tmp_path / "halved" / finished[0]).stat().st_mtime_ns
     monkeypatch.setattr(PairMaker, "make", make)
     make_pairs_job(_job(photos), tmp_path / "halved")
-    assert (tmp_path / "halved" / kept[0]).stat().st_mtime_ns == before
+    assert (tmp_path / "halved" / finished[0]).stat().st_mtime_ns == before
     straight, halved = (list(read_pairs(tmp_path / name)) for name in ("straight", "halved"))
     assert _same(straight, halved)
     # A larger job extends the finished one.

@@ -26,9 +26,9 @@ def test_blocks_agree_with_the_matrix(rows: int, columns: int) -> None:
 
 def test_skewness_is_the_third_standardised_moment() -> None:
     source, target = _unit(20, 2), _unit(90, 3)
-    wanted = skew((source @ target.T).numpy(), axis=1)
+    expected = skew((source @ target.T).numpy(), axis=1)
     torch.testing.assert_close(
-        row_statistics(source, target).skewness, torch.from_numpy(wanted), atol=1e-4, rtol=1e-4
+        row_statistics(source, target).skewness, torch.from_numpy(expected), atol=1e-4, rtol=1e-4
     )
 
 

@@ -83,15 +83,15 @@ class Painter:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_only_the_part_is_repainted(load, name):
-    asked = request()
-    before = asked.pixels.copy()
-    altered = load(name)(asked)
+    job = request()
+    before = job.pixels.copy()
+    altered = load(name)(job)
     assert altered.pixels.dtype == np.uint8
-    assert np.array_equal(asked.pixels, before)
-    assert np.array_equal(altered.pixels[~asked.part], before[~asked.part])
+    assert np.array_equal(job.pixels, before)
+    assert np.array_equal(altered.pixels[~job.part], before[~job.part])
     changed = (altered.pixels != before).any(2)
-    assert changed[asked.part].mean() > 0.9
-    assert np.array_equal(altered.part, asked.part)
+    assert changed[job.part].mean() > 0.9
+    assert np.array_equal(altered.part, job.part)
     assert altered.kind == "repaint"
     recorded = json.loads(json.dumps(altered.details))["inpainting"]
     assert recorded["prompt"] == "a photo of a bear plushie"
@@ -124,10 +124,10 @@ def test_the_kind_is_in_the_prompt_and_changes_the_picture(load):
 def test_parts_of_any_shape(load, name, shape):
     part = np.zeros((HEIGHT, WIDTH), bool)
     part[: shape[0], -shape[1] :] = True
-    asked = request(part=part)
-    altered = load(name)(asked)
-    assert np.array_equal(altered.pixels[~part], asked.pixels[~part])
-    assert (altered.pixels != asked.pixels).any()
+    job = request(part=part)
+    altered = load(name)(job)
+    assert np.array_equal(altered.pixels[~part], job.pixels[~part])
+    assert (altered.pixels != job.pixels).any()
 
 
 def test_the_output_returns_to_its_region():
@@ -146,9 +146,9 @@ def test_the_model_receives_the_mask_of_the_part():
         mask = call["mask_image"].resize((call["width"], call["height"]), Image.Resampling.NEAREST)
         return np.stack([np.asarray(mask)] * 3, 2)
 
-    asked = request(pixels=np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    altered = Inpainter("x", Painter(white_inside), SHORT)(asked)
-    inside = altered.pixels[asked.part]
+    job = request(pixels=np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    altered = Inpainter("x", Painter(white_inside), SHORT)(job)
+    inside = altered.pixels[job.part]
     assert np.median(inside) == 255
     assert (inside > 127).mean() > 0.9  # the rest is the edge, resampled
 
@@ -175,10 +175,10 @@ def test_the_papers_settings_reach_the_pipeline():
 
 def test_a_flagged_image_leaves_the_pixels_unchanged():
     painter = Painter(lambda call: np.zeros((call["height"], call["width"], 3)), [True])
-    asked = request()
-    altered = Inpainter("x", painter, SHORT)(asked)
+    job = request()
+    altered = Inpainter("x", painter, SHORT)(job)
     assert altered.details["inpainting"]["flagged"] is True
-    assert np.array_equal(altered.pixels, asked.pixels)
+    assert np.array_equal(altered.pixels, job.pixels)
 
 
 def test_output_that_is_not_finite_is_an_error(load):

@@ -109,12 +109,12 @@ def test_candidates_equal_transformers_output(folder):
         inputs = processor(Image.fromarray(pixels), input_points=prompt, return_tensors="pt")
         inputs["input_points"] = inputs["input_points"].float()
         output = model(**inputs)
-        wanted = processor.post_process_masks(
+        expected = processor.post_process_masks(
             output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )[0][0]
         found = sam.at_point(pixels, point)
         assert found.masks.shape == (3, 48, 72)
-        assert np.array_equal(found.masks, wanted.numpy())
+        assert np.array_equal(found.masks, expected.numpy())
         np.testing.assert_allclose(found.quality, output.iou_scores[0, 0], atol=1e-6)
 
 

@@ -1,8 +1,8 @@
-"""The paper's ablations on data of one's own: ``python -m recipes.tiny.ablations``.
+"""The paper's ablations on your own data: ``python -m recipes.tiny.ablations``.
 
-Trains the same networks with the paper's weight of the visual terms and with 1, and on pairs whose
-semantic matches were filtered by skewness and on pairs whose were not (``make-pairs --skewness
-none``), several seeds each, and writes a table of what each measures on test pairs.
+Trains the same networks with the paper's weight of the visual terms and with weight 1, and on
+pairs with and without the skewness filter of semantic matches (``make-pairs --skewness none``),
+with several seeds each, and writes a table of their figures on test pairs.
 
 Source: arXiv 2509.21989, ablations.
 """
@@ -37,14 +37,14 @@ def run_ablations(
     """Train every variant with every seed and measure it on test pairs.
 
     Args:
-        settings: Of the full recipe, with filtered pairs.
-        unfiltered: Pairs made without the skewness filter.
-        test: Pairs of subjects that neither training nor validation saw.
-        out: Folder of the runs; an interrupted call goes on where it was.
-        seeds: Runs of each variant.
+        settings: Full recipe, with filtered pairs.
+        unfiltered: Pairs generated without the skewness filter.
+        test: Pairs of subjects outside training and validation.
+        out: Folder of the runs; interrupted runs resume.
+        seeds: Runs per variant.
 
     Returns:
-        Figures of ``calibration.report`` by variant, one table for each seed.
+        Figures of ``calibration.report`` by variant, one table per seed.
     """
     base = settings.training
     weak = replace(settings, training=replace(base, visual_weight=1.0))
@@ -58,7 +58,7 @@ def run_ablations(
     config = verified_config(source)
     backbone = build_backbone(config, source).eval()
     test_features = validation_features(backbone, config, Path(test), out / "features" / "test")
-    found: dict[str, list[dict[str, float]]] = {}
+    figures: dict[str, list[dict[str, float]]] = {}
     for short, name, variant in variants:
         data = out / "features" / ("unfiltered" if variant is loose else "filtered")
         for seed in range(seeds):
@@ -67,34 +67,34 @@ def run_ablations(
             result = run_training(seeded, folder, device="cpu", features=data)
             network = VSMScorer.from_pretrained(result.model, device="cpu").network
             networks = AggregationPair(network.semantic, network.visual).eval()
-            figures = measure_at(networks, test_features, result.validation.thresholds)
-            found.setdefault(name, []).append(figures)
-            _log.info("%s, seed %d: Pearson %.3f", name, seed, figures["pearson"])
-    return found
+            run = measure_at(networks, test_features, result.validation.thresholds)
+            figures.setdefault(name, []).append(run)
+            _log.info("%s, seed %d: Pearson %.3f", name, seed, run["pearson"])
+    return figures
 
 
-def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Markdown: the mean over the seeds of each variant, and the lowest and highest."""
+def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Format mean, lowest and highest figure over the seeds of each variant as Markdown."""
 
     def cell(runs: Sequence[Mapping[str, float]], column: str) -> str:
         values = np.array([run[column] for run in runs])
         return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
 
-    rows = [[name, *(cell(runs, column) for column in _COLUMNS)] for name, runs in found.items()]
+    rows = [[name, *(cell(runs, column) for column in _COLUMNS)] for name, runs in figures.items()]
     return aligned(["variant", *_COLUMNS.values()], rows)
 
 
 def main() -> None:
-    """Parse the arguments, run, print and write the table."""
+    """Run the ablations; print and write the table."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.tiny.ablations",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--pairs", required=True, help="made with the skewness filter")
-    parser.add_argument("--unfiltered", required=True, help="made with --skewness none")
+    parser.add_argument("--pairs", required=True, help="generated with the skewness filter")
+    parser.add_argument("--unfiltered", required=True, help="generated with --skewness none")
     parser.add_argument("--validation", required=True, help="pairs of other subjects")
-    parser.add_argument("--test", required=True, help="pairs of other subjects again")
+    parser.add_argument("--test", required=True, help="pairs of further subjects")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--epochs", type=int, default=PRESETS["paper"][1].epochs)
@@ -109,8 +109,9 @@ def main() -> None:
         features=features,
         training=replace(training, epochs=options.epochs),
     )
-    found = run_ablations(settings, options.unfiltered, options.test, options.out, options.seeds)
-    text = table(found)
+    text = table(
+        run_ablations(settings, options.unfiltered, options.test, options.out, options.seeds)
+    )
     with replacing(options.out / "ablations.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -1,8 +1,8 @@
-"""Train a small diffusion backbone with the ordinary denoising objective.
+"""Denoising training of a small diffusion backbone.
 
 The network is diffusers' ``UNet2DModel`` on the space-to-depth image (``pixel_unshuffle``):
-no VAE, so that a small model sees every pixel. Objective: v-prediction under a cosine
-schedule (Salimans & Ho 2022, Nichol & Dhariwal 2021), mean squared error.
+without a VAE, a small model sees every pixel. Objective: v-prediction under a cosine schedule
+(Salimans & Ho 2022, Nichol & Dhariwal 2021), mean squared error.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vsm_fast.lab.pairs.pairs import Pixels
 from vsm_fast.lab.training.state import load_state, save_state
 from vsm_fast.model.devices import autocast_bfloat16
 
@@ -49,14 +51,14 @@ class BackboneTraining:
 
 
 def make_unet(config: BackboneTraining) -> UNet2DModel:
-    """The denoising network; input and output [B, 3 * unshuffle², h, w]."""
+    """Create the denoising network; input and output [B, 3 * unshuffle², h, w]."""
     from diffusers import UNet2DModel
 
-    blocks = len(config.channels)
+    blocks, channels = len(config.channels), 3 * config.pixel_unshuffle**2
     return UNet2DModel(
         sample_size=config.crop // config.pixel_unshuffle,
-        in_channels=3 * config.pixel_unshuffle**2,
-        out_channels=3 * config.pixel_unshuffle**2,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=config.channels,
         down_block_types=("DownBlock2D",) * blocks,
         up_block_types=("UpBlock2D",) * blocks,
@@ -67,17 +69,13 @@ def make_unet(config: BackboneTraining) -> UNet2DModel:
 
 
 def noise_schedule() -> Tensor:
-    """Signal share ``alpha_bar`` of every time step, float32 [1000] (cosine schedule)."""
+    """Return ``alpha_bar`` of every time step, float32 [1000] (cosine schedule)."""
     phase = (torch.arange(TIMESTEPS) + 0.5) / TIMESTEPS
     return torch.cos(phase * math.pi / 2).square().clamp(1e-4, 1 - 1e-4)
 
 
-def crops_at(
-    images: list[NDArray[np.uint8]], config: BackboneTraining, step: int
-) -> NDArray[np.float32]:
-    """The crops of one step, float32 [batch, 3, crop, crop] in [-1, 1]."""
-    import cv2
-
+def crops_at(images: list[Pixels], config: BackboneTraining, step: int) -> NDArray[np.float32]:
+    """Draw the crops of one step, float32 [batch, 3, crop, crop] in [-1, 1]."""
     rng = np.random.default_rng((config.seed, step))
     batch = np.empty((config.batch, config.crop, config.crop, 3), np.uint8)
     for slot in range(config.batch):
@@ -95,7 +93,7 @@ def crops_at(
 
 
 def denoising_loss(unet: UNet2DModel, clean: Tensor, step: int, seed: int) -> Tensor:
-    """Mean squared error of the predicted velocity at random time steps; scalar."""
+    """Return the mean squared error of the velocity at random time steps; scalar."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     timestep = torch.randint(TIMESTEPS, (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
@@ -107,22 +105,20 @@ def denoising_loss(unet: UNet2DModel, clean: Tensor, step: int, seed: int) -> Te
     return F.mse_loss(predicted.float(), velocity)
 
 
-def train_backbone(
-    images: list[NDArray[np.uint8]], out: Path, config: BackboneTraining
-) -> nn.Module:
+def train_backbone(images: list[Pixels], out: Path, config: BackboneTraining) -> nn.Module:
     """Train, or resume from ``out/backbone.safetensors``, and return the averaged weights.
 
     Args:
-        images: uint8 [H, W, 3] each, sides at least ``config.crop`` / 0.3 for full detail.
+        images: uint8 [H, W, 3] each; full detail needs sides of ``config.crop`` / 0.3 pixels.
         out: Folder of the checkpoint.
-        config: Settings; ``steps`` and the learning-rate schedule count from 0.
+        config: Settings; the learning-rate schedule counts steps from 0.
 
     Returns:
         The exponential moving average of the UNet, in eval mode.
     """
     torch.manual_seed(config.seed)
     unet = make_unet(config)
-    average = deepcopy(unet).eval().requires_grad_(False)
+    average: nn.Module = deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     modules: dict[str, nn.Module] = {"unet": unet, "average": average}
     checkpoint = out / "backbone.safetensors"

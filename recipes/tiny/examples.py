@@ -1,7 +1,7 @@
-"""The controlled pairs that the embedded model is trained on, made in worker processes.
+"""Controlled pairs for the training of the embedded model, generated in worker processes.
 
-Three quarters are two photographs of one subject, an eighth warps of a photograph, an eighth
-procedural renderings. Shard ``n`` depends on ``n`` and on the photographs only.
+Three quarters are two photographs of one subject, one eighth warps of a photograph, one eighth
+procedural renderings. Shard ``n`` depends on ``n`` and the photographs only.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from vsm_fast.model.config import BackboneConfig
 
 _log = logging.getLogger(__name__)
 
-UNSEEN_KIND = "shuffle"  # never trained on: the test figures show how far the model generalises
+UNSEEN_KIND = "shuffle"  # excluded from training: its test figures show generalisation
 SEEN_KINDS = tuple(kind for kind in KINDS if kind != UNSEEN_KIND)
-# Three hard ones weigh double: what they leave looks much like what was there. More mild ones
-# than a quarter teach the network little: most of their loss cannot be helped.
+# Three hard kinds count double: their results resemble the original. More than a quarter of mild
+# kinds would not help: most of their loss is irreducible.
 TRAINING_KINDS = (*SEEN_KINDS, *SEEN_KINDS, *("deform", "inpaint", "texture") * 2, *MILD_KINDS)
-MASKS = Path(__file__).parent / "masks"  # of photographs that have none beside them
+MASKS = Path(__file__).parent / "masks"  # for photographs without a mask
 SHARD = 32
 _SIZE = 256
 _TURNS = ("rendering", "warp", *("photo",) * 6)
 
 
 def training_photographs(root: Path) -> list[Photograph]:
-    """The photographs of the training subjects, with our masks where they have none."""
+    """Load the photographs of the training subjects, with our masks for those without."""
     return load_photographs(root, splits.TRAIN, masks=MASKS)
 
 
@@ -50,13 +50,13 @@ def make_examples(
     grid: tuple[int, int],
     workers: int,
 ) -> list[Path]:
-    """Make the shards that are missing.
+    """Generate the missing shards.
 
     Args:
         photos: DreamBooth photographs, one sub-folder per subject.
-        folder: Where ``NNNN.safetensors`` go.
-        shards: How many, of 32 pairs each; a few pairs have too small a subject and drop out.
-        backbone: How the model frames its images.
+        folder: Folder of ``NNNN.safetensors``.
+        shards: Number of shards of 32 pairs; a few pairs with a very small subject drop out.
+        backbone: Framing of the model.
         grid: (rows, columns) of the descriptors.
         workers: Processes.
 
@@ -66,8 +66,13 @@ def make_examples(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04d}.safetensors" for number in range(shards)]
     missing = [(n, path, backbone, grid) for n, path in enumerate(paths) if not path.exists()]
+    if not missing:
+        return paths
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_load_sources, initargs=(photos,)
+        min(workers, len(missing)),
+        mp_context=get_context("spawn"),
+        initializer=_load_sources,
+        initargs=(photos,),
     ) as pool:
         for done, _ in enumerate(pool.map(_make_shard, missing), start=1):
             _log.info("examples: shard %d of %d", done, len(missing))
@@ -78,19 +83,19 @@ _photographs: list[Photograph] = []  # of a worker process
 
 
 def _load_sources(photos: Path) -> None:
-    cv2.setNumThreads(1)  # the workers are the parallelism
+    cv2.setNumThreads(1)  # parallelism comes from the processes
     _photographs[:] = training_photographs(photos)
 
 
 def _make_shard(task: tuple[int, Path, BackboneConfig, tuple[int, int]]) -> None:
     shard, path, backbone, grid = task
-    made = []
+    examples = []
     for number in range(shard * SHARD, (shard + 1) * SHARD):
         rng = np.random.default_rng((2, number))
         example = training_example(_pair(number, rng), rng, backbone, grid)
         if example is not None:
-            made.append(example)
-    save_examples(made, path)
+            examples.append(example)
+    save_examples(examples, path)
 
 
 def _pair(number: int, rng: np.random.Generator) -> ControlledPair:

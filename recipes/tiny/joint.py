@@ -1,8 +1,8 @@
-"""Joint training of backbone and aggregation networks on what the metric reads.
+"""Joint training of backbone and aggregation networks on the quantities that the metric reads.
 
-The paper keeps its backbone frozen: a diffusion model of the size of SD 2.1 already knows what
-things look like. A backbone of a few million parameters does not, so ours goes on learning
-together with its two networks, starting from the denoising and the contrastive training.
+The paper keeps its backbone frozen: a diffusion model of the size of SD 2.1 already represents
+appearance. A backbone of a few million parameters does not, so it continues to learn together
+with its two networks, initialised by the denoising and the contrastive training.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,12 @@ class JointTraining:
     """Settings of the joint training.
 
     Attributes:
-        exact_pairs, photograph_pairs: Pairs of each sort in a step. An exact pair costs four
-            pictures, a pair of photographs two.
+        exact_pairs, photograph_pairs: Pairs of each sort per step. An exact pair costs four
+            images, a pair of photographs two.
         learning_rate: Of the aggregation networks.
         backbone_rate: Of the backbone.
-        curve_rate: Of the curve's slope and threshold.
-        weights: Of each loss in the sum.
+        curve_rate: Of slope and threshold of the curve.
+        semantic, visual, point, score, photo_point, photo_score, other: Weights of the losses.
     """
 
     steps: int = 4000
@@ -68,78 +69,67 @@ class JointTraining:
 
 
 @dataclass(frozen=True)
-class _Described:
-    """A pair after the network."""
+class _PairDescriptors:
+    """Descriptors of one pair."""
 
     semantic: PairViews
     visual: PairViews
     cells: PairCells
     subject: str
 
-    @property
-    def generation(self) -> Tensor:
-        return self.visual.altered_1[self.cells.subject_1]
 
-    @property
-    def reference(self) -> Tensor:
-        return self.visual.original_2[self.cells.subject_2]
-
-
-def _describe(
+def _extract(
     network: DescriptorNetwork, examples: list[TrainingExample], rng: np.random.Generator
-) -> list[_Described]:
-    """Run the network once on all pictures of all pairs."""
+) -> list[_PairDescriptors]:
+    """Run the network once on all images of all pairs."""
     visits = [varied(example, rng) for example in examples]
-    # Of two photographs, only those are run that the losses compare.
-    shown = [
+    # The losses of two photographs read original 2 and altered 1 only.
+    images = [
         pictures if example.exact else pictures[[1, 2]]
         for example, (pictures, _) in zip(examples, visits, strict=True)
     ]
-    pixels = torch.cat(shown).to(memory_format=torch.channels_last)
+    pixels = torch.cat(images).to(memory_format=torch.channels_last)
     with autocast_bfloat16(pixels.device):
         branches = network(pixels)
-    counts = [len(pictures) for pictures in shown]
     semantic, visual = (
-        branch.float().flatten(2).transpose(1, 2).split(counts) for branch in branches
+        branch.float().flatten(2).transpose(1, 2).split([len(pictures) for pictures in images])
+        for branch in branches
     )
-    return [
-        _Described(
-            _views(semantic[slot], example),
-            _views(visual[slot], example),
-            cells,
-            example.subject,
+
+    def views(descriptors: Tensor, example: TrainingExample) -> PairViews:
+        if not example.exact:
+            return PairViews(None, descriptors[0], descriptors[1], None)
+        original_1, original_2, altered_1, altered_2 = descriptors
+        return PairViews(
+            original_1, original_2, altered_1, altered_2 if example.has_altered_2 else None
         )
-        for slot, (example, (_, cells)) in enumerate(zip(examples, visits, strict=True))
+
+    return [
+        _PairDescriptors(views(first, example), views(second, example), cells, example.subject)
+        for first, second, example, (_, cells) in zip(
+            semantic, visual, examples, visits, strict=True
+        )
     ]
 
 
-def _views(descriptors: Tensor, example: TrainingExample) -> PairViews:
-    if not example.exact:
-        original_2, altered_1 = descriptors
-        return PairViews(None, original_2, altered_1, None)
-    original_1, original_2, altered_1, altered_2 = descriptors
-    return PairViews(
-        original_1, original_2, altered_1, altered_2 if example.has_altered_2 else None
-    )
-
-
-def joint_losses(pairs: list[_Described], curve: SimilarityCurve) -> dict[str, Tensor]:
-    """Mean of every loss over the pairs of a step; scalars."""
-    found: dict[str, list[Tensor]] = {}
+def joint_losses(pairs: list[_PairDescriptors], curve: SimilarityCurve) -> dict[str, Tensor]:
+    """Return the mean of every loss over the pairs of a step; scalars."""
+    losses: defaultdict[str, list[Tensor]] = defaultdict(list)
     for pair in pairs:
-        losses = (
+        values = (
             exact_pair_losses(pair.semantic, pair.visual, pair.cells, curve)
             if pair.cells.exact
             else photograph_pair_losses(pair.visual, pair.cells, curve)
         )
-        for name, value in losses.items():
-            found.setdefault(name, []).append(value)
+        for name, value in values.items():
+            losses[name].append(value)
     for number, pair in enumerate(pairs):
-        stranger = pairs[(number + 1) % len(pairs)]
-        if stranger.subject != pair.subject:
-            value = other_subject_loss(stranger.generation, pair.reference, curve)
-            found.setdefault("other", []).append(value)
-    return {name: torch.stack(values).mean() for name, values in found.items()}
+        other = pairs[(number + 1) % len(pairs)]
+        if other.subject != pair.subject:
+            generated = other.visual.altered_1[other.cells.subject_1]
+            reference = pair.visual.original_2[pair.cells.subject_2]
+            losses["other"].append(other_subject_loss(generated, reference, curve))
+    return {name: torch.stack(values).mean() for name, values in losses.items()}
 
 
 def train_joint(
@@ -151,10 +141,10 @@ def train_joint(
         network: Trained in place.
         shards: Examples of training subjects.
         out: Folder of the checkpoint.
-        config: Settings; the learning rate's cosine counts steps from 0.
+        config: Settings; the cosine schedule counts steps from 0.
 
     Raises:
-        FloatingPointError: The training diverged.
+        FloatingPointError: If the training diverges.
     """
     network.requires_grad_(True).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -174,45 +164,36 @@ def train_joint(
     first = load_state(checkpoint, modules, optimizer)
     started = time.perf_counter()
     running: dict[str, float] = {}
+    sorts = ((shards.exact, config.exact_pairs), (shards.photographs, config.photograph_pairs))
     for step in range(first, config.steps):
         remaining = 0.5 * (1 + math.cos(math.pi * step / config.steps)) + 0.01
         share = min(1.0, (step + 1) / config.warmup) * remaining
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
         rng = np.random.default_rng((config.seed, step))
-        losses = joint_losses(_describe(network, _draw(shards, config, rng), rng), curve)
+        examples = [
+            shards.read(places[int(rng.integers(len(places)))])
+            for places, count in sorts
+            for _ in range(count if places else 0)
+        ]
+        losses = joint_losses(_extract(network, examples, rng), curve)
         total = sum((getattr(config, name) * v for name, v in losses.items()), torch.zeros(()))
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 2.0)
         optimizer.step()
-        _follow(average, network, min(config.ema, (1 + step) / (10 + step)))
+        decay = min(config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for smooth, weight in zip(average.parameters(), network.parameters(), strict=True):
+                smooth.lerp_(weight, 1 - decay)
         for name, value in losses.items():
             running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
         if not math.isfinite(total.item()):
             raise FloatingPointError(f"the joint training diverged at step {step}: {running}.")
         if (step + 1) % 20 == 0:
-            rate = (time.perf_counter() - started) / (step + 1 - first)
-            shown = " ".join(f"{name} {value:.3f}" for name, value in running.items())
-            _log.info("step %d %s %.2f s/step", step + 1, shown, rate)
+            seconds = (time.perf_counter() - started) / (step + 1 - first)
+            values = " ".join(f"{name} {value:.3f}" for name, value in running.items())
+            _log.info("step %d %s %.2f s/step", step + 1, values, seconds)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save_state(checkpoint, step + 1, modules, optimizer)
     return average
-
-
-def _draw(
-    shards: ExampleShards, config: JointTraining, rng: np.random.Generator
-) -> list[TrainingExample]:
-    kinds = ((shards.exact, config.exact_pairs), (shards.photographs, config.photograph_pairs))
-    return [
-        shards.read(places[int(rng.integers(len(places)))])
-        for places, count in kinds
-        for _ in range(count if places else 0)
-    ]
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average towards the network."""
-    for smooth, weight in zip(average.parameters(), network.parameters(), strict=True):
-        smooth.lerp_(weight, 1 - decay)

@@ -1,10 +1,10 @@
-"""Losses on what the metric reads: the nearest visual similarity of every point, and the score.
+"""Losses on the nearest visual similarity of every point and on the score.
 
-The contrastive objective (``losses``) orders similarities but leaves their scale open, while the
-metric compares each point's nearest similarity with ONE threshold for all images. These losses
-are ours, not the paper's: a logistic curve with a learned slope and threshold turns the nearest
-similarity into the probability that a point is unaltered; points are judged by cross-entropy,
-pairs by the squared error of the mean probability, which is a smooth VSM score.
+The contrastive objective (``losses``) orders similarities but leaves their scale open, whereas the
+metric compares the nearest similarity with ONE threshold for all images. These losses are ours,
+not the paper's: a logistic curve with learned slope and threshold maps the nearest similarity to
+the probability that a point is unaltered. Points contribute their cross-entropy, pairs the squared
+error of the mean probability, a smooth VSM score.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from vsm_fast.lab.training.contrastive import matched_cross_entropy
 from vsm_fast.lab.training.examples import PairCells
 
-_FEW = 40  # with fewer altered points than this their mean is noisy and weighs less
-_SEEN_SHARE = 0.85  # of unaltered points; the rest may be hidden in the other photograph
+_FEW = 40  # the noisy mean of fewer altered points has less weight
+_SEEN_SHARE = 0.85  # of unaltered points; the others may be hidden in the other photograph
 
 
 class SimilarityCurve(nn.Module):
-    """``sigmoid(slope * (similarity - threshold))`` with both numbers learned.
+    """``sigmoid(slope * (similarity - threshold))`` with learned slope and threshold.
 
-    A pair's smooth score is ``floor + span`` times the mean of that, both learned too: what
-    counts is how scores follow the oracle, not their scale, and some altered points always
-    look like another place of the reference.
+    The smooth score of a pair is ``floor + span * mean``, both learned, too: the correlation of
+    scores with the oracle matters, not their scale, and some altered points always resemble
+    another place of the reference.
     """
 
     def __init__(self, slope: float = 15.0, threshold: float = 0.74) -> None:
@@ -39,27 +39,26 @@ class SimilarityCurve(nn.Module):
         self.span = nn.Parameter(torch.tensor(0.8))
 
     def forward(self, similarity: Tensor) -> Tensor:
-        """Logits of "unaltered", any shape."""
+        """Return the logits of "unaltered", any shape."""
         return self.log_slope.exp() * (similarity - self.threshold)
 
     def cross_entropy(self, similarity: Tensor, unaltered: bool) -> Tensor:
-        """Mean logistic loss of points that are all unaltered, or all altered; 0 of none."""
+        """Return the mean logistic loss of points with one label; 0 without points."""
         if len(similarity) == 0:
             return similarity.sum() * 0.0
         logits = self(similarity)
         return F.softplus(-logits if unaltered else logits).mean()
 
     def balanced(self, unaltered: Tensor, altered: Tensor) -> Tensor:
-        """Half the loss of unaltered points and half that of altered ones, however many."""
-        trust = min(1.0, len(altered) / _FEW)
-        return 0.5 * (
-            self.cross_entropy(unaltered, True) + trust * self.cross_entropy(altered, False)
-        )
+        """Weigh the losses of unaltered and of altered points equally."""
+        weight = min(1.0, len(altered) / _FEW)
+        loss = self.cross_entropy(unaltered, True) + weight * self.cross_entropy(altered, False)
+        return 0.5 * loss
 
-    def score_error(self, similarity: Tensor, wanted: float | Tensor) -> Tensor:
-        """Squared error of the smooth score of one pair."""
+    def score_error(self, similarity: Tensor, target: float | Tensor) -> Tensor:
+        """Return the squared error of the smooth score of one pair."""
         score = self.floor + self.span * torch.sigmoid(self(similarity)).mean()
-        return (score - wanted).square()
+        return (score - target).square()
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ class PairViews:
     """Descriptors of one branch, float [n, D] each, unit length.
 
     Attributes:
-        original_1: None for two photographs, whose losses do not need it.
-        original_2, altered_1: The reference and the generation.
-        altered_2: View 2 with the same alteration; None where it cannot be made.
+        original_1: None for two photographs, whose losses do not read it.
+        original_2, altered_1: The reference and the generated image.
+        altered_2: View 2 with the same alteration; None if not available.
     """
 
     original_1: Tensor | None
@@ -79,18 +78,18 @@ class PairViews:
 
 
 def nearest(query: Tensor, key: Tensor) -> Tensor:
-    """Highest similarity of each query, float [n]."""
+    """Return the highest similarity of each query, float [n]."""
     return (query @ key.T).amax(dim=1)
 
 
 def exact_pair_losses(
     semantic: PairViews, visual: PairViews, cells: PairCells, curve: SimilarityCurve
 ) -> dict[str, Tensor]:
-    """Losses of a pair with known correspondence.
+    """Compute the losses of a pair with known correspondence.
 
-    The nearest similarity is taught in four situations, so that it compares instead of
-    looking for traces of an alteration: altered against original, original against altered
-    (the roles swapped), altered against equally altered, and original against original.
+    The nearest similarity is trained in four situations, to compare images rather than detect
+    traces of an alteration: altered against original, original against altered (roles swapped),
+    altered against equally altered, and original against original.
 
     Returns:
         ``semantic`` and ``visual`` (contrastive), ``point`` and ``score``; scalars.
@@ -103,16 +102,14 @@ def exact_pair_losses(
         mask.nonzero()[:, 0] for mask in (matched, matched & hit, matched & clean)
     )
     target = cells.match
+    cross = matched_cross_entropy
+    key = semantic.original_2[target[every]]
+    unaltered_loss = cross(visual.altered_1[outside], visual.original_2[target[outside]])
+    altered_loss = cross(visual.original_1[inside], visual.original_2[target[inside]])
     losses = {
         "semantic": 0.5
-        * (
-            matched_cross_entropy(semantic.original_1[every], semantic.original_2[target[every]])
-            + matched_cross_entropy(semantic.altered_1[every], semantic.original_2[target[every]])
-        ),
-        "visual": 0.5
-        * matched_cross_entropy(visual.altered_1[outside], visual.original_2[target[outside]])
-        + 0.25
-        * matched_cross_entropy(visual.original_1[inside], visual.original_2[target[inside]]),
+        * (cross(semantic.original_1[every], key) + cross(semantic.altered_1[every], key)),
+        "visual": 0.5 * unaltered_loss + 0.25 * altered_loss,
     }
     reference = visual.original_2[cells.subject_2]
     forward = nearest(visual.altered_1, reference)
@@ -126,21 +123,19 @@ def exact_pair_losses(
     if visual.altered_2 is not None:
         both = nearest(visual.altered_1[inside], visual.altered_2[cells.subject_2])
         point = point + 0.15 * curve.cross_entropy(both, True)
-        losses["visual"] = losses["visual"] + 0.25 * matched_cross_entropy(
-            visual.altered_1[inside], visual.altered_2[target[inside]]
-        )
+        both_loss = cross(visual.altered_1[inside], visual.altered_2[target[inside]])
+        losses["visual"] = losses["visual"] + 0.25 * both_loss
     losses["point"] = point
     judged = (cells.landing >= 0) & (clean | hit)
     if judged.sum() > _FEW // 2:
-        share = clean[judged].float().mean()
-        losses["score"] = curve.score_error(forward[judged], share)
+        losses["score"] = curve.score_error(forward[judged], clean[judged].float().mean())
     return losses
 
 
 def photograph_pair_losses(
     visual: PairViews, cells: PairCells, curve: SimilarityCurve
 ) -> dict[str, Tensor]:
-    """Losses of a pair of two photographs, whose correspondence nobody knows.
+    """Compute the losses of two photographs, without correspondence.
 
     Returns:
         ``photo_point`` and ``photo_score``; scalars.
@@ -148,13 +143,13 @@ def photograph_pair_losses(
     similarity = nearest(visual.altered_1, visual.original_2[cells.subject_2])
     clean = similarity[cells.clean]
     seen = clean.topk(int(_SEEN_SHARE * len(clean))).values
-    wanted = 1.0 - cells.part[cells.subject_1].mean()
+    oracle = 1.0 - cells.part[cells.subject_1].mean()
     return {
         "photo_point": curve.balanced(seen, similarity[cells.hit]),
-        "photo_score": curve.score_error(similarity[cells.subject_1], wanted),
+        "photo_score": curve.score_error(similarity[cells.subject_1], oracle),
     }
 
 
 def other_subject_loss(query: Tensor, key: Tensor, curve: SimilarityCurve) -> Tensor:
-    """Points of one subject must not find their like on another; scalar."""
+    """Penalise similar points on different subjects; scalar."""
     return curve.cross_entropy(nearest(query, key), False)

@@ -1,58 +1,50 @@
-"""Sources of controlled pairs for training: warps, renderings and pairs of photographs.
+"""Controlled pairs for training: warps, renderings and pairs of photographs.
 
-``warp_pair`` and ``rendered_pair`` know exactly which points correspond and how view 2 would
-look with the same alteration; ``photograph_pair`` shows what real second views are like, and
-knows neither.
+``warp_pair`` and ``rendered_pair`` have exact correspondence and an exactly altered view 2.
+``photograph_pair`` has realistic second views, but neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from recipes.tiny.mild_alterations import MILD_KINDS, alter_mildly
-from recipes.tiny.procedural import (
+from recipes.tiny.rendering import (
+    ProceduralSubject,
     View,
     alter_subject,
     correspondence,
-    make_subject,
     render,
     sample_cameras,
     sample_light,
 )
+from recipes.tiny.subjects import make_subject
 from vsm_fast.lab.pairs.alterations import alter, random_part
-from vsm_fast.lab.pairs.framing import frame_photograph
 from vsm_fast.lab.pairs.pairs import ControlledPair, Mask, Pixels, points_of_flow
-from vsm_fast.lab.pairs.photographs import Photograph
+from vsm_fast.lab.pairs.photographs import Photograph, frame_photograph
 from vsm_fast.lab.pairs.warps import colour_jitter, random_warp, replace_background
 
 _SHARE = (0.04, 0.65)
-_STRIDE = 4
 
 
 @dataclass(frozen=True)
 class Donors:
-    """Pictures that lend textures and backgrounds, uint8 [H, W, 3] each."""
+    """Sources of textures and backgrounds, uint8 [H, W, 3] each."""
 
     pictures: Sequence[Pixels]
 
     def crop(self, rng: np.random.Generator, size: int) -> Pixels:
-        """A random square of a random picture, uint8 [size, size, 3]."""
+        """Draw a square of a random picture, uint8 [size, size, 3]."""
         picture = self.pictures[int(rng.integers(len(self.pictures)))]
         height, width = picture.shape[:2]
         side = max(1, int(rng.uniform(0.4, 1.0) * min(height, width)))
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        return np.asarray(
-            cv2.resize(
-                picture[top : top + side, left : left + side],
-                (size, size),
-                interpolation=cv2.INTER_AREA,
-            )
-        )
+        crop = picture[top : top + side, left : left + side]
+        return np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA))
 
 
 def warp_pair(
@@ -63,15 +55,15 @@ def warp_pair(
     size: int,
     name: str,
 ) -> ControlledPair:
-    """View 2 is a warp of the photograph, often on another background and in other light.
+    """Pair a photograph with its warp, often on another background and relit.
 
     Args:
-        photo: With a mask.
+        photo: A photograph with a mask.
         rng: Source of all randomness.
         donors: Textures and backgrounds.
-        kinds: Alterations to draw from, of ``KINDS`` and ``MILD_KINDS``.
-        size: Side of the pictures in pixels.
-        name: The pair's id.
+        kinds: Alterations to draw from ``KINDS`` and ``MILD_KINDS``.
+        size: Side of the images in pixels.
+        name: Id of the pair.
     """
     base, mask_1 = frame_photograph(photo, rng, size)
     warp = random_warp(rng, (size, size), strength=rng.uniform(0.3, 1.0))
@@ -82,7 +74,7 @@ def warp_pair(
         background = donors.crop(rng, size)
         views = [replace_background(view, mask_2, background) for view in views]
     views = _relit(rng, views)
-    points = points_of_flow(warp.flow(), mask_1, mask_2, _STRIDE)
+    points = points_of_flow(warp.flow(), mask_1, mask_2)
     first, second = _exposed(rng, [base, altered]), _exposed(rng, views)
     return ControlledPair(
         id=name, subject=photo.subject, view="warp", kind=kind, original_1=first[0],
@@ -99,7 +91,7 @@ def photograph_pair(
     size: int,
     name: str,
 ) -> ControlledPair:
-    """Two photographs of one subject; the arguments are ``warp_pair``'s."""
+    """Pair two photographs of one subject; arguments as for ``warp_pair``."""
     base, mask_1 = frame_photograph(photos[0], rng, size)
     other, mask_2 = frame_photograph(photos[1], rng, size)
     altered, part, kind = _alter_some(base, mask_1, rng, donors, kinds)
@@ -114,15 +106,15 @@ def photograph_pair(
 def rendered_pair(
     rng: np.random.Generator, donors: Donors, kinds: Sequence[str], size: int, name: str
 ) -> ControlledPair:
-    """Two renderings of a procedural subject.
+    """Pair two renderings of a procedural subject.
 
-    Half of them alter the surface before it is rendered, half the first picture.
+    Half of the pairs alter the surface before rendering, half the first image.
     """
     subject = make_subject(rng, donors.pictures)
     cameras, lights = sample_cameras(rng), (sample_light(rng), sample_light(rng))
     grounds = [donors.crop(rng, size) if rng.random() < 0.8 else None for _ in cameras]
 
-    def views(shown: Any) -> list[View]:
+    def views(shown: ProceduralSubject) -> list[View]:
         return [
             render(shown, camera, light, size, ground)
             for camera, light, ground in zip(cameras, lights, grounds, strict=True)
@@ -147,35 +139,31 @@ def rendered_pair(
         id=name, subject=name, view="rendering", kind=kind, original_1=first[0],
         original_2=second[0], altered_1=first[1], mask_1=masks[0], mask_2=masks[1], part_1=part,
         altered_2=second[1] if len(second) > 1 else None,
-        points=points_of_flow(flow, *masks, _STRIDE),
+        points=points_of_flow(flow, *masks),
     )  # fmt: skip
 
 
 def _alter_some(
-    pixels: Pixels,
-    mask: Mask,
-    rng: np.random.Generator,
-    donors: Donors,
-    kinds: Sequence[str],
+    pixels: Pixels, mask: Mask, rng: np.random.Generator, donors: Donors, kinds: Sequence[str]
 ) -> tuple[Pixels, Mask, str]:
-    """(picture, altered part, kind) of a random alteration of a random part."""
-    wanted = random_part(rng, mask, area_share=_SHARE)
+    """Alter a random part; return image, part and kind."""
+    part = random_part(rng, mask, area_share=_SHARE)
     kind = str(rng.choice(list(kinds)))
     donor = donors.crop(rng, len(pixels))
     if kind in MILD_KINDS:
-        return alter_mildly(kind, pixels, wanted, rng, donor), wanted & mask, kind
-    altered, part = alter(kind, pixels, wanted, mask, rng, donor=donor)
+        return alter_mildly(kind, pixels, part, rng, donor), part & mask, kind
+    altered, part = alter(kind, pixels, part, mask, rng, donor=donor)
     return altered, part & mask, kind
 
 
 def _exposed(rng: np.random.Generator, pictures: Sequence[Pixels]) -> list[Pixels]:
-    """Pictures of one view under one other exposure, so that exposure is no clue."""
+    """Change the exposure of all images of a view alike: it must not reveal the alteration."""
     seed, strength = int(rng.integers(2**32)), rng.uniform(0.0, 1.0)
     return [colour_jitter(np.random.default_rng(seed), view, strength) for view in pictures]
 
 
 def _relit(rng: np.random.Generator, pictures: Sequence[Pixels]) -> list[Pixels]:
-    """Pictures of one view under light that varies smoothly across them."""
+    """Light all images of a view alike, varying smoothly across them."""
     if rng.random() < 0.4:
         return list(pictures)
     height, width = pictures[0].shape[:2]

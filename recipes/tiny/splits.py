@@ -1,8 +1,7 @@
-"""Which subjects of the DreamBooth photographs the embedded model may see.
+"""Split of the DreamBooth photographs by subject.
 
-The split is by subject: no stage of training, the backbone's included, sees a photograph of
-a validation or test subject. Thresholds are calibrated on ``VALIDATION``; figures are
-reported on ``TEST``.
+No training stage, including the backbone's, sees a photograph of a validation or test subject.
+Thresholds are calibrated on ``VALIDATION``; figures are reported on ``TEST``.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Make the embedded model from photographs: ``python -m recipes.tiny.train``.
+"""Train the embedded model from photographs: ``python -m recipes.tiny.train``.
 
-Six stages, each resumable, each reading what the ones before wrote under ``--out``::
+Six resumable stages; each reads the output of the earlier ones under ``--out``::
 
     backbone     denoising training                        backbone.safetensors
     examples     controlled pairs                          examples/NNNN.safetensors
-    features     frozen features of some of them           features/NNNN.safetensors
+    features     frozen features of some pairs             features/NNNN.safetensors
     aggregation  contrastive training                      contrastive.safetensors
     joint        backbone and aggregation together,        joint.safetensors
-                 on what the metric reads
+                 on the quantities that the metric reads
     calibrate    thresholds on validation subjects,        model/, evaluation.json
                  figures on test subjects
 """
@@ -29,23 +29,16 @@ from numpy.typing import NDArray
 from recipes.tiny import splits
 from recipes.tiny.backbone import BackboneTraining, make_unet, train_backbone
 from recipes.tiny.example_shards import ExampleShards
-from recipes.tiny.examples import (
-    SEEN_KINDS,
-    UNSEEN_KIND,
-    make_examples,
-    training_photographs,
-)
+from recipes.tiny.examples import SEEN_KINDS, UNSEEN_KIND, make_examples, training_photographs
 from recipes.tiny.joint import JointTraining, train_joint
 from recipes.tiny.metric_losses import SimilarityCurve
 from vsm_fast.lab.evaluation.run import OTHER_SUBJECT
-from vsm_fast.lab.pairs.pairs import ControlledPair
+from vsm_fast.lab.pairs.benchmark import Benchmark
 from vsm_fast.lab.pairs.photographs import load_photographs
-from vsm_fast.lab.pairs.protocol import benchmark_pairs
 from vsm_fast.lab.training.calibration import PointTable, calibrate, match_points, report
 from vsm_fast.lab.training.contrastive import (
     CHECKPOINT,
     AggregationPair,
-    ContrastiveTraining,
     train_contrastive,
 )
 from vsm_fast.lab.training.features import pair_features
@@ -85,21 +78,20 @@ LEVEL_CHANNELS = (192, 128, 128, CHANNELS)
 _FEATURE_SHARD = 16
 
 
-def _whole_unet(out: Path) -> Any:
-    """The averaged denoising network."""
+def _average_unet(out: Path) -> Any:
+    """Load the averaged denoising network."""
     unet, average = make_unet(BACKBONE), make_unet(BACKBONE)
     if load_state(out / "backbone.safetensors", {"unet": unet, "average": average}) == 0:
-        raise FileNotFoundError(f"{out} has no backbone.safetensors; run --stage backbone first.")
+        raise FileNotFoundError(f"{out} has no backbone.safetensors. Run --stage backbone first.")
     return average.eval().requires_grad_(False)
 
 
-def _features(unet: Any) -> UNetFeatures:
-    backbone = CONFIG.backbone
+def _features(out: Path) -> UNetFeatures:
+    config = CONFIG.backbone
     features = UNetFeatures(
-        unet, backbone.levels, backbone.timestep, pixel_unshuffle=backbone.pixel_unshuffle
+        _average_unet(out), config.levels, config.timestep, pixel_unshuffle=config.pixel_unshuffle
     )
-    features.eval().requires_grad_(False)
-    return features
+    return features.eval().requires_grad_(False)
 
 
 def _networks() -> AggregationPair:
@@ -108,17 +100,14 @@ def _networks() -> AggregationPair:
     return AggregationPair(semantic, visual)
 
 
-def backbone_stage(photos: Path, out: Path, settings: BackboneTraining = BACKBONE) -> None:
-    """Denoising training on the photographs of the training subjects."""
-    images = [photo.pixels for photo in training_photographs(photos)]
-    train_backbone(images, out, settings)
+def _examples(out: Path) -> ExampleShards:
+    return ExampleShards(sorted((out / "examples").glob("*.safetensors")))
 
 
 def start_from(model: str, out: Path) -> None:
     """Take backbone and aggregation networks from a model of the same shape.
 
-    Writes what the stages ``backbone`` and ``aggregation`` would have left, so that the joint
-    training goes on from there.
+    Writes the checkpoints of the stages ``backbone`` and ``aggregation`` for the joint training.
     """
     from diffusers import UNet2DModel
 
@@ -131,19 +120,9 @@ def start_from(model: str, out: Path) -> None:
     save_state(out / CHECKPOINT, 1, {"networks": networks})
 
 
-def examples_stage(photos: Path, out: Path, shards: int, workers: int = 2) -> None:
-    """Controlled pairs of the training subjects and of procedural ones."""
-    grid = CONFIG.aggregation.grid
-    make_examples(photos, out / "examples", shards, CONFIG.backbone, grid, workers)
-
-
-def _examples(out: Path) -> ExampleShards:
-    return ExampleShards(sorted((out / "examples").glob("*.safetensors")))
-
-
 def features_stage(out: Path, pairs: int) -> None:
-    """Frozen features of the first pairs with known correspondence."""
-    backbone, examples = _features(_whole_unet(out)), _examples(out)
+    """Extract frozen features of the first pairs with known correspondence."""
+    backbone, examples = _features(out), _examples(out)
     settings, _ = PRESETS["tiny"]
     folder = out / "features"
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,32 +139,25 @@ def features_stage(out: Path, pairs: int) -> None:
         _log.info("features of pairs up to %d of %d", start + len(part), len(numbers))
 
 
-def aggregation_stage(out: Path, settings: ContrastiveTraining) -> None:
-    """Contrastive training on the features."""
-    features = RowShards(sorted((out / "features").glob("*.safetensors")))
-    train_contrastive(_networks(), features, out, settings)
-
-
 def joint_stage(out: Path, settings: JointTraining) -> None:
-    """Backbone and aggregation networks together, from where the stages before left them."""
+    """Train backbone and aggregation networks together, from the earlier checkpoints."""
     networks = _networks()
     load_state(out / CHECKPOINT, {"networks": networks})
-    network = DescriptorNetwork(_features(_whole_unet(out)), networks.semantic, networks.visual)
+    network = DescriptorNetwork(_features(out), networks.semantic, networks.visual)
     train_joint(network, _examples(out), out, settings)
 
 
 def _save(out: Path, thresholds: Thresholds) -> Path:
     """Write ``out/model`` from the averaged network of the joint stage."""
     network, average = (
-        DescriptorNetwork(_features(_whole_unet(out)), networks.semantic, networks.visual)
+        DescriptorNetwork(_features(out), networks.semantic, networks.visual)
         for networks in (_networks(), _networks())
     )
     modules = {"network": network, "average": average, "curve": SimilarityCurve()}
     if load_state(out / "joint.safetensors", modules) == 0:
-        raise FileNotFoundError(f"{out} has no joint.safetensors; run --stage joint first.")
-    unet = _whole_unet(out)
-    # The layers after the last level are not trained further and never run; a folder that
-    # diffusers can read has them all the same.
+        raise FileNotFoundError(f"{out} has no joint.safetensors. Run --stage joint first.")
+    unet = _average_unet(out)
+    # diffusers expects all layers, including those after the last level, which never run.
     trained: Any = average.backbone
     unet.load_state_dict(trained.unet.state_dict(), strict=False)
     config = dataclasses.replace(CONFIG, thresholds=thresholds)
@@ -198,37 +170,30 @@ def calibrate_stage(photos: Path, out: Path, count: int) -> dict[str, Any]:
     scorer = VSMScorer.from_pretrained(_save(out, Thresholds()))
     donors = [photo.pixels for photo in training_photographs(photos)]
 
-    def pairs_of(
+    def measure(
         subjects: tuple[str, ...], kinds: tuple[str, ...], seed: int
-    ) -> list[ControlledPair]:
-        photographs = load_photographs(photos, subjects)
-        return list(benchmark_pairs(photographs, donors, kinds, count, seed))
-
-    def measured(
-        pairs: list[ControlledPair],
     ) -> tuple[NDArray[np.float64], NDArray[np.str_], PointTable]:
+        photographs = load_photographs(photos, subjects)
+        pairs = list(Benchmark(photographs, donors, kinds, count, seed))
         oracle = np.array([pair.oracle for pair in pairs])
-        kinds = np.array([pair.kind for pair in pairs])
-        return oracle, kinds, match_points(scorer, pairs)
+        return oracle, np.array([pair.kind for pair in pairs]), match_points(scorer, pairs)
 
-    oracle, kinds, table = measured(pairs_of(splits.VALIDATION, SEEN_KINDS, 2))
+    oracle, kinds, table = measure(splits.VALIDATION, SEEN_KINDS, 2)
     chosen = calibrate(table, oracle, kinds == OTHER_SUBJECT)
     _save(out, Thresholds(*chosen))
     _log.info("thresholds: semantic %g, visual %g", *chosen)
-
-    figures: dict[str, Any] = {"thresholds": dict(zip(("semantic", "visual"), chosen, strict=True))}
-    figures["validation, seen alterations"] = report(oracle, kinds, table, chosen)
-    for name, altered_by, seed in (
-        ("test, seen alterations", SEEN_KINDS, 3),
-        ("test, unseen alteration", (UNSEEN_KIND,), 4),
-    ):
-        figures[name] = report(*measured(pairs_of(splits.TEST, altered_by, seed)), chosen)
+    figures = {
+        "thresholds": dict(zip(("semantic", "visual"), chosen, strict=True)),
+        "validation, seen alterations": report(oracle, kinds, table, chosen),
+        "test, seen alterations": report(*measure(splits.TEST, SEEN_KINDS, 3), chosen),
+        "test, unseen alteration": report(*measure(splits.TEST, (UNSEEN_KIND,), 4), chosen),
+    }
     (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
 
 
 def main() -> None:
-    """Run one stage or all."""
+    """Run one or all stages."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.tiny.train",
         description=__doc__,
@@ -249,24 +214,27 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    wanted: tuple[str, ...] = STAGES if options.stage == "all" else (options.stage,)
+    photos, out = options.photos, options.out
+    stages: tuple[str, ...] = STAGES if options.stage == "all" else (options.stage,)
     if options.start:
-        wanted = tuple(stage for stage in wanted if stage in _AFTER_START)
-        start_from(options.start, options.out)
-    if "backbone" in wanted:
-        settings = dataclasses.replace(BACKBONE, steps=options.backbone_steps)
-        backbone_stage(options.photos, options.out, settings)
-    if "examples" in wanted:
-        examples_stage(options.photos, options.out, options.shards)
-    if "features" in wanted:
-        features_stage(options.out, options.feature_pairs)
-    if "aggregation" in wanted:
-        contrastive = dataclasses.replace(PRESETS["tiny"][1], epochs=options.epochs)
-        aggregation_stage(options.out, contrastive)
-    if "joint" in wanted:
-        joint_stage(options.out, JointTraining(steps=options.joint_steps))
-    if "calibrate" in wanted:
-        print(json.dumps(calibrate_stage(options.photos, options.out, options.count), indent=2))
+        stages = tuple(stage for stage in stages if stage in _AFTER_START)
+        start_from(options.start, out)
+    if "backbone" in stages:
+        images = [photo.pixels for photo in training_photographs(photos)]
+        train_backbone(images, out, dataclasses.replace(BACKBONE, steps=options.backbone_steps))
+    if "examples" in stages:
+        grid = CONFIG.aggregation.grid
+        make_examples(photos, out / "examples", options.shards, CONFIG.backbone, grid, workers=2)
+    if "features" in stages:
+        features_stage(out, options.feature_pairs)
+    if "aggregation" in stages:
+        features = RowShards(sorted((out / "features").glob("*.safetensors")))
+        settings = dataclasses.replace(PRESETS["tiny"][1], epochs=options.epochs)
+        train_contrastive(_networks(), features, out, settings)
+    if "joint" in stages:
+        joint_stage(out, JointTraining(steps=options.joint_steps))
+    if "calibrate" in stages:
+        print(json.dumps(calibrate_stage(photos, out, options.count), indent=2))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tiny_models
 from made_pairs import made_pair, small_model
 
 from vsm_fast.cli.main import ExitCode, main
-from vsm_fast.lab.pairs.pair_shards import write_shard
+from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 
 one_thread = tiny_models.one_thread
 
@@ -22,8 +22,8 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     small_model(root / "model")
     (root / "pairs").mkdir()
-    write_shard([made_pair(i) for i in range(7)], root / "pairs" / "0.parquet")
-    write_shard([made_pair(i) for i in range(7, 12)], root / "pairs" / "1.parquet")
+    write_pair_shard([made_pair(i) for i in range(7)], root / "pairs" / "0.parquet")
+    write_pair_shard([made_pair(i) for i in range(7, 12)], root / "pairs" / "1.parquet")
     return root
 
 
@@ -143,7 +143,7 @@ def test_an_interrupted_run_writes_nothing(run, tmp_path, capsys, monkeypatch) -
 def test_a_damaged_shard_stops_before_anything_is_written(run, folder, tmp_path, capsys) -> None:
     broken = folder / "broken"
     broken.mkdir(exist_ok=True)
-    write_shard([made_pair(0)], broken / "0.parquet")
+    write_pair_shard([made_pair(0)], broken / "0.parquet")
     (broken / "1.parquet").write_bytes(b"PAR1 not really")
     assert run("--pairs", "broken") == ExitCode.USAGE
     assert "1.parquet cannot be read" in " ".join(capsys.readouterr().err.split())

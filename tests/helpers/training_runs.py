@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tiny_models import aggregation_pair, config_of, pixel_unet, write_folder
 
-from vsm_fast.lab.pairs.pair_shards import write_shard
+from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 from vsm_fast.lab.pairs.pairs import ControlledPair
 
 SIDE = 48
@@ -51,5 +51,5 @@ def write_pairs(folder: Path, count: int, seed: int = 0, kinds: tuple[str, ...] 
     folder.mkdir()
     made = [a_pair(seed + number) for number in range(count)]
     made += [a_pair(seed + count + number, kind) for number, kind in enumerate(kinds)]
-    write_shard(made, folder / "0.parquet")
+    write_pair_shard(made, folder / "0.parquet")
     return folder

@@ -25,13 +25,13 @@ def test_every_variant_is_trained_on_its_own_data_and_measured(tmp_path: Path) -
         training=ContrastiveTraining(epochs=1, batch=2, precision="fp32"),
     )
     out = tmp_path / "out"
-    found = run_ablations(settings, str(tmp_path / "b"), str(tmp_path / "t"), out, seeds=2)
-    assert list(found) == ["alpha = 10, skewness filter", "alpha = 1", "no skewness filter"]
-    assert all(len(runs) == 2 for runs in found.values())
+    figures = run_ablations(settings, str(tmp_path / "b"), str(tmp_path / "t"), out, seeds=2)
+    assert list(figures) == ["alpha = 10, skewness filter", "alpha = 1", "no skewness filter"]
+    assert all(len(runs) == 2 for runs in figures.values())
     weights = {path.read_bytes() for path in out.glob("*/model/aggregation.safetensors")}
-    assert len(weights) == 6  # three variants, two seeds each: no two are one
+    assert len(weights) == 6  # three variants, two seeds each, all different
     again = run_ablations(settings, str(tmp_path / "b"), str(tmp_path / "t"), out, seeds=2)
-    for name, runs in found.items():
+    for name, runs in figures.items():
         assert [run["pearson"] for run in again[name]] == [run["pearson"] for run in runs]
 
 

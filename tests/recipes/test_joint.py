@@ -33,7 +33,7 @@ SETTINGS = JointTraining(steps=4, exact_pairs=1, photograph_pairs=2, warmup=1, s
 
 
 def _pair(seed: int, *, points: bool, subject: str = "cup") -> ControlledPair:
-    """View 2 is view 1 moved by 6 pixels to the right and 2 down; the left half is inverted."""
+    """Move view 1 by (6, 2) pixels for view 2; invert its left half for the altered view."""
     rng = np.random.default_rng(seed)
     picture = np.kron(rng.integers(0, 256, (12, 12, 3)), np.ones((5, 5, 1))).astype(np.uint8)
     mask = np.zeros((60, 60), bool)
@@ -58,7 +58,7 @@ def _pair(seed: int, *, points: bool, subject: str = "cup") -> ControlledPair:
 
 
 def _still() -> np.random.Generator:
-    """Draws that move no frame and roughen no mask."""
+    """Return a generator without jitter of frames and masks."""
 
     class Still:
         def uniform(self, low: float, high: float, size: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def _example(seed: int, **settings: object) -> TrainingExample:
 
 
 def test_cells_of_a_translation_match_themselves() -> None:
-    """Both views are framed around their subject, so that each cell shows the same place."""
+    """Framing aligns both views: each cell shows the same place."""
     example = _example(0, points=True)
     own = torch.arange(36)
     inside = example.landing >= 0
@@ -102,14 +102,14 @@ def test_two_photographs_have_no_correspondence() -> None:
     assert torch.equal(example.pictures[3], example.pictures[1])
 
 
-def test_a_model_that_sees_the_whole_image_is_trained_on_the_whole_image() -> None:
+def test_a_model_without_framing_is_trained_on_the_whole_image() -> None:
     whole = replace(FRAME, framing="image", background="keep")
     pair = _pair(0, points=True)
     example = training_example(pair, np.random.default_rng(0), whole, GRID)
     assert example is not None
     expected = to_input(pair.original_2, (0, 0, 60, 60), SIDE, "bicubic")
     torch.testing.assert_close(example.pictures[1] / 127.5 - 1, expected)
-    # 6 pixels are 0.6 of a cell: what is seen at a cell's centre lands in the next one.
+    # 6 pixels are 0.6 of a cell: the centre of a cell lands in the next one.
     inside = example.landing >= 0
     shift = example.landing[inside] % 6 - torch.arange(36)[inside] % 6
     assert set(shift.tolist()) == {1}
@@ -122,22 +122,22 @@ def test_a_subject_of_a_few_pixels_is_no_example() -> None:
     pair = replace(pair, mask_1=np.ones((60, 60), bool), part_1=speck, mask_2=speck | pair.mask_2)
     assert training_example(pair, _still(), FRAME, GRID) is not None
     sparse = np.zeros((60, 60), bool)
-    sparse[::12, ::12] = True  # a wide box with next to nothing in it
+    sparse[::12, ::12] = True  # a wide, almost empty box
     pair = replace(pair, mask_1=sparse, part_1=np.zeros_like(sparse))
     assert training_example(pair, _still(), FRAME, GRID) is None
 
 
-def test_one_source_per_target_is_the_one_that_lands_nearest_its_centre() -> None:
+def test_the_source_nearest_to_the_centre_of_its_target_wins() -> None:
     pair = _pair(0, points=True)
     crowded = pair.points.copy()  # type: ignore[union-attr]
-    crowded[:, 2:] = [30.0, 28.0]  # every point of view 1 lands on one place of view 2
+    crowded[:, 2:] = [30.0, 28.0]  # all points of view 1 share one target
     example = training_example(replace(pair, points=crowded), _still(), FRAME, GRID)
     assert example is not None
     assert (example.landing >= 0).sum() >= 16
     assert (example.match >= 0).sum() == 1
 
 
-def test_a_visit_mirrors_pictures_and_cells_alike() -> None:
+def test_a_visit_mirrors_images_and_cells_alike() -> None:
     example = _example(0, points=True)
     mirrored = None
     for seed in range(8):
@@ -186,7 +186,7 @@ def _network() -> DescriptorNetwork:
     return DescriptorNetwork(backbone, *aggregation_pair((24, 8)))
 
 
-def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     shards = _shards(tmp_path)
     for name in ("straight", "halved"):
         (tmp_path / name).mkdir()
@@ -202,7 +202,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
 
         def read(self, number: int) -> TrainingExample:
             self.reads += 1
-            if self.reads > 2 * 3:  # three pairs a step: in the third step
+            if self.reads > 2 * 3:  # three pairs per step: in the third step
                 raise KeyboardInterrupt
             return super().read(number)
 

@@ -1,4 +1,4 @@
-"""The losses of the joint training against loops in float64."""
+"""Losses of the joint training against float64 loops."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def test_exact_pairs_against_loops(second: bool) -> None:
     assert len(inside) >= 3
     assert len(outside) >= 3
     to = match
-    wanted = 0.5 * (
+    expected = 0.5 * (
         _cross_entropy(s1[every], s2[to[every]]) + _cross_entropy(sa[every], s2[to[every]])
     )
-    assert losses["semantic"].item() == pytest.approx(wanted, rel=1e-9)
-    wanted = 0.5 * _cross_entropy(va[outside], v2[to[outside]])
-    wanted += 0.25 * _cross_entropy(v1[inside], v2[to[inside]])
+    assert losses["semantic"].item() == pytest.approx(expected, rel=1e-9)
+    expected = 0.5 * _cross_entropy(va[outside], v2[to[outside]])
+    expected += 0.25 * _cross_entropy(v1[inside], v2[to[inside]])
     reference = v2[on_2]
     forward = [_nearest(va[i], reference) for i in range(CELLS)]
     swapped = [_nearest(v2[i], va[on_1]) for i in range(CELLS)]
@@ -112,10 +112,10 @@ def test_exact_pairs_against_loops(second: bool) -> None:
     if second:
         assert visual.altered_2 is not None
         vb = visual.altered_2.numpy()
-        wanted += 0.25 * _cross_entropy(va[inside], vb[to[inside]])
+        expected += 0.25 * _cross_entropy(va[inside], vb[to[inside]])
         both = [-math.log(_probability(_nearest(va[i], vb[on_2]))) for i in inside]
         point += 0.15 * _mean(both)
-    assert losses["visual"].item() == pytest.approx(wanted, rel=1e-9)
+    assert losses["visual"].item() == pytest.approx(expected, rel=1e-9)
     assert losses["point"].item() == pytest.approx(point, rel=1e-6)
     judged = [i for i in range(CELLS) if landing[i] >= 0 and (clean[i] or hit[i])]
     assert ("score" in losses) == (len(judged) > 20)
@@ -131,11 +131,11 @@ def test_photographs_against_loops() -> None:
         (similarity[i] for i in range(CELLS) if on_1[i] and part[i] < 0.05), reverse=True
     )
     hit = [similarity[i] for i in range(CELLS) if bool(cells.hit[i])]
-    wanted = _balanced(clean[: int(0.85 * len(clean))], hit)
-    assert losses["photo_point"].item() == pytest.approx(wanted, rel=1e-6)
+    expected = _balanced(clean[: int(0.85 * len(clean))], hit)
+    assert losses["photo_point"].item() == pytest.approx(expected, rel=1e-6)
     score = _mean([_probability(similarity[i]) for i in range(CELLS) if on_1[i]])
     share = 1 - _mean([part[i] for i in range(CELLS) if on_1[i]])
-    smooth = 0.2 + 0.8 * score  # floor and span as they start
+    smooth = 0.2 + 0.8 * score  # initial floor and span
     assert losses["photo_score"].item() == pytest.approx((smooth - share) ** 2, rel=1e-6)
 
 
@@ -143,8 +143,8 @@ def test_another_subject_is_pushed_below_the_curve() -> None:
     views = _views(6)
     value = other_subject_loss(views.altered_1, views.original_2, _curve()).item()
     query, keys = views.altered_1.numpy(), views.original_2.numpy()
-    wanted = _mean([-math.log(1 - _probability(_nearest(row, keys))) for row in query])
-    assert value == pytest.approx(wanted, rel=1e-6)
+    expected = _mean([-math.log(1 - _probability(_nearest(row, keys))) for row in query])
+    assert value == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_unaltered_pair_has_finite_losses_and_gradients() -> None:

@@ -43,7 +43,7 @@ def test_a_seed_gives_one_pair(source: str) -> None:
 @pytest.mark.parametrize("source", ["warp", "photograph", "rendering"])
 @pytest.mark.parametrize("seed", range(4))
 def test_view_1_differs_in_the_altered_part(source: str, seed: int) -> None:
-    """JPEG and blur of the exposure move an alteration's edge by some pixels."""
+    """JPEG and blur move the edge of an alteration by a few pixels."""
     pair = _make(source, seed)
     assert pair.part_1.any()
     assert not (pair.part_1 & ~pair.mask_1).any()
@@ -53,7 +53,7 @@ def test_view_1_differs_in_the_altered_part(source: str, seed: int) -> None:
 
 
 def test_points_of_a_warp_show_the_same_place() -> None:
-    """The colours at matched points agree but for the exposure, those of shifted points less."""
+    """Colours at matching points agree up to the exposure; those at shifted points do not."""
     matched, shifted = [], []
     for seed in range(6):
         pair = _make("warp", seed)
@@ -69,7 +69,7 @@ def test_points_of_a_warp_show_the_same_place() -> None:
     assert np.mean(matched) > np.mean(shifted) + 0.3
 
 
-def test_view_2_carries_the_same_alteration_where_geometry_is_known() -> None:
+def test_exact_geometry_alters_view_2_alike() -> None:
     pair = _make("warp", 1)
     assert pair.altered_2 is not None
     assert pair.points is not None

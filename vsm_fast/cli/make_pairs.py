@@ -1,4 +1,4 @@
-"""``vsm-fast make-pairs``: controlled inconsistencies from photographs or out of nothing."""
+"""``vsm-fast make-pairs``: controlled inconsistencies from photographs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ source:
   a folder with a sub-folder per subject   two photographs of it; a lone one is warped
   a folder of images, or one image         the second view is a warp of the first
   Parquet files of Subjects200K            the two halves of each image
-  procedural                               textured solids, rendered from two views
 
 Masks come from NAME_mask.png beside an image, else from --masker. Interrupted, the same command
 goes on where it was; --out of other settings is refused.
@@ -105,7 +104,7 @@ def _make_pairs(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     """``vsm-fast make-pairs``."""
     try:
         from vsm_fast.lab.pairs.contact_sheet import save_contact_sheet
-        from vsm_fast.lab.pairs.pair_job import run_job
+        from vsm_fast.lab.pairs.pair_job import make_pairs_job
     except ImportError as error:
         raise UsageError(
             f"make-pairs needs {error.name or error}; run: pip install '.[lab]'"
@@ -119,7 +118,7 @@ def _make_pairs(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         job = _benchmark(arguments) if benchmark else _filtered(arguments)
         bar = not arguments.quiet and sys.stderr.isatty()
         with reporting(bar, job.total) as advance:
-            summary = run_job(job, arguments.out, arguments.workers, advance)
+            summary = make_pairs_job(job, arguments.out, arguments.workers, advance)
     except (ValueError, ImportError, OSError) as error:
         raise UsageError(str(error)) from error
     sheet = arguments.out / "contact_sheet.png"
@@ -179,7 +178,7 @@ def _filtered(arguments: argparse.Namespace) -> Job:
 
 
 def _benchmark(arguments: argparse.Namespace) -> Job:
-    from vsm_fast.lab.pairs.benchmark_job import BenchmarkJob
+    from vsm_fast.lab.pairs.benchmark import BenchmarkJob
 
     size = {} if arguments.size is None else {"size": arguments.size}
     return BenchmarkJob(

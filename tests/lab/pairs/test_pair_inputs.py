@@ -29,13 +29,13 @@ def _write(path: Path, seed: int, mask: bool = False) -> None:
 
 
 class _MaskOf:
-    """Remembers what it was asked for."""
+    """Records the origins of the requested masks."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.origins: list[str] = []
 
     def __call__(self, pixels: np.ndarray, subject: str, origin: str) -> np.ndarray:
-        self.asked.append(origin)
+        self.origins.append(origin)
         mask = np.zeros(pixels.shape[:2], bool)
         mask[5:-5, 5:-5] = True
         return mask
@@ -51,16 +51,16 @@ def test_a_folder_pairs_photographs_of_one_subject(tmp_path: Path) -> None:
     photos = [views for views in drawn if views.view == "photo"]
     warps = [views for views in drawn if views.view == "warp"]
     assert {views.subject for views in photos} == {"cup"}
-    assert {views.subject for views in warps} == {"shoe"}  # it has one photograph only
+    assert {views.subject for views in warps} == {"shoe"}  # with a single photograph
     assert all(views.origins[0] != views.origins[1] for views in photos)
     assert all(views.points is None for views in photos)
     assert all(views.points is not None for views in warps)
-    assert set(mask_of.asked) == {"cup/02", "shoe/00"}  # the others have their own
+    assert set(mask_of.origins) == {"cup/02", "shoe/00"}  # the others have masks
     again = source.draw(np.random.default_rng(3), [], mask_of)
     assert np.array_equal(again.pixels[1], drawn[3].pixels[1])
 
 
-def test_subjects_can_be_chosen_and_left_out(tmp_path: Path) -> None:
+def test_subjects_are_selected_and_excluded(tmp_path: Path) -> None:
     for subject in ("cup", "hat", "shoe"):
         _write(tmp_path / subject / "00.png", 0, mask=True)
     drawn = open_source(tmp_path, subjects=("cup", "hat"), excluded=("hat",))
@@ -85,7 +85,7 @@ def test_single_images_are_warped(tmp_path: Path) -> None:
 
 
 def _subjects200k(path: Path, quality: list[int | None]) -> None:
-    """Two images of 64 pixels, padded by 4, in one of 144 x 72."""
+    """Write rows with two images of 64 pixels, padded by 4, in one of 144 x 72."""
     rows = []
     for number, score in enumerate(quality):
         canvas = np.full((72, 144, 3), 255, np.uint8)
@@ -107,7 +107,7 @@ def _subjects200k(path: Path, quality: list[int | None]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
 
 
-def test_subjects200k_gives_the_halves_without_their_padding(tmp_path: Path) -> None:
+def test_subjects200k_halves_have_no_padding(tmp_path: Path) -> None:
     _subjects200k(tmp_path / "train-0.parquet", [5, 3, 5, None])
     source, mask_of = open_source(tmp_path), _MaskOf()
     assert isinstance(source, Subjects200K)
@@ -117,8 +117,8 @@ def test_subjects200k_gives_the_halves_without_their_padding(tmp_path: Path) -> 
         assert [picture.shape for picture in views.pixels] == [(64, 64, 3)] * 2
         assert not np.array_equal(*views.pixels)
         seen.add(views.subject)
-    assert seen == {"item 0", "item 2", "item 3"}  # item 1 is of lower quality
-    assert any(name.endswith(":left") for name in mask_of.asked)
+    assert seen == {"item 0", "item 2", "item 3"}  # item 1 has a lower quality
+    assert any(name.endswith(":left") for name in mask_of.origins)
     assert len(source.pictures()) == 3
 
 

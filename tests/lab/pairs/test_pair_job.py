@@ -1,4 +1,4 @@
-"""``make-pairs`` as a job: what comes out, resuming, refusing, the command."""
+"""The job behind ``make-pairs``: pairs, resuming, refusals, command line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pretrained_models import save_sd2_inpainting
 
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.errors import PairingError
+from vsm_fast.jobs.lock import only_writer
 from vsm_fast.lab.pairs import pair_job
-from vsm_fast.lab.pairs.pair_job import PairJob, run_job
+from vsm_fast.lab.pairs.pair_job import PairJob, make_pairs_job
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import read_pairs
 from vsm_fast.lab.pairs.pairs import ControlledPair
@@ -55,9 +56,9 @@ def _same(first: list[ControlledPair], second: list[ControlledPair]) -> bool:
     )
 
 
-def test_pairs_keep_their_promises(photos: Path, tmp_path: Path) -> None:
+def test_pairs_match_their_settings(photos: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, unaltered=0.25, other_subjects=0.25)
-    summary = run_job(_job(photos, count=24, settings=settings), tmp_path / "out")
+    summary = make_pairs_job(_job(photos, count=24, settings=settings), tmp_path / "out")
     pairs = list(read_pairs(tmp_path / "out"))
     assert len(pairs) == summary["pairs"] == 24
     assert len({pair.id for pair in pairs}) == 24
@@ -69,17 +70,17 @@ def test_pairs_keep_their_promises(photos: Path, tmp_path: Path) -> None:
         assert same == (pair.kind in ("none", "other subject"))
         assert np.array_equal(pair.altered_1[~pair.part_1], pair.original_1[~pair.part_1])
         share = 1 - pair.oracle
-        wanted = {"none": (0, 0), "other subject": (1, 1)}.get(pair.kind, QUICK.area)
-        assert wanted[0] <= share <= wanted[1]
+        expected = {"none": (0, 0), "other subject": (1, 1)}.get(pair.kind, QUICK.area)
+        assert expected[0] <= share <= expected[1]
         subjects = {origin.split("/")[0] for origin in pair.provenance["origins"]}
         assert len(subjects) == (2 if pair.kind == "other subject" else 1)
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
 
 
-def test_an_interrupted_job_ends_like_one_that_was_not(
+def test_an_interrupted_job_resumes(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_job(_job(photos), tmp_path / "straight")
+    make_pairs_job(_job(photos), tmp_path / "straight")
     make = PairMaker.make
 
     def interrupted(self: PairMaker, number: int) -> object:
@@ -89,58 +90,70 @@ def test_an_interrupted_job_ends_like_one_that_was_not(
 
     monkeypatch.setattr(PairMaker, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_job(_job(photos), tmp_path / "halved")
-    kept = sorted(path.name for path in (tmp_path / "halved").glob("*.parquet"))
-    assert kept == ["pairs-00000.parquet"]
-    before = (tmp_path / "halved" / kept[0]).stat().st_mtime_ns
+        make_pairs_job(_job(photos), tmp_path / "halved")
+    finished = sorted(path.name for path in (tmp_path / "halved").glob("*.parquet"))
+    assert finished == ["pairs-00000.parquet"]
+    before = (tmp_path / "halved" / finished[0]).stat().st_mtime_ns
     monkeypatch.setattr(PairMaker, "make", make)
-    run_job(_job(photos), tmp_path / "halved")
-    assert (tmp_path / "halved" / kept[0]).stat().st_mtime_ns == before
+    make_pairs_job(_job(photos), tmp_path / "halved")
+    assert (tmp_path / "halved" / finished[0]).stat().st_mtime_ns == before
     straight, halved = (list(read_pairs(tmp_path / name)) for name in ("straight", "halved"))
     assert _same(straight, halved)
-    # One more run finds nothing to do; a longer one keeps what is there.
-    run_job(_job(photos, count=12), tmp_path / "halved")
+    # A larger job extends the finished one.
+    make_pairs_job(_job(photos, count=12), tmp_path / "halved")
     longer = list(read_pairs(tmp_path / "halved"))
     assert len(longer) == 12
     assert _same(longer[:10], straight)
     with pytest.raises(PairingError, match="count was 12, now 6"):
-        run_job(_job(photos, count=6), tmp_path / "halved")
+        make_pairs_job(_job(photos, count=6), tmp_path / "halved")
 
 
 def test_processes_make_the_same_pairs(photos: Path, tmp_path: Path) -> None:
-    run_job(_job(photos, count=3), tmp_path / "one")
-    run_job(_job(photos, count=3), tmp_path / "two", workers=2)
+    make_pairs_job(_job(photos, count=3), tmp_path / "one")
+    make_pairs_job(_job(photos, count=3), tmp_path / "two", workers=2)
     assert _same(list(read_pairs(tmp_path / "one")), list(read_pairs(tmp_path / "two")))
 
 
-def test_another_job_is_refused_with_what_differs(photos: Path, tmp_path: Path) -> None:
+def test_another_job_is_refused_with_the_difference(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run_job(_job(photos, count=2), out)
+    make_pairs_job(_job(photos, count=2), out)
     with pytest.raises(PairingError, match=r"seed was 0, now 1"):
-        run_job(_job(photos, count=2, seed=1), out)
+        make_pairs_job(_job(photos, count=2, seed=1), out)
     (out / "job.json").unlink()
     with pytest.raises(PairingError, match=r"no job.json"):
-        run_job(_job(photos, count=2), out)
+        make_pairs_job(_job(photos, count=2), out)
 
 
-def test_a_job_that_cannot_grow_yet_keeps_its_short_shard(
+def test_a_folder_has_one_writer(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["make-pairs", "--source", str(photos), "--out", str(tmp_path / "out")]
+    command += ["--parts", "random", "--count", "1", "--size", "96"]
+    (tmp_path / "out").mkdir()
+    with only_writer(tmp_path / "out" / "_lock"):
+        assert main(command) != ExitCode.OK
+    assert "another process" in capsys.readouterr().err
+    assert main(command) == ExitCode.OK
+
+
+def test_a_failed_start_keeps_the_short_shard(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_job(_job(photos, count=3), tmp_path)
+    make_pairs_job(_job(photos, count=3), tmp_path)
     before = (tmp_path / "pairs-00000.parquet").read_bytes()
 
     def missing(job: PairJob) -> PairMaker:
         raise PairingError("no source")
 
     with monkeypatch.context() as patch:
-        patch.setattr(PairJob, "maker", missing)
+        patch.setattr(PairJob, "open", missing)
         with pytest.raises(PairingError, match="no source"):
-            run_job(_job(photos, count=4), tmp_path)
+            make_pairs_job(_job(photos, count=4), tmp_path)
     assert (tmp_path / "pairs-00000.parquet").read_bytes() == before
-    assert run_job(_job(photos, count=4), tmp_path)["pairs"] == 4
+    assert make_pairs_job(_job(photos, count=4), tmp_path)["pairs"] == 4
 
 
-def test_other_weights_are_recorded_and_another_job(
+def test_weights_are_recorded_and_other_weights_refused(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, other = (save_sd2_inpainting(tmp_path / name) for name in ("sd2", "other"))
@@ -155,13 +168,13 @@ def test_other_weights_are_recorded_and_another_job(
     assert job["alterer_model"] == job["inputs"]["alterer"] == str(model)
     assert main([*base, "2", "--alterer-model", str(other)]) == ExitCode.USAGE
     assert f"alterer_model was {str(model)!r}, now {str(other)!r}" in capsys.readouterr().err
-    # The same folder's name in the record, but other weights in the Hub's cache: refused too.
+    # The same name with another commit in the Hub's cache is refused, too.
     job["inputs"]["alterer"] = "owner/name@0123"
     (out / "job.json").write_text(json.dumps(job))
     assert main([*base, "2", "--alterer-model", str(model)]) == ExitCode.USAGE
-    assert "made from other inputs: alterer was 'owner/name@0123'" in capsys.readouterr().err
+    assert "from other inputs: alterer was 'owner/name@0123'" in capsys.readouterr().err
     for wrong, code, message in (
-        (["--sam-model", "owner/sam"], ExitCode.USAGE, "it is for the masker grounded-sam"),
+        (["--sam-model", "owner/sam"], ExitCode.USAGE, "select the masker grounded-sam"),
         (["--alterer-model", "owner/name@"], ExitCode.USAGE, "owner/name@revision"),
         (["--alterer-model", "nowhere"], ExitCode.MODEL, "neither a folder nor a Hub"),
     ):
@@ -174,18 +187,18 @@ def test_other_weights_are_recorded_and_another_job(
 def test_rejections_are_counted_and_a_pair_is_given_up(photos: Path, tmp_path: Path) -> None:
     """Matches of a similarity above 1 do not exist: every altered pair is rejected."""
     settings = replace(QUICK, similarity=1.01, unaltered=0.0)
-    job = _job(photos, count=2, parts="descriptors", settings=settings)
-    summary = run_job(job, tmp_path / "out")
+    job = _job(photos, count=1, parts="descriptors", settings=settings)
+    summary = make_pairs_job(job, tmp_path / "out")
     assert summary["pairs"] == 0
-    assert summary["given_up"] == 2
-    assert summary["rejected"] == {"too few trusted matches": 24}
+    assert summary["given_up"] == 1
+    assert summary["rejected"] == {"too few trusted matches": 12}
 
 
 def test_parts_at_trusted_matches_of_real_photographs(tmp_path: Path) -> None:
-    job = PairJob(str(EXAMPLES), 6, seed=1, settings=PairSettings(size=256, unaltered=0.0))
-    run_job(job, tmp_path)
+    job = PairJob(str(EXAMPLES), 3, seed=1, settings=PairSettings(size=192, unaltered=0.0))
+    make_pairs_job(job, tmp_path)
     pairs = list(read_pairs(tmp_path))
-    assert len(pairs) >= 5
+    assert len(pairs) >= 2
     for pair in pairs:
         assert pair.part_2 is not None
         assert pair.points is not None
@@ -203,22 +216,18 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for wrong, message in (
         (["--kinds", "melt"], "kinds must be of"),
         (["--area", "0.6", "0.1"], "area must rise"),
-        (["--masker", "magic"], "wanted one of grabcut"),
+        (["--masker", "magic"], "Choose one of grabcut"),
         (["--skewness", "some"], "could not convert"),
         (["--seed", "5"], "another job"),
     ):
         place = base if wrong[0] == "--seed" else [*base[:4], str(tmp_path / "x"), *base[5:]]
         assert main([*place, "--count", "3", "--size", "96", *wrong]) == ExitCode.USAGE
         assert message in capsys.readouterr().err
-    missing = ["make-pairs", "--source", str(tmp_path / "none"), "--out", str(tmp_path / "y")]
-    assert main(missing) == ExitCode.USAGE
-    assert "does not exist" in capsys.readouterr().err
-
-
-def test_procedural_subjects_need_no_data(tmp_path: Path) -> None:
-    job = PairJob("procedural", 2, parts="random", settings=replace(QUICK, unaltered=0.0))
-    run_job(job, tmp_path)
-    for pair in read_pairs(tmp_path):
-        assert pair.view == "rendering"
-        assert pair.points is not None
-        assert len(pair.points) > 20
+    for source, message in (
+        (str(tmp_path / "none"), "does not exist"),
+        ("procedural", "photographs"),
+    ):
+        assert (
+            main(["make-pairs", "--source", source, "--out", str(tmp_path / "y")]) == ExitCode.USAGE
+        )
+        assert message in capsys.readouterr().err

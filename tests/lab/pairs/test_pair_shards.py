@@ -17,7 +17,7 @@ from vsm_fast.lab.pairs.pair_shards import (
     count_pairs,
     read_pairs,
     read_subjects,
-    write_shard,
+    write_pair_shard,
 )
 from vsm_fast.lab.pairs.pairs import ControlledPair, points_of_flow
 
@@ -56,11 +56,11 @@ def _png(array: np.ndarray) -> dict[str, object]:
     return {"bytes": file.getvalue(), "path": "x.png"}
 
 
-def test_what_is_written_is_read_back(tmp_path) -> None:
+def test_round_trip(tmp_path) -> None:
     written = [pair(number) for number in range(40)]
     written.append(pair(40, part_2=None, altered_2=None, points=None, provenance={}))
     path = tmp_path / "shard.parquet"
-    assert write_shard(iter(written), path) == 41 == count_pairs(path)
+    assert write_pair_shard(iter(written), path) == 41 == count_pairs(path)
     read = list(read_pairs(path))
     assert len(read) == 41
     for before, after in zip(written, read, strict=True):
@@ -77,13 +77,13 @@ def test_what_is_written_is_read_back(tmp_path) -> None:
 
 def test_a_folder_is_read_shard_by_shard_in_order(tmp_path) -> None:
     for number in (2, 0, 1):
-        write_shard([pair(number)], tmp_path / f"{number:04d}.parquet")
+        write_pair_shard([pair(number)], tmp_path / f"{number:04d}.parquet")
     assert [p.id for p in read_pairs(tmp_path)] == ["pair 0", "pair 1", "pair 2"]
     assert count_pairs(tmp_path) == 3
 
 
-def test_the_published_layout_has_no_columns_of_ours(tmp_path) -> None:
-    """Only the published columns, a mask of another size, in mode 1 and 3 channels."""
+def test_the_published_layout_is_read(tmp_path) -> None:
+    """Published columns only, a mask of another size, masks in mode 1 and with 3 channels."""
     mine = pair()
     columns = {column: [_png(getattr(mine, field))] for field, column in list(IMAGES.items())[:3]}
     columns |= {
@@ -102,15 +102,15 @@ def test_the_published_layout_has_no_columns_of_ours(tmp_path) -> None:
     assert read_subjects(tmp_path) == [""]
 
 
-def test_the_schema_tells_hugging_face_what_is_an_image(tmp_path) -> None:
-    write_shard([pair()], tmp_path / "a.parquet")
+def test_the_schema_marks_images_for_hugging_face(tmp_path) -> None:
+    write_pair_shard([pair()], tmp_path / "a.parquet")
     features = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"huggingface"])
     features = features["info"]["features"]
     assert set(features) == set(SCHEMA.names)
     assert features["image_1_inpainted"] == {"_type": "Image"}
 
 
-def test_errors_name_the_file_and_what_is_wrong(tmp_path) -> None:
+def test_errors_name_file_and_cause(tmp_path) -> None:
     with pytest.raises(PairingError, match="holds no controlled pairs"):
         list(read_pairs(tmp_path))
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
@@ -126,8 +126,8 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path) -> None:
         list(read_pairs(tmp_path / "a.parquet"))
 
 
-def test_sizes_must_fit_together() -> None:
-    with pytest.raises(ValueError, match=r"altered_1 is \(3, 3, 3\).*\(20, 30, 3\)"):
+def test_wrong_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"altered_1 has shape \(3, 3, 3\).*\(20, 30, 3\)"):
         pair(altered_1=np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(ValueError, match="x1, y1, x2, y2"):
         pair(points=np.zeros((4, 2), np.float32))
@@ -140,7 +140,7 @@ def test_points_of_a_flow_lie_on_both_subjects() -> None:
     mask_1, mask_2 = np.zeros((32, 40), bool), np.zeros((30, 30), bool)
     mask_1[8:30, 4:30], mask_2[:20] = True, True
     points = points_of_flow(flow, mask_1, mask_2, stride=4)
-    # x = 6, 10, 14, 18 are inside mask 1 and known; y = 10, 14, 18 land above row 20.
+    # x = 6, 10, 14, 18 are inside mask 1 with a finite flow; y = 10, 14, 18 map above row 20.
     assert sorted({(x, y) for x, y, _, _ in points.tolist()}) == [
         (x + 0.5, y + 0.5) for x in (6, 10, 14, 18) for y in (10, 14, 18)
     ]

@@ -15,7 +15,7 @@ from training_runs import a_pair, write_backbone, write_pairs
 
 from vsm_fast import VSMScorer
 from vsm_fast.errors import TrainingError
-from vsm_fast.lab.pairs.pair_shards import read_pairs, write_shard
+from vsm_fast.lab.pairs.pair_shards import read_pairs, write_pair_shard
 from vsm_fast.lab.training import feature_cache
 from vsm_fast.lab.training.calibration import match_points, stored_point_table
 from vsm_fast.lab.training.contrastive import AggregationPair
@@ -107,7 +107,7 @@ def test_features_are_of_pairs_with_matches(
         replace(speck, mask_1=tiny, part_1=np.zeros_like(tiny)),
         a_pair(4, "none"),
     ]
-    write_shard(made, folder / "0.parquet")
+    write_pair_shard(made, folder / "0.parquet")
     with caplog.at_level(logging.WARNING):
         rows = training_features(
             *_parts(model), FeatureSettings(variants=1), folder, tmp_path / "f"
@@ -128,7 +128,7 @@ def test_another_model_or_other_settings_are_refused(model: Path, tmp_path: Path
         training_features(backbone, later, settings, pairs, tmp_path / "f")
     with pytest.raises(TrainingError, match="features of other settings"):
         training_features(backbone, config, replace(settings, seed=1), pairs, tmp_path / "f")
-    write_shard([a_pair(9)], pairs / "1.parquet")
+    write_pair_shard([a_pair(9)], pairs / "1.parquet")
     with pytest.raises(TrainingError, match="features of other pairs"):
         training_features(backbone, config, settings, pairs, tmp_path / "f")
     heads = {name: "0" * 64 for name in config.files if "aggregation" in name}
@@ -141,7 +141,7 @@ def test_another_model_or_other_settings_are_refused(model: Path, tmp_path: Path
 def test_unusable_pairs_grids_and_records_are_refused(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "strangers"
     folder.mkdir()
-    write_shard([a_pair(1, "other subject")], folder / "0.parquet")
+    write_pair_shard([a_pair(1, "other subject")], folder / "0.parquet")
     with pytest.raises(TrainingError, match="no pair of"):
         training_features(*_parts(model), FeatureSettings(), folder, tmp_path / "none")
     backbone, config = _parts(model)

@@ -20,7 +20,7 @@ from training_runs import a_pair, write_backbone, write_pairs
 
 from vsm_fast import VSMScorer
 from vsm_fast.errors import ModelError, TrainingError
-from vsm_fast.lab.pairs.pair_shards import read_pairs, write_shard
+from vsm_fast.lab.pairs.pair_shards import read_pairs, write_pair_shard
 from vsm_fast.lab.training import contrastive
 from vsm_fast.lab.training.contrastive import ContrastiveTraining
 from vsm_fast.lab.training.features import FeatureSettings
@@ -221,7 +221,7 @@ def test_pairs_of_the_published_layout_train_too(settings: TrainSettings, tmp_pa
     """They bring no points; the backbone's features match them."""
     folder = tmp_path / "published"
     folder.mkdir()
-    write_shard([a_pair(number, points=False) for number in range(4)], folder / "0.parquet")
+    write_pair_shard([a_pair(number, points=False) for number in range(4)], folder / "0.parquet")
     loose = FeatureSettings(variants=1, match_similarity=0.2, match_skewness=-1.0)
     result = _run(
         replace(settings, pairs=str(folder), features=loose,

@@ -1,1 +1,1 @@
-"""Training data: photographs, procedural renderings and controlled alterations of both."""
+"""Controlled inconsistencies: generation from photographs, storage, benchmark."""

@@ -1,8 +1,8 @@
 """Controlled pairs on disk: Parquet shards in the column layout of the published test set.
 
-The columns of ``abdo-eldesokey/mtg-dataset`` (images and masks as encoded files) come first, so
-that one reader serves both; what only our own pairs have follows in further columns. Hugging
-Face's ``datasets`` opens a folder of shards with the images decoded.
+The columns of ``abdo-eldesokey/mtg-dataset`` (encoded images and masks) come first, so one reader
+handles both; further columns hold the data that only generated pairs have. Hugging Face's
+``datasets`` opens a folder of shards and decodes the images.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from vsm_fast.errors import InputError, PairingError
 from vsm_fast.files import replacing
 from vsm_fast.images.loading import load_image
-from vsm_fast.lab.pairs.pairs import ControlledPair
+from vsm_fast.lab.pairs.pairs import ControlledPair, Mask, Pixels
 
 IMAGES = {
     "original_1": "image_1_original",
@@ -56,22 +56,21 @@ SCHEMA = pa.schema(
     ],
     metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
 )
-_MAX_ROWS = 16  # a row is decoded at a time, but read by row groups
+_MAX_ROWS = 16  # per row group: rows are read by group and decoded one at a time
 
 
-def write_shard(pairs: Iterable[ControlledPair], path: str | os.PathLike[str]) -> int:
-    """Write pairs as one Parquet file: all of it, or nothing.
+def write_pair_shard(pairs: Iterable[ControlledPair], path: str | os.PathLike[str]) -> int:
+    """Write pairs to one Parquet file, complete or not at all.
 
     Args:
-        pairs: Read once, a few at a time.
+        pairs: Consumed once, a few at a time.
         path: The file; its folder must exist.
 
     Returns:
         The number of pairs.
     """
-    written = 0
+    written, rows = 0, list[dict[str, Any]]()
     with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
-        rows: list[dict[str, Any]] = []
         for pair in pairs:
             rows.append(_row(pair))
             written += 1
@@ -86,62 +85,66 @@ def write_shard(pairs: Iterable[ControlledPair], path: str | os.PathLike[str]) -
 def _row(pair: ControlledPair) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(pair, name) for name in ("id", "subject", "view", "kind")}
     for field, column in (IMAGES | MASKS).items():
-        picture = getattr(pair, field)
-        row[column] = None if picture is None else {"bytes": _png(picture), "path": None}
+        pixels, row[column] = getattr(pair, field), None
+        if pixels is not None:
+            # Masks are stored as grey 0 / 255, readable by every viewer.
+            grey = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
+            file = io.BytesIO()
+            Image.fromarray(grey).save(file, "PNG")
+            row[column] = {"bytes": file.getvalue(), "path": None}
     row["oracle"] = pair.oracle
     row["points"] = None if pair.points is None else pair.points.ravel()
     row["provenance"] = json.dumps(pair.provenance, sort_keys=True)
     return row
 
 
-def _png(picture: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
-    file = io.BytesIO()
-    # Masks are written as grey 0 / 255: what every viewer shows and every reader understands.
-    grey = picture.astype(np.uint8) * 255 if picture.dtype == bool else picture
-    Image.fromarray(grey).save(file, "PNG")
-    return file.getvalue()
-
-
 def shard_paths(source: str | os.PathLike[str]) -> list[Path]:
-    """The Parquet files of a dataset: the file itself, or all below a folder, sorted.
+    """Return the Parquet files of a dataset: the file itself, or all files in a folder, sorted.
 
     Raises:
-        PairingError: There is none.
+        PairingError: If there is none.
     """
     root = Path(source)
     paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
-    # A process that was killed leaves a hidden file, cut off in the middle.
+    # A killed process leaves a truncated hidden file.
     paths = [path for path in paths if path == root or not path.name.startswith(".")]
     if not paths:
         raise PairingError(
-            f"{root} holds no controlled pairs: a .parquet file or a folder of them is expected, "
-            "as vsm-fast make-pairs writes it."
+            f"{root} holds no controlled pairs. Give a .parquet file or a folder of them, as "
+            "written by vsm-fast make-pairs."
         )
     return paths
 
 
 def count_pairs(source: str | os.PathLike[str]) -> int:
-    """Number of rows of a dataset, from the files' footers."""
+    """Return the number of pairs of a dataset, from the file footers."""
     return sum(pq.read_metadata(path).num_rows for path in shard_paths(source))
 
 
-def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
-    """Read a dataset pair by pair, ours or the published one.
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        yield pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PairingError(f"{path} cannot be read as Parquet: {error}") from error
 
-    Columns that only our shards have may be missing: ``id`` becomes ``FILE:ROW``, other texts
-    are empty, and a ``kind`` follows from the masks (``"none"`` without an altered part, else
+
+def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
+    """Read a generated or published dataset pair by pair.
+
+    Columns outside the published layout are optional: ``id`` defaults to ``FILE:ROW``, other
+    texts to ``""``, and ``kind`` follows from the masks (``"none"`` without an altered part, else
     ``"inpainted"``).
 
     Args:
         source: A Parquet file or a folder of them.
 
     Raises:
-        PairingError: No file, a file that is not Parquet, a missing column, or a row whose
-            pictures cannot be decoded or do not fit together; it names the file and the row.
+        PairingError: If there is no file, a file is not Parquet or lacks a column, or the images
+            of a row cannot be decoded or differ in size; the message names file and row.
     """
     for path in shard_paths(source):
-        try:
-            file = pq.ParquetFile(path)
+        with _opened(path) as file:
             missing = sorted(set(_ENCODED) - _OPTIONAL - set(file.schema_arrow.names))
             if missing:
                 raise PairingError(
@@ -154,74 +157,60 @@ def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
                 for row in batch.to_pylist():
                     yield _pair(row, f"{path.name}:{number}")
                     number += 1
-        except (pa.ArrowInvalid, OSError) as error:
-            raise PairingError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _pair(row: Mapping[str, Any], place: str) -> ControlledPair:
     try:
         pictures = {name: decode_picture(row.get(column)) for name, column in IMAGES.items()}
-        masks = {name: _decode_mask(row.get(column)) for name, column in MASKS.items()}
-        for field, column in (IMAGES | MASKS).items():
-            if column not in _OPTIONAL and (pictures | masks)[field] is None:
+        masks: dict[str, Mask | None] = {}
+        for name, column in MASKS.items():
+            file, view = row.get(column), pictures[f"original_{name[-1]}"]
+            masks[name] = None
+            if file is not None and file["bytes"]:
+                with Image.open(io.BytesIO(file["bytes"])) as picture:
+                    masks[name] = mask = np.asarray(picture.convert("L")) > 127
+                if view is not None and mask.shape != view.shape[:2]:
+                    size = view.shape[1::-1]
+                    resized = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+                    masks[name] = np.asarray(resized)
+        for name, column in (IMAGES | MASKS).items():
+            if column not in _OPTIONAL and {**pictures, **masks}[name] is None:
                 raise ValueError(f"{column} is empty")
-        for name, mask in masks.items():
-            view = pictures[f"original_{name[-1]}"]
-            if mask is not None and view is not None and mask.shape != view.shape[:2]:
-                masks[name] = _resized(mask, view.shape[:2])
-        points = row.get("points")
-        altered = masks["part_1"]
-        assert altered is not None
+        points, part = row.get("points"), masks["part_1"]
+        altered = part is not None and part.any()
         return ControlledPair(
             id=row.get("id") or place,
             subject=row.get("subject") or "",
             view=row.get("view") or "",
-            kind=row.get("kind") or ("inpainted" if altered.any() else "none"),
+            kind=row.get("kind") or ("inpainted" if altered else "none"),
             points=None if points is None else np.array(points, np.float32).reshape(-1, 4),
             provenance=json.loads(row.get("provenance") or "{}"),
             **pictures,  # type: ignore[arg-type]
             **masks,  # type: ignore[arg-type]
         )
-    except (ValueError, OSError, InputError) as error:  # Pillow's errors are of both kinds
+    except (ValueError, OSError, InputError) as error:  # Pillow raises both of the former
         raise PairingError(f"controlled pair {place}: {error}") from error
 
 
-def decode_picture(file: Mapping[str, Any] | None) -> NDArray[np.uint8] | None:
-    """The pixels of an encoded picture, uint8 [H, W, 3]; None when there is none."""
+def decode_picture(file: Mapping[str, Any] | None) -> Pixels | None:
+    """Decode an image cell to uint8 [H, W, 3]; None if the cell is empty."""
     if file is None or not file["bytes"]:
         return None
     with Image.open(io.BytesIO(file["bytes"])) as picture:
         return load_image(picture).pixels
 
 
-def _decode_mask(file: Mapping[str, Any] | None) -> NDArray[np.bool_] | None:
-    """The mask of an encoded picture, bool [H, W]: brighter than half; None without one."""
-    if file is None or not file["bytes"]:
-        return None
-    with Image.open(io.BytesIO(file["bytes"])) as picture:
-        return np.asarray(picture.convert("L")) > 127
-
-
-def _resized(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask that was stored at another resolution than its image, at the image's."""
-    height, width = size
-    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-
-
 def read_subjects(source: str | os.PathLike[str]) -> Sequence[str]:
-    """The subject of every pair, without decoding pictures; empty texts where unknown.
+    """Read the subject of every pair without decoding images; ``""`` if unknown.
 
     Raises:
-        PairingError: No file, or one that is not Parquet.
+        PairingError: If there is no file, or a file is not Parquet.
     """
     subjects: list[str] = []
     for path in shard_paths(source):
-        try:
-            file = pq.ParquetFile(path)
+        with _opened(path) as file:
             if "subject" in file.schema_arrow.names:
                 subjects += [name or "" for name in file.read(["subject"])["subject"].to_pylist()]
             else:
                 subjects += [""] * file.metadata.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise PairingError(f"{path} cannot be read as Parquet: {error}") from error
     return subjects

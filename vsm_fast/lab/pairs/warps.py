@@ -1,4 +1,4 @@
-"""Random second views of one photograph, with exact correspondence."""
+"""Random second views of a photograph with exact correspondence."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-_CONTROL = 5  # elastic control points per side; few, so that the field stays smooth
-_REMAP_LIMIT = 16384  # OpenCV's remap takes fewer than 32768 positions per row
-_INVERSIONS = 12  # fixed-point steps; the displacement contracts, so these reach < 0.1 px
+from vsm_fast.lab.pairs.pairs import Mask, Pixels
+
+_CONTROL = 5  # elastic control points per side; few, to keep the field smooth
+_REMAP_LIMIT = 16384  # OpenCV's remap accepts fewer than 32768 positions per row
+_INVERSIONS = 12  # fixed-point steps; the displacement contracts, the error falls below 0.1 px
 
 
 @dataclass(frozen=True)
 class Warp:
-    """A warp of pictures of one size.
+    """A warp of images of one size.
 
     Attributes:
-        inverse: float32 [H, W, 2], (x, y) in the source picture of each warped pixel.
+        inverse: float32 [H, W, 2], position (x, y) in the source image of each warped pixel.
         matrix: float64 [3, 3], the projective part, source to warped.
-        elastic: float32 [H, W, 2], displacement of the warped pixel before ``matrix`` is undone.
+        elastic: float32 [H, W, 2], displacement of a warped pixel before ``matrix`` is inverted.
     """
 
     inverse: NDArray[np.float32]
@@ -30,46 +30,43 @@ class Warp:
     elastic: NDArray[np.float32]
 
     def image(self, pixels: Pixels, border: int = cv2.BORDER_REFLECT_101) -> Pixels:
-        """The warped picture, uint8 [H, W, 3]."""
+        """Warp an image, uint8 [H, W, 3]."""
         return cv2.remap(pixels, self.inverse, None, cv2.INTER_LINEAR, borderMode=border)
 
     def mask(self, mask: Mask) -> Mask:
-        """The warped mask, bool [H, W]; False beyond the source picture."""
-        warped = cv2.remap(
-            mask.astype(np.uint8), self.inverse, None, cv2.INTER_NEAREST, borderValue=0
-        )
-        return warped > 0
+        """Warp a mask, bool [H, W]; False outside the source image."""
+        values = mask.astype(np.uint8)
+        return cv2.remap(values, self.inverse, None, cv2.INTER_NEAREST, borderValue=0) > 0
 
     def flow(self) -> NDArray[np.float32]:
-        """Where every pixel of the source picture lands, float32 [H, W, 2]; see :meth:`points`."""
+        """Return the warped position of every source pixel, float32 [H, W, 2]."""
         height, width = self.inverse.shape[:2]
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
         return self.points(grid.reshape(-1, 2).astype(np.float32)).reshape(height, width, 2)
 
     def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Where source positions land.
+        """Warp positions.
 
         Args:
-            xy: float [N, 2], (x, y) pixel positions in the source picture.
+            xy: float [N, 2], (x, y) pixel positions in the source image.
 
         Returns:
-            float32 [N, 2], positions in the warped picture, perhaps outside it; accurate to a
+            float32 [N, 2], positions in the warped image, possibly outside it, accurate to a
             quarter of a pixel.
         """
         if len(xy) == 0:
             return np.zeros((0, 2), np.float32)
-        straight = cv2.perspectiveTransform(
-            np.asarray(xy, np.float64).reshape(1, -1, 2), self.matrix
-        )[0]
-        # inverse(p) = matrix^-1(p + elastic(p)), so p solves p = straight - elastic(p).
-        landed = straight.copy()
+        source = np.asarray(xy, np.float64).reshape(1, -1, 2)
+        projected = cv2.perspectiveTransform(source, self.matrix)[0]
+        # inverse(p) = matrix^-1(p + elastic(p)), so p solves p = projected - elastic(p).
+        warped = projected.copy()
         for _ in range(_INVERSIONS):
-            landed = straight - sample_field(self.elastic, landed)
-        return landed.astype(np.float32)
+            warped = projected - sample_field(self.elastic, warped)
+        return warped.astype(np.float32)
 
 
 def sample_field(field: NDArray[np.float32], xy: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Bilinear values of a field [H, W, C] at positions [N, 2]; float32 [N, C]."""
+    """Interpolate a field [H, W, C] bilinearly at positions [N, 2]; float32 [N, C]."""
     if len(xy) == 0:
         return np.zeros((0, field.shape[2]), np.float32)
     chunks = [
@@ -83,24 +80,22 @@ def sample_field(field: NDArray[np.float32], xy: NDArray[np.float64]) -> NDArray
 
 
 def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: float = 1.0) -> Warp:
-    """A random rotation, scale, shift, perspective and smooth elastic deformation.
+    """Draw a rotation, scale, shift, perspective and smooth elastic deformation.
 
     Args:
         rng: Source of randomness.
         size: (height, width) in pixels.
-        strength: In [0, 1]. 0 = none; 1 = rotation to 25 degrees, scale 0.75 to 1.2, perspective
-            to 12 % of the side, elastic displacement to 4 % of it.
+        strength: In [0, 1]. 0 = identity; 1 = rotation up to 25 degrees, scale 0.75 to 1.2,
+            perspective up to 12 % of the side, elastic displacement up to 4 % of it.
 
     Returns:
-        The warp; the elastic part is bounded so that it never folds over.
+        The warp; the bound of the elastic part excludes folds.
 
     Raises:
-        ValueError: ``strength`` is outside [0, 1], where the bound does not hold.
+        ValueError: If ``strength`` is outside [0, 1], where the bound does not hold.
     """
     if not 0 <= strength <= 1:
-        raise ValueError(
-            f"strength must be in [0, 1], more would fold the picture; got {strength}."
-        )
+        raise ValueError(f"strength must lie in [0, 1], more could fold the image; got {strength}.")
     height, width = size
     side = min(size)
     angle = np.deg2rad(rng.uniform(-25, 25)) * strength
@@ -114,7 +109,7 @@ def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: fl
     moved = (corners - centre) @ linear.T + centre + shift
     moved += rng.uniform(-0.06, 0.06, (4, 2)) * side * strength
     matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
-    # 4 % keeps the Jacobian's determinant positive, even for the worst signs of the neighbours.
+    # 4 % keeps the Jacobian determinant positive for any signs of neighbouring control points.
     control = rng.uniform(-0.04, 0.04, (_CONTROL, _CONTROL, 2)) * side * strength
     elastic = cv2.resize(control.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
@@ -124,13 +119,13 @@ def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: fl
 
 
 def colour_jitter(rng: np.random.Generator, pixels: Pixels, strength: float = 1.0) -> Pixels:
-    """The picture under another exposure: what two photographs of one subject differ by.
+    """Change the exposure, as between two photographs of one subject.
 
     Args:
         rng: Source of randomness.
         pixels: uint8 [H, W, 3].
-        strength: 0 = unchanged; 1 = gain, contrast and saturation to ±25 %, white balance to
-            ±8 %, gamma 0.8 to 1.25, slight blur or noise, JPEG of quality 40 upwards.
+        strength: 0 = unchanged; 1 = gain, contrast and saturation up to ±25 %, white balance up
+            to ±8 %, gamma 0.8 to 1.25, slight blur or noise, JPEG quality 40 and above.
     """
     image = pixels.astype(np.float32) / 255
     image = image ** np.exp(rng.uniform(-0.22, 0.22) * strength)
@@ -153,7 +148,7 @@ def colour_jitter(rng: np.random.Generator, pixels: Pixels, strength: float = 1.
 
 
 def replace_background(pixels: Pixels, mask: Mask, background: Pixels) -> Pixels:
-    """The subject on another background, with an edge feathered over about two pixels.
+    """Put the subject on another background, with an edge feathered over about two pixels.
 
     Args:
         pixels: uint8 [H, W, 3].

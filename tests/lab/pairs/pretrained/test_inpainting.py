@@ -1,4 +1,4 @@
-"""Inpainting: only the part changes, a seed decides how, and the model sees the right region."""
+"""Inpainting: locality, determinism, and the region and settings passed to the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrained_models import save_flux_fill, save_sd2_inpainting, save_sdxl_inp
 
 from vsm_fast.errors import ModelError
 from vsm_fast.lab.pairs.pretrained.inpainting import (
-    PRESETS,
+    INPAINTING_MODELS,
     PROMPTS,
     Inpainter,
     InpaintingSettings,
@@ -62,7 +62,7 @@ def request(seed=0, kind="repaint", part=None, pixels=None):
 
 
 class Painter:
-    """In place of a pipeline: keeps what it was called with; ``paint`` makes the picture."""
+    """Fake pipeline: records its call and returns the image of ``paint``."""
 
     image_processor = SimpleNamespace(config=SimpleNamespace(vae_scale_factor=8))
     vae_scale_factor = 8
@@ -82,29 +82,29 @@ class Painter:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_part_is_painted_anew_and_nothing_else(load, name):
-    asked = request()
-    before = asked.pixels.copy()
-    altered = load(name)(asked)
+def test_only_the_part_is_repainted(load, name):
+    job = request()
+    before = job.pixels.copy()
+    altered = load(name)(job)
     assert altered.pixels.dtype == np.uint8
-    assert np.array_equal(asked.pixels, before)
-    assert np.array_equal(altered.pixels[~asked.part], before[~asked.part])
+    assert np.array_equal(job.pixels, before)
+    assert np.array_equal(altered.pixels[~job.part], before[~job.part])
     changed = (altered.pixels != before).any(2)
-    assert changed[asked.part].mean() > 0.9
-    assert np.array_equal(altered.part, asked.part)
+    assert changed[job.part].mean() > 0.9
+    assert np.array_equal(altered.part, job.part)
     assert altered.kind == "repaint"
     recorded = json.loads(json.dumps(altered.details))["inpainting"]
     assert recorded["prompt"] == "a photo of a bear plushie"
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_seed_decides(load, name):
+def test_the_seed_determines_the_result(load, name):
     first, second = load(name), load(name)
     one, again, other = first(request(1)), second(request(1)), first(request(2))
     assert np.array_equal(one.pixels, again.pixels)
     assert one.details == again.details
     assert not np.array_equal(one.pixels, other.pixels)
-    # Nothing is left behind by the request between.
+    # No state remains from the request in between.
     assert np.array_equal(first(request(1)).pixels, one.pixels)
 
 
@@ -124,13 +124,13 @@ def test_the_kind_is_in_the_prompt_and_changes_the_picture(load):
 def test_parts_of_any_shape(load, name, shape):
     part = np.zeros((HEIGHT, WIDTH), bool)
     part[: shape[0], -shape[1] :] = True
-    asked = request(part=part)
-    altered = load(name)(asked)
-    assert np.array_equal(altered.pixels[~part], asked.pixels[~part])
-    assert (altered.pixels != asked.pixels).any()
+    job = request(part=part)
+    altered = load(name)(job)
+    assert np.array_equal(altered.pixels[~part], job.pixels[~part])
+    assert (altered.pixels != job.pixels).any()
 
 
-def test_what_the_model_returns_lands_where_it_was_taken_from():
+def test_the_output_returns_to_its_region():
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     ramp = np.stack([rows * 4, columns * 3, rows + columns], 2).astype(np.uint8)
     painter = Painter(lambda call: call["image"])
@@ -141,14 +141,14 @@ def test_what_the_model_returns_lands_where_it_was_taken_from():
     assert np.abs(shifted(request(pixels=ramp)).pixels.astype(int) - ramp).max() > 8
 
 
-def test_the_model_is_told_which_part():
+def test_the_model_receives_the_mask_of_the_part():
     def white_inside(call):
         mask = call["mask_image"].resize((call["width"], call["height"]), Image.Resampling.NEAREST)
         return np.stack([np.asarray(mask)] * 3, 2)
 
-    asked = request(pixels=np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    altered = Inpainter("x", Painter(white_inside), SHORT)(asked)
-    inside = altered.pixels[asked.part]
+    job = request(pixels=np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    altered = Inpainter("x", Painter(white_inside), SHORT)(job)
+    inside = altered.pixels[job.part]
     assert np.median(inside) == 255
     assert (inside > 127).mean() > 0.9  # the rest is the edge, resampled
 
@@ -166,26 +166,26 @@ def test_the_region_is_the_part_with_its_padding():
 
 def test_the_papers_settings_reach_the_pipeline():
     painter = Painter(lambda call: call["image"])
-    Inpainter("x", painter, PRESETS["sdxl-inpainting"].settings)(request())
+    Inpainter("x", painter, INPAINTING_MODELS["sdxl-inpainting"].settings)(request())
     called = painter.called
     settings = (called["strength"], called["guidance_scale"], called["num_inference_steps"])
     assert settings == (0.98, 7.5, 30)
-    assert PRESETS["sdxl-inpainting"].settings.padding == 32
+    assert INPAINTING_MODELS["sdxl-inpainting"].settings.padding == 32
 
 
-def test_a_refused_picture_leaves_the_pixels_as_they_are():
+def test_a_flagged_image_leaves_the_pixels_unchanged():
     painter = Painter(lambda call: np.zeros((call["height"], call["width"], 3)), [True])
-    asked = request()
-    altered = Inpainter("x", painter, SHORT)(asked)
+    job = request()
+    altered = Inpainter("x", painter, SHORT)(job)
     assert altered.details["inpainting"]["flagged"] is True
-    assert np.array_equal(altered.pixels, asked.pixels)
+    assert np.array_equal(altered.pixels, job.pixels)
 
 
 def test_output_that_is_not_finite_is_an_error(load):
     inpainter = load("sd2-inpainting")
     with torch.no_grad():
         inpainter._pipeline.vae.decoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(ModelError, match="NaN or Inf; load it with dtype='float32'"):
+    with pytest.raises(ModelError, match=r"NaN or Inf\. Load it with dtype='float32'"):
         inpainter(request())
 
 
@@ -196,7 +196,7 @@ def test_other_precisions(load):
     assert np.abs(inpainter(request()).pixels - exact).mean() < 3
 
 
-def test_no_watermark_is_put_into_the_part(load):
+def test_the_part_has_no_watermark(load):
     assert load("sdxl-inpainting")._pipeline.watermark is None
 
 
@@ -204,7 +204,7 @@ def test_wrong_requests_are_refused(load):
     inpainter = load("sd2-inpainting")
     with pytest.raises(ValueError, match="repaint shape; got 'explode'"):
         inpainter(request(kind="explode"))
-    with pytest.raises(ValueError, match="got an empty one"):
+    with pytest.raises(ValueError, match="got an empty part"):
         inpainter(request(part=np.zeros((HEIGHT, WIDTH), bool)))
     with pytest.raises(ValueError, match=r"\(50, 75, 3\) and \(9, 9\)"):
         inpainter(request(part=np.ones((9, 9), bool)))
@@ -222,5 +222,5 @@ def test_wrong_settings_are_refused(folders):
             dataclasses.replace(SHORT, **{field: value})
 
 
-def test_flux_is_only_taken_by_name():
+def test_flux_is_never_the_default():
     assert "flux" not in Inpainter.from_pretrained.__func__.__defaults__[0].lower()

@@ -1,4 +1,4 @@
-"""The wrapper around LPIPS, with a stand-in for the lpips package: see lpips_stand_in.py."""
+"""The LPIPS wrapper, with a fake lpips package (lpips_stand_in.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def part(rows, columns, shape=(90, 120)):
     return mask
 
 
-def test_pixels_go_in_from_minus_one_to_one(lpips):
+def test_pixels_are_scaled_to_minus_one_to_one(lpips):
     distance = LpipsDistance.from_pretrained(device="cpu")
     assert distance(picture(0), picture(255)) == pytest.approx(2)
     first, second = distance._model.seen
@@ -52,7 +52,7 @@ def test_the_box_of_the_part_is_compared(change):
     assert change._distance._model.seen[0].shape == (1, 3, 64, 70)
 
 
-def test_a_small_part_is_enlarged_to_what_alexnet_needs(change):
+def test_a_small_part_is_enlarged_for_alexnet(change):
     before, after = picture(0), picture(255)
     assert change(before, after, part((40, 41), (50, 53))) == pytest.approx(2)
     assert change._distance._model.seen[0].shape == (1, 3, 64, 64)
@@ -80,7 +80,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         LpipsChange.from_pretrained()
 
 
-def test_weights_that_cannot_be_fetched_are_a_model_error(lpips, monkeypatch):
+def test_unavailable_weights_are_a_model_error(lpips, monkeypatch):
     def offline(**_settings):
         raise urllib.error.URLError("no network")
 

@@ -1,4 +1,4 @@
-"""Parts by SAM: what the model answers, and which answer is taken."""
+"""Parts from SAM: candidates of the model, and their selection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretrained_models import save_sam
 
 from vsm_fast.images.sam import MaskCandidates, SegmentAnything
 from vsm_fast.lab.pairs.pretrained.sam_parts import SamParts
-from vsm_fast.lab.pairs.stages import DescribedView
+from vsm_fast.lab.pairs.stages import SubjectView
 
 one_thread = tiny_models.one_thread
 SIDE = 40
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 class Answers(SegmentAnything):
-    """Answers any point with given masks."""
+    """Answers every point with fixed masks."""
 
     def __init__(self, *masks, quality=None):
         self._masks, self._quality = masks, quality
@@ -40,7 +40,7 @@ def rectangle(rows, columns):
 
 
 def view(mask):
-    return DescribedView(pixels=np.zeros((SIDE, SIDE, 3), np.uint8), mask=mask)
+    return SubjectView(pixels=np.zeros((SIDE, SIDE, 3), np.uint8), mask=mask)
 
 
 SUBJECT = rectangle((0, 20), (0, 40))  # 800 pixels
@@ -50,13 +50,13 @@ WHOLE, HALF, QUARTER, SPECK = (rectangle((0, 20), (0, w)) for w in (40, 20, 10, 
 @pytest.mark.parametrize(
     ("masks", "quality", "best"),
     [
-        ((WHOLE, HALF, SPECK), (0.9, 0.1, 0.8), HALF),  # the only one within 0.05 to 0.6
-        ((HALF, QUARTER), (0.3, 0.7), QUARTER),  # of two within, the one SAM thinks better
+        ((WHOLE, HALF, SPECK), (0.9, 0.1, 0.8), HALF),  # the only mask within 0.05 to 0.6
+        ((HALF, QUARTER), (0.3, 0.7), QUARTER),  # of two within, the one with the higher quality
         ((HALF, QUARTER), (0.7, 0.3), HALF),
         ((WHOLE, SPECK), (0.9, 0.1), SPECK),  # none within: 0.025 is nearer than 1.0
     ],
 )
-def test_the_mask_that_fits_the_limits_best(masks, quality, best):
+def test_the_mask_nearest_to_the_range_wins(masks, quality, best):
     part = SamParts(Answers(*masks, quality=quality))(view(SUBJECT), (0.5, 5.5))
     assert np.array_equal(part, best)
 
@@ -65,10 +65,10 @@ def test_a_mask_that_leaves_the_subject_is_no_candidate():
     outside = rectangle((0, 40), (0, 10))  # half of it
     assert SamParts(Answers(outside))(view(SUBJECT), (5, 5)) is None
     part = SamParts(Answers(outside), min_inside=0.5)(view(SUBJECT), (5, 5))
-    assert np.array_equal(part, QUARTER)  # what sticks out is cut off
+    assert np.array_equal(part, QUARTER)  # clipped to the subject
 
 
-def test_pieces_apart_from_the_points_are_cut_off():
+def test_other_components_are_removed():
     two = QUARTER | rectangle((0, 20), (30, 33))
     part = SamParts(Answers(two))(view(SUBJECT), (5, 5))
     assert np.array_equal(part, QUARTER)
@@ -98,27 +98,27 @@ def test_wrong_settings_are_refused(share):
 
 
 @torch.no_grad()
-def test_the_answers_are_sams(folder):
+def test_candidates_equal_transformers_output(folder):
     from transformers import SamModel, SamProcessor
 
     pixels = np.random.default_rng(1).integers(0, 256, (48, 72, 3), dtype=np.uint8)
     sam = SegmentAnything.from_pretrained(folder, device="cpu")
     model, processor = SamModel.from_pretrained(folder).eval(), SamProcessor.from_pretrained(folder)
-    for point in ((20.5, 30.5), (60.5, 10.5)):  # the second is answered from the encoded image
+    for point in ((20.5, 30.5), (60.5, 10.5)):  # the second reuses the encoded image
         prompt = [[[[point[0] - 0.5, point[1] - 0.5]]]]
         inputs = processor(Image.fromarray(pixels), input_points=prompt, return_tensors="pt")
         inputs["input_points"] = inputs["input_points"].float()
         output = model(**inputs)
-        wanted = processor.post_process_masks(
+        expected = processor.post_process_masks(
             output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )[0][0]
         found = sam.at_point(pixels, point)
         assert found.masks.shape == (3, 48, 72)
-        assert np.array_equal(found.masks, wanted.numpy())
+        assert np.array_equal(found.masks, expected.numpy())
         np.testing.assert_allclose(found.quality, output.iou_scores[0, 0], atol=1e-6)
 
 
-def test_an_image_is_encoded_once_and_another_one_anew(folder, monkeypatch):
+def test_an_image_is_encoded_once(folder, monkeypatch):
     sam = SegmentAnything.from_pretrained(folder, device="cpu")
     encoded = []
     plain = sam._model.get_image_embeddings
@@ -141,7 +141,7 @@ def test_a_part_of_a_real_model_lies_inside_the_subject(folder):
     mask = np.zeros((48, 72), bool)
     mask[8:40, 10:60] = True
     parts = SamParts.from_pretrained(folder, min_inside=0.01, device="cpu")
-    found = [parts(DescribedView(pixels=pixels, mask=mask), (x, 20)) for x in range(12, 60, 8)]
+    found = [parts(SubjectView(pixels=pixels, mask=mask), (x, 20)) for x in range(12, 60, 8)]
     assert any(part is not None for part in found)
     for part in found:
         assert part is None or not (part & ~mask).any()

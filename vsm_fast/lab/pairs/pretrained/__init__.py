@@ -1,4 +1,4 @@
-"""Stages of dataset generation that run pretrained models: Grounding DINO, SAM, inpainting, LPIPS.
+"""Dataset generation with pretrained models: SAM parts, inpainting, LPIPS.
 
-They need ``pip install '.[lab]'`` and weights that the user downloads.
+Requires ``pip install '.[lab]'`` and downloaded weights.
 """

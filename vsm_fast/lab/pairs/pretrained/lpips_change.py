@@ -1,7 +1,7 @@
-"""How much a part changed, as LPIPS sees it.
+"""LPIPS change of a part.
 
-LPIPS is the one model here that is not read from safetensors: the ``lpips`` package brings its
-own small weights, and torchvision downloads AlexNet's, both as torch files.
+LPIPS is the only model not read from safetensors: the ``lpips`` package ships its own small
+weights, and torchvision downloads AlexNet's, both as torch files.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from vsm_fast.lab.pairs.pairs import Mask, Pixels
 from vsm_fast.model.devices import choose_device
 
 THRESHOLD = 0.15
-_MIN_SIDE = 64  # pixels; AlexNet's last features are 3 x 3 there, and none remain below 31
+_MIN_SIDE = 64  # pixels; AlexNet's last features are 3 x 3 there and vanish below 31
 
 
 class LpipsDistance:
-    """The distance of two images: 0 for equal ones, about 1 for quite different ones.
+    """LPIPS distance of two images: 0 for equal images, about 1 for very different ones.
 
     Args:
         model: An ``lpips.LPIPS``: two float tensors [1, 3, H, W] in [-1, 1] -> one number.
-        device: Where it is.
+        device: Its device.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
@@ -34,14 +34,14 @@ class LpipsDistance:
 
     @classmethod
     def from_pretrained(cls, *, device: str | torch.device = "auto") -> LpipsDistance:
-        """LPIPS 0.1 on AlexNet, the version that its authors recommend as a metric.
+        """Load LPIPS 0.1 on AlexNet, the version its authors recommend as a metric.
 
         Args:
-            device: ``"auto"`` (CUDA when there is one), or a torch device.
+            device: ``"auto"`` (CUDA if available), or a torch device.
 
         Raises:
-            ImportError: lpips or torchvision is not installed; names the extra.
-            ModelError: AlexNet's weights are not in torch's cache and cannot be fetched.
+            ImportError: If lpips or torchvision is not installed; the message names the extra.
+            ModelError: If AlexNet's weights are neither cached nor downloadable.
         """
         lpips = required("lpips", "LPIPS")
         chosen = choose_device(device)
@@ -57,40 +57,35 @@ class LpipsDistance:
 
     @torch.inference_mode()
     def __call__(self, first: Pixels, second: Pixels) -> float:
-        """The distance of two images of one size.
+        """Return the distance of two images.
 
         Args:
-            first: uint8 [H, W, 3]; enlarged when a side is shorter than 64 pixels.
-            second: The same.
+            first: uint8 [H, W, 3]; sides below 64 pixels are enlarged.
+            second: uint8 [H, W, 3].
 
         Raises:
-            ValueError: The sizes differ.
+            ValueError: If the sizes differ.
         """
         if first.shape != second.shape:
             raise ValueError(
                 f"LPIPS compares images of one size; got {first.shape} and {second.shape}."
             )
-        images = (self._prepared(first), self._prepared(second))
-        return float(self._model(*images))
-
-    def _prepared(self, pixels: Pixels) -> torch.Tensor:
-        levels = torch.from_numpy(pixels.astype(np.float32)).to(self._device)
-        image = (levels / 127.5 - 1).permute(2, 0, 1)[None]
-        height, width = image.shape[2:]
-        if min(height, width) >= _MIN_SIDE:
-            return image
-        size = (max(height, _MIN_SIDE), max(width, _MIN_SIDE))
-        return F.interpolate(image, size, mode="bilinear", align_corners=False)
+        levels = torch.from_numpy(np.stack([first, second]).astype(np.float32)).to(self._device)
+        images = (levels / 127.5 - 1).permute(0, 3, 1, 2)
+        size = [max(side, _MIN_SIDE) for side in first.shape[:2]]
+        if size != list(first.shape[:2]):
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        return float(self._model(images[:1], images[1:]))
 
 
 class LpipsChange:
-    """LPIPS of the box around a part, before and after.
+    """LPIPS of the bounding box of a part, before against after.
 
     Args:
         distance: LPIPS.
-        threshold: A part that changed less is rejected.
+        threshold: Smaller changes are rejected.
 
-    Source: arXiv 2509.21989, the automated dataset (pairs with LPIPS > 0.15 are kept).
+    Source: arXiv 2509.21989, the automated dataset (keeps pairs with LPIPS > 0.15).
     """
 
     name = "lpips"
@@ -102,16 +97,11 @@ class LpipsChange:
     def from_pretrained(
         cls, *, threshold: float = THRESHOLD, device: str | torch.device = "auto"
     ) -> LpipsChange:
-        """Load LPIPS.
-
-        Raises:
-            ImportError: lpips or torchvision is not installed; names the extra.
-            ModelError: Its weights are missing.
-        """
+        """Load LPIPS; raises as ``LpipsDistance.from_pretrained``."""
         return cls(LpipsDistance.from_pretrained(device=device), threshold)
 
     def __call__(self, before: Pixels, after: Pixels, part: Mask) -> float:
-        """The change of a part.
+        """Return the change of a part.
 
         Args:
             before: uint8 [H, W, 3].
@@ -119,15 +109,15 @@ class LpipsChange:
             part: bool [H, W].
 
         Raises:
-            ValueError: An empty part, or sizes that do not fit.
+            ValueError: If the part is empty or the sizes differ.
         """
         if not before.shape == after.shape == (*part.shape, 3):
             raise ValueError(
-                "a change wants two images [H, W, 3] and a part [H, W] of one size; got "
+                "LPIPS needs two images [H, W, 3] and a part [H, W] of one size; got "
                 f"{before.shape}, {after.shape} and {part.shape}."
             )
-        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        rows, columns = np.nonzero(part)
         if not len(rows):
-            raise ValueError("a change wants a part with at least one pixel; got an empty one.")
-        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            raise ValueError("LPIPS needs a part with at least one pixel; got an empty part.")
+        box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
         return self._distance(before[box], after[box])

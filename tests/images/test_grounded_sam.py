@@ -1,4 +1,4 @@
-"""Subject masks: Grounding DINO's best box, and SAM's mask in it, as the models alone give them."""
+"""Grounded SAM against its two models: the best box of Grounding DINO and SAM's mask in it."""
 
 from __future__ import annotations
 

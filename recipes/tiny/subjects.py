@@ -1,36 +1,64 @@
-"""Random connected arrangements of two to six primitives, like toys, vases or boxes."""
+"""Random procedural subjects: two to six connected primitives, like toys, vases or boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recipes.tiny.random_textures import random_rotation
-from recipes.tiny.ray_casting import Solid
+from recipes.tiny.rendering import Floats, Primitive, ProceduralSubject, Solid
+from recipes.tiny.textures import Texture, random_palette, random_rotation, random_texture
+from vsm_fast.lab.pairs.pairs import Pixels
 
-Floats = NDArray[np.float64]
-Arrangement = list[tuple[Solid, int]]  # solid, group: solids of a group may share a texture
+Arrangement = list[tuple[Solid, int]]  # solid and group: solids of a group may share a texture
 
 MOST_PARTS = 6
 
 
+def make_subject(rng: np.random.Generator, textures: Sequence[Pixels] = ()) -> ProceduralSubject:
+    """Draw a subject.
+
+    Args:
+        rng: Source of all randomness.
+        textures: Pictures for the textures of some primitives, uint8 [H, W, 3].
+    """
+    solids, groups = random_arrangement(rng)
+    palette = random_palette(rng)
+    photo_share = rng.choice([0.15, 0.5, 0.85])
+    shared = rng.random() < 0.6
+    texture_of: dict[int, Texture] = {}
+    primitives = []
+    for solid, group in zip(solids, groups, strict=True):
+        if not (shared and group in texture_of):
+            extent = float(solid.scale.mean())
+            texture_of[group] = random_texture(rng, palette, extent, textures, photo_share)
+        primitives.append(Primitive(solid, texture_of[group]))
+    return ProceduralSubject(tuple(primitives))
+
+
 def random_arrangement(rng: np.random.Generator) -> tuple[tuple[Solid, ...], tuple[int, ...]]:
-    """Two to six connected primitives inside the unit ball around the origin.
+    """Draw two to six connected primitives inside the unit ball around the origin.
 
     Args:
         rng: Source of randomness.
 
     Returns:
-        The primitives, and a group per primitive: limbs of a pair are in one group.
+        The primitives, and a group per primitive: a pair of limbs is one group.
     """
-    plan = _PLANS[int(rng.integers(len(_PLANS)))]
-    parts = plan(rng)[:MOST_PARTS]
-    corners = np.concatenate([_outline(solid) for solid, _ in parts])
-    middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
-    radius = np.linalg.norm(corners - middle, axis=1).max()
+    plans = (_animal, _animal, _turned, _vehicle, _package, _heap)
+    parts = plans[int(rng.integers(len(plans)))](rng)[:MOST_PARTS]
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 3), axis=-1).reshape(-1, 3)
+    directions = grid[np.abs(grid).max(axis=1) == 1]
+    # These points enclose each solid up to a few percent.
+    outline = np.concatenate(
+        [
+            solid.corners() if solid.shape in ("box", "frustum") else solid.surface(directions)
+            for solid, _ in parts
+        ]
+    )
+    middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
+    radius = np.linalg.norm(outline - middle, axis=1).max()
     solids = tuple(
         replace(solid, centre=(solid.centre - middle) / radius, scale=solid.scale / radius)
         for solid, _ in parts
@@ -38,18 +66,10 @@ def random_arrangement(rng: np.random.Generator) -> tuple[tuple[Solid, ...], tup
     return solids, tuple(group for _, group in parts)
 
 
-def _outline(solid: Solid) -> Floats:
-    """Points that the solid lies within, up to a few percent."""
-    if solid.shape in ("box", "frustum"):
-        return solid.corners()
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 3), axis=-1).reshape(-1, 3)
-    return solid.surface(grid[np.abs(grid).max(axis=1) == 1])
-
-
 def _solid(
     rng: np.random.Generator, centre: Floats, scale: Floats, axes: Floats | None = None
 ) -> Solid:
-    """A solid of a random shape."""
+    """Draw a solid of a random shape."""
     shape = str(rng.choice(["ellipsoid", "box", "soft box", "frustum"], p=[0.4, 0.15, 0.2, 0.25]))
     radii = (1.0, 1.0)
     if shape == "frustum":
@@ -59,7 +79,7 @@ def _solid(
 
 
 def _tilted(rng: np.random.Generator, degrees: float) -> Floats:
-    """A rotation by up to some degrees around a random axis."""
+    """Draw a rotation around a random axis by at most some degrees."""
     axis = rng.normal(size=3)
     x, y, z = axis / np.linalg.norm(axis)
     angle = np.deg2rad(rng.uniform(-degrees, degrees))
@@ -68,13 +88,13 @@ def _tilted(rng: np.random.Generator, degrees: float) -> Floats:
 
 
 def _mirrored(solid: Solid) -> Solid:
-    """The solid reflected at the plane y = 0; every shape is symmetric in its own y."""
+    """Reflect a solid at the plane y = 0; every shape is symmetric in its own y."""
     flip = np.diag([1.0, -1.0, 1.0])
     return replace(solid, centre=flip @ solid.centre, axes=flip @ solid.axes @ flip)
 
 
 def _animal(rng: np.random.Generator) -> Arrangement:
-    """Body and head, and one or two pairs of ears, arms or legs."""
+    """Draw a body, a head, and one or two pairs of ears, arms or legs."""
     girth = rng.uniform(0.45, 0.7)
     body = _solid(rng, np.zeros(3), np.array([girth, girth * rng.uniform(0.8, 1.1), 0.7]))
     size = rng.uniform(0.35, 0.55)
@@ -102,7 +122,7 @@ def _animal(rng: np.random.Generator) -> Arrangement:
 
 
 def _turned(rng: np.random.Generator) -> Arrangement:
-    """Pieces on one axis with matching radii: vases, bottles, candles, towers."""
+    """Draw pieces on one axis with matching radii: vases, bottles, candles, towers."""
     count = int(rng.integers(2, 6))
     edge, bottom = rng.uniform(0.25, 0.6), 0.0
     parts: Arrangement = []
@@ -128,7 +148,7 @@ def _turned(rng: np.random.Generator) -> Arrangement:
 
 
 def _vehicle(rng: np.random.Generator) -> Arrangement:
-    """A long body with a cabin, on wheels or feet."""
+    """Draw a long body with a cabin, on wheels or feet."""
     length, width, height = rng.uniform(0.7, 1.0), rng.uniform(0.35, 0.5), rng.uniform(0.2, 0.35)
     shapes = ["box", "soft box", "ellipsoid"]
     body = Solid(str(rng.choice(shapes)), np.zeros(3), np.eye(3), np.array([length, width, height]))
@@ -149,7 +169,7 @@ def _vehicle(rng: np.random.Generator) -> Arrangement:
 
 
 def _package(rng: np.random.Generator) -> Arrangement:
-    """One large piece and one to three small ones on it: cans, boxes, mugs, lamps."""
+    """Draw one large piece with one to three small ones: cans, boxes, mugs, lamps."""
     scale = rng.uniform(0.35, 0.9, 3)
     scale[1] = scale[0] if rng.random() < 0.5 else scale[1]
     body = _solid(rng, np.zeros(3), scale)
@@ -163,7 +183,7 @@ def _package(rng: np.random.Generator) -> Arrangement:
 
 
 def _heap(rng: np.random.Generator) -> Arrangement:
-    """Each piece grows out of the surface of an earlier one."""
+    """Draw pieces that each grow out of the surface of an earlier one."""
     parts = [(_solid(rng, np.zeros(3), rng.uniform(0.35, 0.7, 3), random_rotation(rng)), 0)]
     for group in range(1, int(rng.integers(2, MOST_PARTS + 1))):
         parent = parts[int(rng.integers(len(parts)))][0]
@@ -174,13 +194,3 @@ def _heap(rng: np.random.Generator) -> Arrangement:
         centre = foot + outward * scale.min() * rng.uniform(0.2, 0.7)
         parts.append((_solid(rng, centre, scale, random_rotation(rng)), group))
     return parts
-
-
-_PLANS: tuple[Callable[[np.random.Generator], Arrangement], ...] = (
-    _animal,
-    _animal,
-    _turned,
-    _vehicle,
-    _package,
-    _heap,
-)

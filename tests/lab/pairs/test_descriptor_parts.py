@@ -3,24 +3,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vsm_fast.lab.pairs.described_views import DescriptorParts, centres_of, describe_view
-from vsm_fast.lab.pairs.stages import DescribedView
+from vsm_fast.lab.pairs.descriptor_parts import DescriptorParts, centres_of, extract_view
+from vsm_fast.lab.pairs.stages import SubjectView
 from vsm_fast.scorer import VSMScorer
 
 BOX = (10, 20, 90, 100)
 
 
-def _view() -> DescribedView:
-    """An 8 x 8 grid: the left half of the subject is of one sort, the right half of another."""
+def _view() -> SubjectView:
+    """Return an 8 x 8 grid with one descriptor in each half of the subject."""
     descriptors = np.zeros((8, 8, 2), np.float32)
     descriptors[1:7, 1:4, 0] = 1
     descriptors[1:7, 4:7, 1] = 1
     mask = np.zeros((120, 110), bool)
     mask[30:90, 20:80] = True
-    return DescribedView(np.zeros((120, 110, 3), np.uint8), mask, descriptors, BOX)
+    return SubjectView(np.zeros((120, 110, 3), np.uint8), mask, descriptors, BOX)
 
 
-def test_a_part_grows_over_what_is_like_its_point() -> None:
+def test_a_part_grows_over_similar_cells() -> None:
     view = _view()
     part = DescriptorParts(0.5)(view, (32.0, 55.0))
     assert part is not None
@@ -37,9 +37,9 @@ def test_a_point_off_the_subject_has_no_part() -> None:
     assert DescriptorParts(0.3)(_view(), (12.0, 22.0)) is None
 
 
-def test_a_view_must_be_described() -> None:
-    bare = DescribedView(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool))
-    with pytest.raises(ValueError, match="describe_view"):
+def test_a_view_needs_descriptors() -> None:
+    bare = SubjectView(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool))
+    with pytest.raises(ValueError, match="extract_view"):
         DescriptorParts(0.3)(bare, (1.0, 1.0))
     with pytest.raises(ValueError, match="share must lie in"):
         DescriptorParts(1.0)
@@ -50,7 +50,7 @@ def test_cells_of_a_real_view_cover_its_subject() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     mask = np.zeros((90, 120), bool)
     mask[20:70, 30:100] = True
-    view = describe_view(scorer, pixels, mask)
+    view = extract_view(scorer, pixels, mask)
     assert view.descriptors is not None
     on = np.abs(view.descriptors).sum(axis=2).ravel() > 0
     lengths = np.linalg.norm(view.descriptors.reshape(len(on), -1)[on], axis=1)

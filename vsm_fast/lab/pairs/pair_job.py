@@ -24,7 +24,6 @@ from vsm_fast.files import write_json
 from vsm_fast.identity import differences
 from vsm_fast.jobs.job_folder import recorded_settings
 from vsm_fast.jobs.lock import only_writer
-from vsm_fast.jobs.shard_files import temporary_files
 from vsm_fast.lab.pairs.benchmark import BenchmarkJob, BenchmarkMaker
 from vsm_fast.lab.pairs.pair_inputs import open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
@@ -145,7 +144,10 @@ def make_pairs_job(
         _check_same(recorded.get("inputs", inputs), inputs, out, "from other inputs")
     (out / "tallies").mkdir(parents=True, exist_ok=True)
     with only_writer(out / _LOCK):
-        for temporary in temporary_files(out):  # of killed processes
+        for temporary in (
+            *out.glob(".pairs-*.tmp*"),
+            *out.glob(".job.*.tmp*"),
+        ):  # of killed processes
             temporary.unlink(missing_ok=True)
         for shard, _ in tasks:  # from here on the short shard counts as missing
             _tally_path(out, shard).unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vsm_fast.cli import doctor_report as doctor
-from vsm_fast.cli.doctor_report import Stage, examine, render
+from vsm_fast.cli import doctor
+from vsm_fast.cli.doctor import Stage, examine, render
 from vsm_fast.matching import cpu as _cpu_matching
 from vsm_fast.matching import gpu as _triton_matching
 from vsm_fast.runtimes import tensorrt_library
@@ -48,7 +48,7 @@ def test_a_gpu_shows_whether_its_tiles_were_measured() -> None:
     report = examine()
     assert report["problems"] == []
     network, matching = (stage for stage in report["stages"] if stage["device"] == "cuda")
-    assert network["detail"] == "descriptors are kept in float16"
+    assert network["detail"] == "descriptors are stored in float16"
     assert matching["path"] == "triton"
     assert matching["detail"] == "not tuned for New GPU: default tiles"
     lines = render(report).splitlines()

@@ -41,13 +41,13 @@ def guarded(tmp_path: Path, code: str, *arguments: str) -> tuple[subprocess.Comp
     return done, attempts.read_text()
 
 
-def test_scores_reports_and_procedural_pairs_ask_nothing(tmp_path: Path) -> None:
+def test_scores_reports_and_pairs_ask_nothing(tmp_path: Path) -> None:
     scores, page, pairs = (str(tmp_path / name) for name in ("s.parquet", "s.html", "pairs"))
     commands = [
         ["score", "--refs", "examples/refs", "--gens", "examples/gens", "--out", scores, "--points",
          "--heatmaps", str(tmp_path / "maps")],
         ["report", scores, "--out", page],
-        ["make-pairs", "--source", "procedural", "--parts", "random", "--count", "1",
+        ["make-pairs", "--source", "examples/refs", "--parts", "random", "--count", "1",
          "--out", pairs],
     ]  # fmt: skip
     code = """

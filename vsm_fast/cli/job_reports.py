@@ -1,8 +1,7 @@
-"""What a job tells while it runs: a bar on a terminal, lines in a log, events for programs."""
+"""Progress of a job: a bar on a terminal, lines in a log, JSON events for programs."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -11,21 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vsm_fast.cli.common import print_text
+from vsm_fast.cli.common import print_note, print_text
 from vsm_fast.jobs.progress import Event, Report
 from vsm_fast.progress import progress_bar
 
 _MOST_GROUPS = 40
-_QUIET_SECONDS = 30.0  # between two lines of a log
-_EVENT_SECONDS = 1.0  # between two events that only count
+_LINE_SECONDS = 30.0  # between two lines of a log
+_EVENT_SECONDS = 1.0  # between two progress events
 
 
 @contextmanager
-def make_report(arguments: argparse.Namespace) -> Iterator[Report]:
-    """The report that the arguments and the terminal ask for."""
-    if arguments.json:
+def make_report(*, json: bool, quiet: bool) -> Iterator[Report]:
+    """Yield the report for the options and the terminal."""
+    if json:
         yield _Events()
-    elif arguments.quiet:
+    elif quiet:
         yield lambda _: None
     elif sys.stderr.isatty():
         with _Bar() as bar:
@@ -34,23 +33,23 @@ def make_report(arguments: argparse.Namespace) -> Iterator[Report]:
         yield _Lines()
 
 
-def _note_start(event: Event) -> list[str]:
-    notes = list(event["notes"])
-    notes += [
-        f"shard {shard} is scored again: {reason}" for shard, reason in event["damaged"].items()
-    ]
+def _print_notes(event: Event) -> None:
+    """Print the notes of a start event."""
+    for note in event["notes"]:
+        print_note(note)
+    for shard, reason in event["damaged"].items():
+        print_note(f"shard {shard} is scored again: {reason}")
     if event["repeated_ids"]:
-        notes.append(
-            f"{event['repeated_ids']} rows repeat the id of an earlier one; the column 'row' "
-            "tells them apart"
+        print_note(
+            f"{event['repeated_ids']} rows repeat the id of an earlier row; the column 'row' "
+            "distinguishes them"
         )
     if event["finished_rows"]:
-        notes.append(f"{event['finished_rows']} of {event['rows']} rows are finished already")
-    return notes
+        print_note(f"{event['finished_rows']} of {event['rows']} rows are already finished")
 
 
 class _Events:
-    """One JSON object a line on standard output."""
+    """One JSON object per line on standard output."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -79,8 +78,7 @@ class _Bar:
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "start":
-            for note in _note_start(event):
-                print(f"vsm-fast: note: {note}", file=sys.stderr)
+            _print_notes(event)
             self._bar = progress_bar(
                 total=event["rows"], initial=event["finished_rows"], unit="pair", smoothing=0.05
             )
@@ -90,16 +88,15 @@ class _Bar:
 
 
 class _Lines:
-    """A line on standard error now and then."""
+    """A line on standard error every half minute."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "start":
-            for note in _note_start(event):
-                print(f"vsm-fast: note: {note}", file=sys.stderr)
-        elif event["event"] == "rows" and time.monotonic() - self._last > _QUIET_SECONDS:
+            _print_notes(event)
+        elif event["event"] == "rows" and time.monotonic() - self._last > _LINE_SECONDS:
             self._last = time.monotonic()
             eta = event["eta_seconds"]
             print(
@@ -110,7 +107,7 @@ class _Lines:
 
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
-    """Print means and counts of a finished job."""
+    """Print the means and counts of a finished job."""
     from vsm_fast.results.table import aligned, flag_line, number
 
     def row(name: str, group: Mapping[str, Any]) -> tuple[str, ...]:

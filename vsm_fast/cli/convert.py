@@ -8,16 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Group
 
-from vsm_fast.cli.common import (
-    OPTIONS,
-    Command,
-    Directory,
-    ExitCode,
-    File,
-    UsageError,
-    option,
-    print_text,
-)
+from vsm_fast.cli.common import ExitCode, UsageError, print_text
+from vsm_fast.cli.options import OPTIONS, Command, Directory, File, option
 from vsm_fast.model.presets import PRESETS, Preset, converted_folder
 
 _FILES = Group("local copies of the files, instead of the Hub's", sort_key=OPTIONS.sort_key + 1)

@@ -9,22 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from vsm_fast import __version__
-from vsm_fast.cli.common import Command, ExitCode, option, print_text
+from vsm_fast.cli.common import ExitCode, print_text
+from vsm_fast.cli.options import Command, option
 from vsm_fast.errors import ModelError
 
 if TYPE_CHECKING:
     from vsm_fast.model.config import ModelConfig
 
 _REQUIRED = (
-    "torch",
-    "numpy",
-    "pillow",
-    "diffusers",
-    "safetensors",
-    "huggingface-hub",
-    "pyarrow",
-    "pyyaml",
-)
+    "torch", "numpy", "pillow", "diffusers", "safetensors", "huggingface-hub", "pyarrow", "pyyaml",
+)  # fmt: skip
 _OPTIONAL = {  # distributions of each package
     "triton": ("triton",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
@@ -108,8 +102,16 @@ def examine(model: str = "tiny") -> Examination:
         problems=[f"{name} is required but missing: pip install {name}" for name in missing],
     )
     if not missing:
+        import torch
+
+        from vsm_fast.runtimes.tensorrt_library import library, unusable
+
         kinds = _examine_devices(report)
-        report["runtimes"]["tensorrt"] = _tensorrt()
+        gpu = torch.device("cuda")
+        reason = unusable(gpu)
+        report["runtimes"]["tensorrt"] = (
+            f"cannot be used: {reason}" if reason else f"TensorRT {library(gpu).__version__}"
+        )
         config = _examine_model(report, model)
         for kind in kinds:
             report["stages"] += _stages(kind, config, report["problems"])
@@ -167,17 +169,6 @@ def _examine_devices(report: Examination) -> list[str]:
             f"{properties.minor}, {properties.total_memory / 2**30:.0f} GiB"
         )
     return ["cpu", "cuda"]
-
-
-def _tensorrt() -> str:
-    """Return the version of TensorRT, or the reason why it is unusable."""
-    import torch
-
-    from vsm_fast.runtimes.tensorrt_library import library, unusable
-
-    device = torch.device("cuda")
-    reason = unusable(device)
-    return f"cannot be used: {reason}" if reason else f"TensorRT {library(device).__version__}"
 
 
 def _examine_model(report: Examination, model: str) -> ModelConfig | None:

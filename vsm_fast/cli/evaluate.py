@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from cyclopts import Parameter
-
-from vsm_fast.cli.common import (
+from vsm_fast.cli.common import ExitCode, UsageError, make_folder, print_text, require
+from vsm_fast.cli.options import (
     INPUTS,
-    MANY,
     MANY_OR_NONE,
     OUTPUTS,
     SETTINGS,
     Count,
     Directory,
-    ExitCode,
     File,
     Integer,
     ModelOptions,
+    Names,
     QuietCommand,
     Similarity,
-    UsageError,
-    make_folder,
+    Threshold,
     option,
-    print_text,
-    require,
 )
-
-if TYPE_CHECKING:
-    from vsm_fast.lab.pairs.pairs import ControlledPair
-
-Names = Annotated[tuple[str, ...], MANY, Parameter(metavar="NAME...")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +49,11 @@ ratings:
 """
     pairs: Annotated[Path, option("file or folder", INPUTS)]
     subjects: Annotated[Names | None, option("only pairs of these subjects", INPUTS)] = None
-    split: Annotated[
-        File | None, option("subject names: .json (a list or named lists) or lines", INPUTS)
-    ] = None
+    split: Annotated[File | None, option("subjects: .json (lists), or lines", INPUTS)] = None
     split_name: Annotated[str, option("list of the split", INPUTS, metavar="NAME")] = "test"
     limit: Annotated[Count | None, option("only the first N pairs", INPUTS)] = None
     ratings: Annotated[Path | None, option("human ratings, JSON", INPUTS)] = None
-    rating_lists: Annotated[
-        Literal["raters", "cp-pf"], option("meaning of a list of ratings", INPUTS)
-    ] = "raters"
+    rating_lists: Annotated[Literal["raters", "cp-pf"], option("a list holds", INPUTS)] = "raters"
     model: ModelOptions = field(default_factory=ModelOptions)
     baselines: Annotated[Names, option("none, offline, all or names", SETTINGS)] = ("offline",)
     thresholds: Annotated[
@@ -75,9 +61,7 @@ ratings:
         MANY_OR_NONE,
         option("visual thresholds beside the model's", SETTINGS),
     ] = (0.5, 0.6, 0.7)
-    semantic_threshold: Annotated[Similarity | None, option("default: the model's", SETTINGS)] = (
-        None
-    )
+    semantic_threshold: Threshold = None
     bootstrap: Annotated[
         Literal["pair", "subject"], option("resampling unit of the intervals", SETTINGS)
     ] = "pair"
@@ -89,8 +73,6 @@ ratings:
 
     def run(self) -> ExitCode:
         """Evaluate and write tables and figures."""
-        import json
-
         make_folder(self.out, "--out")
         subjects = self._subjects()
         total = self._count(subjects)
@@ -99,6 +81,7 @@ ratings:
         from vsm_fast.lab.evaluation import Bootstrap, ListMeaning, evaluate, load_ratings
         from vsm_fast.lab.evaluation.outputs import write_outputs
         from vsm_fast.lab.evaluation.tables import as_json, markdown
+        from vsm_fast.lab.pairs.pair_shards import read_pairs
 
         ratings = None
         if self.ratings is not None:
@@ -111,8 +94,11 @@ ratings:
             baselines, skipped = choose_baselines(names, scorer)
         except (ValueError, ImportError) as error:
             raise UsageError(str(error)) from error
+        pairs = (
+            pair for pair in read_pairs(self.pairs) if subjects is None or pair.subject in subjects
+        )
         evaluation = evaluate(
-            self._read(subjects),
+            islice(pairs, self.limit),
             scorer,
             baselines,
             visual_thresholds=list(self.thresholds),
@@ -137,8 +123,6 @@ ratings:
 
     def _subjects(self) -> list[str] | None:
         """Return the selected subjects; None selects all."""
-        import json
-
         if self.split is None:
             return None if self.subjects is None else list(self.subjects)
         if self.subjects:
@@ -178,11 +162,3 @@ ratings:
             )
         count = sum(subjects is None or name in subjects for name in present)
         return min(count, self.limit or count)
-
-    def _read(self, subjects: list[str] | None) -> Iterator[ControlledPair]:
-        from vsm_fast.lab.pairs.pair_shards import read_pairs
-
-        pairs = read_pairs(self.pairs)
-        if subjects is not None:
-            pairs = (pair for pair in pairs if pair.subject in subjects)
-        return islice(pairs, self.limit)

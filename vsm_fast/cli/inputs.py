@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from vsm_fast.cli.common import INPUTS, MANY, UsageError, checked_device, option
+from vsm_fast.cli.common import UsageError, checked_device
+from vsm_fast.cli.options import INPUTS, MANY, Weights, option
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
@@ -45,7 +46,6 @@ masks (white = subject):
 
 """
 Place = Annotated[str, Parameter(metavar="DIR|auto")]  # a Path would not tell ./auto from auto
-Model = Annotated[str, Parameter(metavar="MODEL")]
 
 
 @Parameter(name="*", group=INPUTS)
@@ -62,8 +62,8 @@ class MaskOptions:
         option("segmentation method of auto (default: auto)"),
     ] = None
     mask_prompt: Annotated[str | None, option("subject, for grounded-sam", metavar="TEXT")] = None
-    detector_model: Annotated[Model | None, option("Grounding DINO, for grounded-sam")] = None
-    sam_model: Annotated[Model | None, option("SAM, for grounded-sam")] = None
+    detector_model: Annotated[Weights | None, option("Grounding DINO, for grounded-sam")] = None
+    sam_model: Annotated[Weights | None, option("SAM, for grounded-sam")] = None
 
 
 class MaskSource:

@@ -17,13 +17,14 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.help import PlainFormatter
 
 from vsm_fast import __version__
-from vsm_fast.cli.common import EXIT_CODES, OPTIONS, Command, ExitCode, UsageError, print_text
+from vsm_fast.cli.common import EXIT_CODES, ExitCode, UsageError, print_text
 from vsm_fast.cli.convert import Convert
 from vsm_fast.cli.doctor import Doctor
 from vsm_fast.cli.evaluate import Evaluate
 from vsm_fast.cli.interrupts import interruptible, terminable
 from vsm_fast.cli.make_pairs import MakePairs
 from vsm_fast.cli.models import Models
+from vsm_fast.cli.options import OPTIONS, Command
 from vsm_fast.cli.report import Report
 from vsm_fast.cli.score import Score
 from vsm_fast.cli.serve import Serve
@@ -40,6 +41,7 @@ __all__ = ["ExitCode", "main"]
 _COMMANDS: tuple[type[Command], ...] = (
     Score, Report, Serve, MakePairs, Train, Evaluate, Visualize, Models, Convert, Doctor,
 )  # fmt: skip
+_USAGE_ERRORS = (CycloptsError, UsageError, PairingError, InputError, ResultsError)
 _WIDTH, _COLUMN = 100, 28  # of help texts
 
 
@@ -122,10 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vsm-fast: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except Exception as error:
+        if isinstance(error, ModelError):
+            code = ExitCode.MODEL
+        elif isinstance(error, _USAGE_ERRORS):
+            code = ExitCode.USAGE
+        else:
+            code = ExitCode.FAILED
         if command is not None and command.verbose:
             traceback.print_exc()
         message = " ".join(str(error).split()) or type(error).__name__
-        code = _exit_code(error)
         if out_of_memory(error):
             hint = "; smaller batches (--batch-size) need less"
             message = f"out of memory: {message}{hint if hasattr(command, 'batch_size') else ''}"
@@ -144,14 +151,6 @@ def _print_plain(target: Callable[..., None], bound: BoundArguments) -> None:
     target(*bound.args, **bound.kwargs)
     lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
     print_text(lines.replace("\n\n\n", "\n\n").rstrip())
-
-
-def _exit_code(error: Exception) -> ExitCode:
-    if isinstance(error, ModelError):
-        return ExitCode.MODEL
-    if isinstance(error, (CycloptsError, UsageError, PairingError, InputError, ResultsError)):
-        return ExitCode.USAGE
-    return ExitCode.FAILED
 
 
 if __name__ == "__main__":

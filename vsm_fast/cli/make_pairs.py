@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cyclopts import Group, Parameter
 
-from vsm_fast.cli.common import (
+from vsm_fast.cli.common import ExitCode, UsageError, print_text
+from vsm_fast.cli.options import (
     MANY,
     OPTIONS,
     Count,
     Directory,
-    ExitCode,
     Integer,
+    Names,
     QuietCommand,
-    UsageError,
+    Weights,
     option,
-    print_text,
 )
 
 if TYPE_CHECKING:
     from vsm_fast.lab.pairs.pair_job import Job
-    from vsm_fast.lab.pairs.pairs import ControlledPair
 
 # The protocol benchmark fixes these settings or does not use them.
 _FILTERED_ONLY = (
@@ -34,8 +33,6 @@ _FILTERED_ONLY = (
 )  # fmt: skip
 _SELECTION = Group("selection", sort_key=OPTIONS.sort_key + 1)
 _METHOD = Group("method", sort_key=OPTIONS.sort_key + 2)
-Names = Annotated[tuple[str, ...], MANY, Parameter(metavar="NAME...")]
-Model = Annotated[str, Parameter(metavar="MODEL")]
 Share = Annotated[float, Parameter(metavar="SHARE")]
 
 
@@ -93,11 +90,11 @@ models:
     alterer: Annotated[
         str, option("offline, sdxl-inpainting, sd2-inpainting or flux-fill", _METHOD)
     ] = "offline"
-    detector_model: Annotated[Model | None, option("Grounding DINO of grounded-sam", _METHOD)] = (
+    detector_model: Annotated[Weights | None, option("Grounding DINO of grounded-sam", _METHOD)] = (
         None
     )
-    sam_model: Annotated[Model | None, option("SAM of grounded-sam and sam", _METHOD)] = None
-    alterer_model: Annotated[Model | None, option("pipeline of --alterer", _METHOD)] = None
+    sam_model: Annotated[Weights | None, option("SAM of grounded-sam and sam", _METHOD)] = None
+    alterer_model: Annotated[Weights | None, option("pipeline of --alterer", _METHOD)] = None
     change: Annotated[str, option("measure of the alteration: lab or lpips", _METHOD)] = "lab"
     model: Annotated[str, option("model for the descriptors", _METHOD)] = "tiny"
     similarity: Annotated[float, option("lowest similarity of semantic matches", _METHOD)] = 0.5
@@ -115,97 +112,80 @@ models:
             raise UsageError(
                 f"make-pairs needs {error.name or error}; run: pip install '.[lab]'"
             ) from error
-        from vsm_fast.lab.pairs.pair_shards import read_pairs
+        from vsm_fast.lab.pairs.pair_shards import read_pairs, shard_paths
         from vsm_fast.progress import reporting
 
-        benchmark = self.protocol == "benchmark"
-        self._check(_FILTERED_ONLY if benchmark else ("donors_from",))
+        self._check()
         try:
-            job = self._benchmark() if benchmark else self._filtered()
+            job = self._job()
             with reporting(self.progress, job.total) as advance:
                 summary = run_job(job, self.out, self.workers, advance)
         except (ValueError, ImportError, OSError) as error:
             raise UsageError(str(error)) from error
         sheet = self.out / "contact_sheet.png"
         if summary["pairs"]:
-            save_contact_sheet(_sample(self.out) if benchmark else read_pairs(self.out), sheet)
+            pairs = list(islice(read_pairs(self.out), 24))
+            if len(pairs) == 24 and self.protocol == "benchmark":  # the last pairs: two subjects
+                pairs[20:] = deque(read_pairs(shard_paths(self.out)[-1]), 4)
+            save_contact_sheet(pairs, sheet)
         if not self.quiet:
             print_text(_report(summary, self.out, sheet))
         return ExitCode.OK if summary["pairs"] else ExitCode.UNSCORED
 
-    def _check(self, unused: tuple[str, ...]) -> None:
-        """Refuse options that the protocol would ignore, and sources that do not exist."""
+    def _check(self) -> None:
+        """Refuse a source that no longer exists, and options that the protocol would ignore."""
         if self.source == "procedural":
             raise UsageError(
                 "--source procedural is no longer part of the package. Give a folder of "
                 "photographs, with one sub-folder per subject."
             )
+        ignored = _FILTERED_ONLY if self.protocol == "benchmark" else ("donors_from",)
         defaults = {entry.name: entry.default for entry in fields(self)}
-        refused = [
-            f"--{name.replace('_', '-')}"
-            for name in unused
-            if getattr(self, name) != defaults[name]
-        ]
-        if refused:
+        used = [name for name in ignored if getattr(self, name) != defaults[name]]
+        if used:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in used)
             raise UsageError(
-                f"--protocol {self.protocol} makes no use of {', '.join(refused)}; leave that "
-                "out, or choose the other protocol."
+                f"--protocol {self.protocol} makes no use of {names}; leave that out, or choose "
+                "the other protocol."
             )
 
-    def _filtered(self) -> Job:
+    def _job(self) -> Job:
+        """Return the job of the protocol."""
+        from vsm_fast.lab.pairs.benchmark_job import BenchmarkJob
         from vsm_fast.lab.pairs.pair_job import PairJob
         from vsm_fast.lab.pairs.pair_pipeline import PairSettings
 
-        settings = PairSettings(
-            **({} if self.size is None else {"size": self.size}),
-            unaltered=self.unaltered,
-            other_subjects=self.other_subjects,
-            area=self.area,
-            similarity=self.similarity,
-            skewness=None if self.skewness == "none" else float(self.skewness),
-        )
+        size = {} if self.size is None else {"size": self.size}
+        if self.protocol == "benchmark":
+            return BenchmarkJob(
+                source=self.source,
+                count=self.count,
+                seed=self.seed,
+                subjects=self.subjects,
+                donors_from=self.donors_from,
+                excluded=self.exclude_subjects,
+                kinds=self.kinds,
+                **size,
+            )
+        stages = ("masker", "parts", "alterer", "change")
+        models = ("detector_model", "sam_model", "alterer_model", "model")
         return PairJob(
             source=self.source,
             count=self.count,
             seed=self.seed,
             kinds=self.kinds,
-            masker=self.masker,
-            parts=self.parts,
-            alterer=self.alterer,
-            change=self.change,
-            detector_model=self.detector_model,
-            sam_model=self.sam_model,
-            alterer_model=self.alterer_model,
-            model=self.model,
             subjects=self.subjects,
             excluded=self.exclude_subjects,
-            settings=settings,
+            settings=PairSettings(
+                **size,
+                unaltered=self.unaltered,
+                other_subjects=self.other_subjects,
+                area=self.area,
+                similarity=self.similarity,
+                skewness=None if self.skewness == "none" else float(self.skewness),
+            ),
+            **{name: getattr(self, name) for name in (*stages, *models)},
         )
-
-    def _benchmark(self) -> Job:
-        from vsm_fast.lab.pairs.benchmark_job import BenchmarkJob
-
-        return BenchmarkJob(
-            source=self.source,
-            count=self.count,
-            seed=self.seed,
-            subjects=self.subjects,
-            donors_from=self.donors_from,
-            excluded=self.exclude_subjects,
-            kinds=self.kinds,
-            **({} if self.size is None else {"size": self.size}),
-        )
-
-
-def _sample(out: Path) -> list[ControlledPair]:
-    """Return pairs for the contact sheet of a benchmark: the first ones, and last ones.
-
-    The last pairs show two subjects.
-    """
-    from vsm_fast.lab.pairs.pair_shards import read_pairs, shard_paths
-
-    pairs = list(islice(read_pairs(out), 24))
-    return pairs if len(pairs) < 24 else [*pairs[:20], *deque(read_pairs(shard_paths(out)[-1]), 4)]
 
 
 def _report(summary: dict[str, Any], out: Path, sheet: Path) -> str:

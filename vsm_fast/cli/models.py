@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
-from vsm_fast.cli.common import Command, ExitCode, option, print_text
+from vsm_fast.cli.common import ExitCode, print_text
+from vsm_fast.cli.options import Command, option
 
 
 class ModelEntry(TypedDict):
@@ -36,9 +37,28 @@ class Models(Command):
 
     def run(self) -> ExitCode:
         """List the models."""
+        from vsm_fast.model.layout import WEIGHTS
+        from vsm_fast.model.load import read_config
+        from vsm_fast.model.location import find_model
         from vsm_fast.model.presets import PRESETS, converted_folder
+        from vsm_fast.model.weights import opened
 
-        entries = [_embedded()]
+        tiny = find_model("tiny")
+        with opened(tiny / "unet" / WEIGHTS) as file:
+            parameters = sum(math.prod(shape) for shape in file.shapes.values())
+        entries = [
+            ModelEntry(
+                name="tiny",
+                summary="embedded: a small diffusion UNet on pixels, trained for this library",
+                resolution=read_config(tiny).backbone.resolution,
+                parameters=parameters,
+                networks="embedded",
+                cached=0,
+                files=0,
+                folder=str(tiny),
+                get=[],
+            )
+        ]
         for preset in PRESETS.values():
             folder = converted_folder(preset.name)
             get = [f"vsm-fast convert --preset {preset.name}"]
@@ -59,29 +79,6 @@ class Models(Command):
             )
         print_text(json.dumps(entries, indent=2) if self.json else _table(entries))
         return ExitCode.OK
-
-
-def _embedded() -> ModelEntry:
-    """Return the entry of the model in the package."""
-    from vsm_fast.model.layout import WEIGHTS
-    from vsm_fast.model.load import read_config
-    from vsm_fast.model.location import find_model
-    from vsm_fast.model.weights import opened
-
-    folder = find_model("tiny")
-    with opened(folder / "unet" / WEIGHTS) as file:
-        parameters = sum(math.prod(shape) for shape in file.shapes.values())
-    return ModelEntry(
-        name="tiny",
-        summary="embedded: a small diffusion UNet on pixels, trained for this library",
-        resolution=read_config(folder).backbone.resolution,
-        parameters=parameters,
-        networks="embedded",
-        cached=0,
-        files=0,
-        folder=str(folder),
-        get=[],
-    )
 
 
 def _table(entries: list[ModelEntry]) -> str:

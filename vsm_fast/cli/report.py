@@ -6,17 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from vsm_fast.cli.common import (
-    Count,
-    Directory,
-    ExitCode,
-    File,
-    QuietCommand,
-    UsageError,
-    make_folder,
-    option,
-    print_text,
-)
+from vsm_fast.cli.common import ExitCode, UsageError, make_folder, print_text
+from vsm_fast.cli.options import Count, Directory, File, QuietCommand, option
 
 _IMAGES = 400  # vsm_fast.report.page.DEFAULT_IMAGES, which would import torch; a test compares them
 

@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from vsm_fast.cli import score_job
-from vsm_fast.cli.common import (
+from vsm_fast.cli.common import ExitCode, UsageError, make_folder, print_note, print_text
+from vsm_fast.cli.inputs import MASKS_HELP, PAIRING_HELP, MaskOptions, MaskSource, PairOptions
+from vsm_fast.cli.options import (
     OUTPUTS,
     SETTINGS,
     Count,
     Directory,
-    ExitCode,
     ModelOptions,
     QuietCommand,
-    Similarity,
-    UsageError,
-    make_folder,
+    Threshold,
     option,
-    print_note,
-    print_text,
 )
-from vsm_fast.cli.inputs import MASKS_HELP, PAIRING_HELP, MaskOptions, MaskSource, PairOptions
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
@@ -43,10 +39,8 @@ class Score(QuietCommand):
     pairs: PairOptions = field(default_factory=PairOptions)
     masks: MaskOptions = field(default_factory=MaskOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
-    semantic_threshold: Annotated[Similarity | None, option("default: the model's", SETTINGS)] = (
-        None
-    )
-    visual_threshold: Annotated[Similarity | None, option("default: the model's", SETTINGS)] = None
+    semantic_threshold: Threshold = None
+    visual_threshold: Threshold = None
     batch_size: Annotated[Count | None, option("images per batch", SETTINGS)] = None
     cache: Annotated[Directory | None, option("descriptor cache", SETTINGS)] = None
     out: Annotated[
@@ -98,8 +92,15 @@ class Score(QuietCommand):
                 scores.to_jsonl(out)
             written.append(f"results: {out}")
         if self.heatmaps is not None:
-            count = _write_heatmaps(scores, rows, self.heatmaps, self.limit_heatmaps)
-            written.append(f"heat maps: {self.heatmaps} ({count} PNG)")
+            from vsm_fast.jobs.pair_overlays import save_pair_overlays
+
+            scored = [result for result in scores if result.ok][: self.limit_heatmaps]
+            files = _file_names([names["id"][result.index] for result in scored])
+            save_pair_overlays(
+                (self.heatmaps / f"{name}.png", rows[result.index], result)
+                for name, result in zip(files, scored, strict=True)
+            )
+            written.append(f"heat maps: {self.heatmaps} ({len(scored)} PNG)")
         if self.fiftyone is not None:
             from vsm_fast.integrations.fiftyone import to_fiftyone
 
@@ -175,27 +176,14 @@ class Score(QuietCommand):
         )
 
 
-def _write_heatmaps(
-    scores: VSMScores, rows: Sequence[PairRow], folder: Path, limit: int | None
-) -> int:
-    """Write one overlay per scored pair and return their number."""
-    from vsm_fast.jobs.pair_overlays import save_pair_overlays
-
-    scored = [result for result in scores if result.ok][:limit]
-    names: set[str] = set()
-    save_pair_overlays(
-        (folder / f"{_file_name(rows[result.index].id, names)}.png", rows[result.index], result)
-        for result in scored
-    )
-    return len(scored)
-
-
-def _file_name(pair_id: str, taken: set[str]) -> str:
-    """Return a file name for a pair, unique among ``taken`` even if case is ignored."""
-    base = re.sub(r"[^\w.@-]+", "_", pair_id).strip("._")[:120] or "pair"
-    name, number = base, 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{base}-{number}"
-    taken.add(name.casefold())
-    return name
+def _file_names(ids: Sequence[str]) -> list[str]:
+    """Return a file name for each pair, unique even if case is ignored."""
+    names: dict[str, str] = {}
+    for pair_id in ids:
+        base = re.sub(r"[^\w.@-]+", "_", pair_id).strip("._")[:120] or "pair"
+        name, number = base, 1
+        while name.casefold() in names:
+            number += 1
+            name = f"{base}-{number}"
+        names[name.casefold()] = name
+    return list(names.values())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,24 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from vsm_fast.cli.common import (
-    MANY,
-    OUTPUTS,
-    Count,
-    ExitCode,
-    Similarity,
-    UsageError,
-    checked_device,
-    option,
-)
+from vsm_fast.cli.common import ExitCode, UsageError, checked_device, print_note, print_text
+from vsm_fast.cli.options import MANY, OUTPUTS, Count, Similarity, option
 
 if TYPE_CHECKING:
     from vsm_fast.cli.inputs import MaskSource
     from vsm_fast.cli.score import Score
     from vsm_fast.jobs.pairing import PairRow
     from vsm_fast.jobs.plan import PairSource
+    from vsm_fast.jobs.progress import Event, Report
     from vsm_fast.jobs.records import Notes
-    from vsm_fast.jobs.settings import JobSettings, RunOptions
 
 HELP = """\
 jobs:
@@ -38,6 +32,9 @@ jobs:
   folder. Interrupted runs resume with the same command. See docs/large-jobs.md.
 
 """
+_MOST_GROUPS = 40
+_LINE_SECONDS = 30.0  # between two lines of a log
+_EVENT_SECONDS = 1.0  # between two progress events
 _ACTOR_OPTIONS = ("actors", "gpus_per_actor", "cpus_per_actor")
 
 
@@ -146,22 +143,64 @@ def is_job(out: str | None) -> bool:
 
 def run(options: Score, masks: MaskSource) -> ExitCode:
     """Run ``vsm-fast score --out DIR/``."""
-    from vsm_fast.cli.job_reports import make_report, print_summary
+    from vsm_fast.images.storage import absolute
     from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
+    from vsm_fast.jobs.manifest import Manifest
+    from vsm_fast.jobs.plan import ListedPairs
+    from vsm_fast.jobs.settings import SHARD_ROWS, FailureLimit, JobSettings, RunOptions
     from vsm_fast.jobs.stopping import stop_on_signals
 
-    options.pairs.check(masks)
+    pairs, jobs = options.pairs, options.jobs
+    pairs.check(masks)
     if options.fiftyone is not None:
         raise UsageError("--fiftyone is for --out FILE, or no --out.")
-    settings, run_options = _settings(options), _run_options(options)
-    source = _source(options, masks)
+    if options.limit_heatmaps is not None:
+        raise UsageError("--limit-heatmaps is for --out FILE; a job draws every scored pair.")
+    if options.heatmaps is not None and options.visual_threshold == 1:
+        raise UsageError("heat maps need a --visual-threshold below 1.")
+    device = checked_device(options.model.device)
+    try:
+        settings = JobSettings(
+            model=options.model.model,
+            device=device,
+            dtype=options.model.dtype,
+            runtime=options.model.runtime,
+            semantic_threshold=options.semantic_threshold,
+            visual_threshold=options.visual_threshold,
+            thresholds=jobs.thresholds or (),
+            heatmaps=None if options.heatmaps is None else absolute(options.heatmaps),
+            points=options.points,
+            shard_rows=jobs.shard_rows or SHARD_ROWS,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try:
+        limit = None if jobs.max_failed is None else FailureLimit.parse(jobs.max_failed)
+    except ValueError as error:
+        raise UsageError(f"--max-failed: {error}") from error
+    run_options = RunOptions(
+        batch_size=options.batch_size,
+        cache=None if options.cache is None else str(options.cache),
+        retry_failed=jobs.retry_failed,
+        max_failed=limit,
+    )
+    # Absolute paths: a job resumes from any folder.
+    if pairs.manifest is not None:
+        source: PairSource = Manifest(absolute(pairs.manifest), pairs.column_names())
+    else:
+        for side in ("ref_masks", "gen_masks"):
+            if (folder := getattr(masks, side)) is not None:
+                setattr(masks, side, Path(absolute(folder)))
+        refs = tuple(Path(absolute(path)) for path in pairs.refs or ())
+        gens = tuple(Path(absolute(path)) for path in pairs.gens or ())
+        source = ListedPairs(replace(pairs, refs=refs, gens=gens).read(masks))
     if masks.automatic:
         source = AutoMaskedPairs(source, masks)
     out = Path(options.out or "")
     try:
         with (
-            make_report(json=options.jobs.json, quiet=options.quiet) as report,
-            options.jobs.runner() as run_job,
+            make_report(json=jobs.json, quiet=options.quiet) as report,
+            jobs.runner() as run_job,
             stop_on_signals(_announce_stop) as stop,  # last: Ray sets handlers when it starts
         ):
             summary = run_job(source, out, settings, run_options, stop=stop, report=report)
@@ -174,7 +213,7 @@ def run(options: Score, masks: MaskSource) -> ExitCode:
         return ExitCode.TOO_MANY_FAILED if too_many else ExitCode.FAILED
     except (ImportError, ValueError) as error:  # a missing extra or contradictory options
         raise UsageError(str(error)) from error
-    if not options.quiet and not options.jobs.json:
+    if not options.quiet and not jobs.json:
         print_summary(summary, out)
     everything = summary["all"]
     return ExitCode.OK if everything["scored"] == everything["rows"] else ExitCode.UNSCORED
@@ -188,58 +227,126 @@ def _announce_stop(_: int) -> None:
     )
 
 
-def _settings(options: Score) -> JobSettings:
-    from vsm_fast.images.storage import absolute
-    from vsm_fast.jobs.settings import SHARD_ROWS, JobSettings
+@contextmanager
+def make_report(*, json: bool, quiet: bool) -> Iterator[Report]:
+    """Yield the report for the options and the terminal."""
+    if json:
+        yield _Events()
+    elif quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _Bar() as bar:
+            yield bar
+    else:
+        yield _Lines()
 
-    if options.limit_heatmaps is not None:
-        raise UsageError("--limit-heatmaps is for --out FILE; a job draws every scored pair.")
-    if options.heatmaps is not None and options.visual_threshold == 1:
-        raise UsageError("heat maps need a --visual-threshold below 1.")
-    try:
-        return JobSettings(
-            model=options.model.model,
-            device=checked_device(options.model.device),
-            dtype=options.model.dtype,
-            runtime=options.model.runtime,
-            semantic_threshold=options.semantic_threshold,
-            visual_threshold=options.visual_threshold,
-            thresholds=options.jobs.thresholds or (),
-            heatmaps=None if options.heatmaps is None else absolute(options.heatmaps),
-            points=options.points,
-            shard_rows=options.jobs.shard_rows or SHARD_ROWS,
+
+def _print_notes(event: Event) -> None:
+    """Print the notes of a start event."""
+    for note in event["notes"]:
+        print_note(note)
+    for shard, reason in event["damaged"].items():
+        print_note(f"shard {shard} is scored again: {reason}")
+    if event["repeated_ids"]:
+        print_note(
+            f"{event['repeated_ids']} rows repeat the id of an earlier row; the column 'row' "
+            "distinguishes them"
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if event["finished_rows"]:
+        print_note(f"{event['finished_rows']} of {event['rows']} rows are already finished")
 
 
-def _run_options(options: Score) -> RunOptions:
-    from vsm_fast.jobs.settings import FailureLimit, RunOptions
+class _Events:
+    """One JSON object per line on standard output."""
 
-    limit = options.jobs.max_failed
-    try:
-        max_failed = None if limit is None else FailureLimit.parse(limit)
-    except ValueError as error:
-        raise UsageError(f"--max-failed: {error}") from error
-    return RunOptions(
-        batch_size=options.batch_size,
-        cache=None if options.cache is None else str(options.cache),
-        retry_failed=options.jobs.retry_failed,
-        max_failed=max_failed,
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event["event"] in ("rows", "planning"):
+            if now - self._last < _EVENT_SECONDS:
+                return
+            self._last = now
+        print_text(json.dumps(event))
+
+
+class _Bar:
+    """A tqdm bar on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "start":
+            from vsm_fast.progress import progress_bar
+
+            _print_notes(event)
+            self._bar = progress_bar(
+                total=event["rows"], initial=event["finished_rows"], unit="pair", smoothing=0.05
+            )
+        elif event["event"] == "rows" and self._bar is not None:
+            self._bar.set_postfix_str(f"{event['failed']} failed", refresh=False)
+            self._bar.update(event["done"] - self._bar.n)
+
+
+class _Lines:
+    """A line on standard error every half minute."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "start":
+            _print_notes(event)
+        elif event["event"] == "rows" and time.monotonic() - self._last > _LINE_SECONDS:
+            self._last = time.monotonic()
+            eta = event["eta_seconds"]
+            print(
+                f"vsm-fast: {event['done']}/{event['total']} pairs, {event['failed']} failed, "
+                f"{event['rows_per_second']:g}/s, {eta:.0f} s to go",
+                file=sys.stderr,
+            )
+
+
+def print_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """Print the means and counts of a finished job."""
+    from vsm_fast.results.table import aligned, flag_line, number
+
+    def row(name: str, group: Mapping[str, Any]) -> tuple[str, ...]:
+        mean = group["mean_score"]
+        return (
+            name or "(none)",
+            "-" if mean is None else number(mean),
+            f"{group['scored']}/{group['rows']}",
+            str(group["failed"]),
+        )
+
+    parts = []
+    for kind in ("subjects", "generators"):
+        groups = summary.get(kind, {})
+        if groups:
+            rows = [row(name, group) for name, group in list(groups.items())[:_MOST_GROUPS]]
+            head = (kind.removesuffix("s"), "mean score", "scored/pairs", "failed")
+            parts.append(aligned(head, rows))
+            if len(groups) > _MOST_GROUPS:
+                parts[-1] += f"\n… and {len(groups) - _MOST_GROUPS} more"
+    everything = summary["all"]
+    others = {name: n for name, n in summary["statuses"].items() if name != "ok"}
+    mean = everything["mean_score"]
+    parts.append(
+        f"mean {'-' if mean is None else number(mean)} over {everything['scored']} of "
+        f"{everything['rows']} pairs"
+        + "".join(f"; {count} {name}" for name, count in sorted(others.items()))
     )
-
-
-def _source(options: Score, masks: MaskSource) -> PairSource:
-    """Return the pairs with absolute paths, so that a job resumes from any folder."""
-    from vsm_fast.images.storage import absolute
-    from vsm_fast.jobs.manifest import Manifest
-    from vsm_fast.jobs.plan import ListedPairs
-
-    pairs = options.pairs
-    if pairs.manifest is not None:
-        return Manifest(absolute(pairs.manifest), pairs.column_names())
-    for side in ("ref_masks", "gen_masks"):
-        if (folder := getattr(masks, side)) is not None:
-            setattr(masks, side, Path(absolute(folder)))
-    refs, gens = (tuple(Path(absolute(p)) for p in side or ()) for side in (pairs.refs, pairs.gens))
-    return ListedPairs(replace(pairs, refs=refs, gens=gens).read(masks))
+    parts.append(f"results: {out}")
+    if summary["flags"]:
+        parts.append(flag_line(summary["flags"]))
+    print_text("\n\n".join(parts))

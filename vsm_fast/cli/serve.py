@@ -11,17 +11,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vsm_fast.cli.common import (
-    Directory,
-    ExitCode,
-    ModelOptions,
-    Port,
-    QuietCommand,
-    UsageError,
-    option,
-    print_text,
-    require,
-)
+from vsm_fast.cli.common import ExitCode, UsageError, print_text, require
+from vsm_fast.cli.options import Directory, ModelOptions, Port, QuietCommand, option
 
 if TYPE_CHECKING:
     from vsm_fast.report.serve_uploads import MaskChoice

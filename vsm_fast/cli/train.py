@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, g
 
 from cyclopts import Group, Parameter
 
-from vsm_fast.cli.common import (
-    MANY,
-    OPTIONS,
-    Directory,
-    ExitCode,
-    File,
-    Integer,
-    QuietCommand,
-    UsageError,
-    checked_device,
-    option,
-    print_text,
-)
+from vsm_fast.cli.common import ExitCode, UsageError, checked_device, print_text
+from vsm_fast.cli.options import MANY, OPTIONS, Directory, File, Integer, QuietCommand, option
 
 if TYPE_CHECKING:
     from vsm_fast.lab.training.train_job import TrainSettings

@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cyclopts import Group
 
-from vsm_fast.cli.common import (
+from vsm_fast.cli.common import ExitCode, UsageError, make_folder, print_note, print_text, require
+from vsm_fast.cli.inputs import MASKS_HELP, MaskOptions, MaskSource
+from vsm_fast.cli.options import (
     INPUTS,
     MANY,
     OUTPUTS,
     SETTINGS,
     Count,
     Directory,
-    ExitCode,
     ModelOptions,
     QuietCommand,
     Seed,
-    Similarity,
-    UsageError,
-    make_folder,
+    Threshold,
     option,
-    print_note,
-    print_text,
-    require,
 )
-from vsm_fast.cli.inputs import MASKS_HELP, MaskOptions, MaskSource
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,10 +84,8 @@ images:
     seed: Annotated[Seed, option("seed of k-means", SETTINGS)] = 0
     max_matches: Annotated[Count, option("matches drawn per pair", SETTINGS)] = 60
     crop: Annotated[bool, option("draw only the input of the network", SETTINGS)] = False
-    semantic_threshold: Annotated[Similarity | None, option("default: the model's", SETTINGS)] = (
-        None
-    )
-    visual_threshold: Annotated[Similarity | None, option("default: the model's", SETTINGS)] = None
+    semantic_threshold: Threshold = None
+    visual_threshold: Threshold = None
     out: Annotated[Directory, option("folder of PNGs", OUTPUTS)]
 
     def run(self) -> ExitCode:
@@ -114,6 +107,7 @@ images:
             written = _save(self.out, [("mixing", mixing_figure(scorer))])
         else:
             from vsm_fast.lab.figures import describe_subjects
+            from vsm_fast.lab.figures.correspondences import correspond
 
             views = describe_subjects(
                 scorer,
@@ -128,7 +122,12 @@ images:
             if len(kinds) > 1 and shown < len(views):
                 notes.append(f"overview.png has room for {shown} of the {len(views)} images")
             if "matches" in kinds:
-                unmatched = _unmatched(images, views)
+                unmatched = [
+                    f"matches_{number}: no point of {views[gen].name} matches {views[ref].name} "
+                    "semantically"
+                    for number, (ref, gen) in enumerate(images.pairs, 1)
+                    if not len(correspond(views, ref, gen).points)
+                ]
             written = _save(self.out, self._figures(views, images, kinds))
         if not self.quiet:
             for note in notes + unmatched:
@@ -196,7 +195,7 @@ images:
         """Yield names and figures."""
         from vsm_fast.lab import figures
 
-        clustering = {"clusters": self.clusters, "seed": self.seed}
+        clustering: dict[str, Any] = {"clusters": self.clusters, "seed": self.seed}
         most = self.max_matches
         if len(kinds) > 1:
             yield (
@@ -229,17 +228,6 @@ def _save(folder: Path, figures: Iterable[tuple[str, Figure]]) -> list[str]:
     except TooFewPointsError as error:
         raise UsageError(str(error)) from error
     return written
-
-
-def _unmatched(images: _Images, views: SubjectViews) -> list[str]:
-    """Return a note for each pair without a score."""
-    from vsm_fast.lab.figures.correspondences import correspond
-
-    return [
-        f"matches_{number}: no point of {views[gen].name} matches {views[ref].name} semantically"
-        for number, (ref, gen) in enumerate(images.pairs, 1)
-        if not len(correspond(views, ref, gen).points)
-    ]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -53,7 +53,9 @@ ratings:
     split_name: Annotated[str, option("list of the split", INPUTS, metavar="NAME")] = "test"
     limit: Annotated[Count | None, option("only the first N pairs", INPUTS)] = None
     ratings: Annotated[Path | None, option("human ratings, JSON", INPUTS)] = None
-    rating_lists: Annotated[Literal["raters", "cp-pf"], option("a list holds", INPUTS)] = "raters"
+    rating_lists: Annotated[
+        Literal["raters", "cp-pf"], option("meaning of a list of ratings", INPUTS)
+    ] = "raters"
     model: ModelOptions = field(default_factory=ModelOptions)
     baselines: Annotated[Names, option("none, offline, all or names", SETTINGS)] = ("offline",)
     thresholds: Annotated[

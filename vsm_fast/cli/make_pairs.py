@@ -8,17 +8,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group
 
 from vsm_fast.cli.common import ExitCode, UsageError, print_text
 from vsm_fast.cli.options import (
-    MANY,
     OPTIONS,
     Count,
     Directory,
     Integer,
     Names,
     QuietCommand,
+    Share,
     Weights,
     option,
 )
@@ -33,7 +33,6 @@ _FILTERED_ONLY = (
 )  # fmt: skip
 _SELECTION = Group("selection", sort_key=OPTIONS.sort_key + 1)
 _METHOD = Group("method", sort_key=OPTIONS.sort_key + 2)
-Share = Annotated[float, Parameter(metavar="SHARE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,29 +70,21 @@ models:
     subjects: Annotated[Names, option("only these sub-folders", _SELECTION)] = ()
     exclude_subjects: Annotated[Names, option("sub-folders to leave out", _SELECTION)] = ()
     donors_from: Annotated[
-        Names,
-        option(
-            "benchmark: sub-folders that lend textures (default: all but --subjects)", _SELECTION
-        ),
+        Names, option("benchmark: sources of textures (default: all but --subjects)", _SELECTION)
     ] = ()
-    kinds: Annotated[
-        tuple[str, ...], MANY, option("kinds of alterations", _SELECTION, metavar="KIND...")
-    ] = ()
+    kinds: Annotated[Names, option("kinds of alterations", _SELECTION)] = ()
     unaltered: Annotated[Share, option("share of unaltered pairs", _SELECTION)] = 0.125
     other_subjects: Annotated[Share, option("share of pairs of two subjects", _SELECTION)] = 0.0
     size: Annotated[
-        Count | None,
-        option("longer side (default: 512; benchmark 256)", _SELECTION, metavar="PIXELS"),
+        Count | None, option("longer side in pixels (default: 512; benchmark 256)", _SELECTION)
     ] = None
     masker: Annotated[str, option("grabcut or grounded-sam", _METHOD)] = "grabcut"
     parts: Annotated[str, option("descriptors, sam or random", _METHOD)] = "descriptors"
     alterer: Annotated[
         str, option("offline, sdxl-inpainting, sd2-inpainting or flux-fill", _METHOD)
     ] = "offline"
-    detector_model: Annotated[Weights | None, option("Grounding DINO of grounded-sam", _METHOD)] = (
-        None
-    )
-    sam_model: Annotated[Weights | None, option("SAM of grounded-sam and sam", _METHOD)] = None
+    detector_model: Annotated[Weights | None, option("for grounded-sam", _METHOD)] = None
+    sam_model: Annotated[Weights | None, option("for grounded-sam and sam", _METHOD)] = None
     alterer_model: Annotated[Weights | None, option("pipeline of --alterer", _METHOD)] = None
     change: Annotated[str, option("measure of the alteration: lab or lpips", _METHOD)] = "lab"
     model: Annotated[str, option("model for the descriptors", _METHOD)] = "tiny"

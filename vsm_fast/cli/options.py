@@ -70,6 +70,10 @@ OPTIONS, INPUTS, SETTINGS, OUTPUTS, MESSAGES = (
 )
 
 Names = Annotated[tuple[str, ...], MANY, Parameter(metavar="NAME...")]
+Counts = Annotated[tuple[Count, ...], MANY]
+Similarities = Annotated[tuple[Similarity, ...], MANY]
+Share = Annotated[float, Parameter(metavar="SHARE")]
+Name = Annotated[str, Parameter(metavar="NAME")]
 Weights = Annotated[str, Parameter(metavar="MODEL")]
 Threshold = Annotated[Similarity | None, option("default: the model's", SETTINGS)]
 

@@ -45,19 +45,11 @@ class Score(QuietCommand):
     cache: Annotated[Directory | None, option("descriptor cache", SETTINGS)] = None
     out: Annotated[
         str | None,
-        option(
-            f"results: {', '.join(FORMATS)}; a folder for a job, see below",
-            OUTPUTS,
-            metavar="FILE|DIR/",
-        ),
+        option("results: .parquet, .csv, .jsonl; DIR/ for a job", OUTPUTS, metavar="FILE|DIR/"),
     ] = None
-    points: Annotated[bool, option("add the matched points of each pair (Parquet)", OUTPUTS)] = (
-        False
-    )
+    points: Annotated[bool, option("add the matched points (Parquet)", OUTPUTS)] = False
     heatmaps: Annotated[Directory | None, option("one PNG per scored pair", OUTPUTS)] = None
-    limit_heatmaps: Annotated[
-        Count | None, option("heat maps of the first N scored pairs only", OUTPUTS)
-    ] = None
+    limit_heatmaps: Annotated[Count | None, option("only the first N heat maps", OUTPUTS)] = None
     fiftyone: Annotated[Directory | None, option("data set for FiftyOne", OUTPUTS)] = None
     jobs: score_job.JobOptions = field(default_factory=score_job.JobOptions)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from vsm_fast.cli.common import ExitCode, UsageError, checked_device, print_note, print_text
-from vsm_fast.cli.options import MANY, OUTPUTS, Count, Similarity, option
+from vsm_fast.cli.options import OUTPUTS, Count, Counts, Share, Similarities, option
 
 if TYPE_CHECKING:
     from vsm_fast.cli.inputs import MaskSource
@@ -44,9 +44,7 @@ class JobOptions:
     """Options of jobs alone."""
 
     thresholds: Annotated[
-        tuple[Similarity, ...] | None,
-        MANY,
-        option("further visual thresholds, with one column score_at_T each"),
+        Similarities | None, option("further visual thresholds, with one column score_at_T each")
     ] = None
     shard_rows: Annotated[Count | None, option("pairs per shard (default: 1024)")] = None
     retry_failed: Annotated[bool, option("score only failed pairs again")] = False
@@ -57,13 +55,9 @@ class JobOptions:
     ray: Annotated[
         bool, option("run on the Ray cluster of RAY_ADDRESS, or on a local Ray (extra ray)")
     ] = False
-    actors: Annotated[
-        tuple[Count, ...] | None, MANY, option("scoring processes: N, or MIN MAX")
-    ] = None
-    gpus_per_actor: Annotated[
-        float | None, option("default: 1 if the cluster has GPUs", metavar="F")
-    ] = None
-    cpus_per_actor: Annotated[float | None, option("default: 1", metavar="F")] = None
+    actors: Annotated[Counts | None, option("scoring processes: N, or MIN MAX")] = None
+    gpus_per_actor: Annotated[Share | None, option("default: 1 if the cluster has GPUs")] = None
+    cpus_per_actor: Annotated[Share | None, option("default: 1")] = None
 
     def refuse(self) -> None:
         """Refuse these options outside a job.

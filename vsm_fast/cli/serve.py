@@ -25,9 +25,7 @@ class Serve(QuietCommand):
     results: Annotated[Path | None, option("file or folder of results")] = field(
         default=None, kw_only=False
     )
-    host: Annotated[str, option("address to listen on; the default is this machine only")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[str, option("address to listen on")] = "127.0.0.1"
     port: Annotated[Port, option("0 = any free port")] = 8000
     root: Annotated[Directory | None, option("base of relative image paths")] = None
     masks: Annotated[

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, g
 from cyclopts import Group, Parameter
 
 from vsm_fast.cli.common import ExitCode, UsageError, checked_device, print_text
-from vsm_fast.cli.options import MANY, OPTIONS, Directory, File, Integer, QuietCommand, option
+from vsm_fast.cli.options import (
+    OPTIONS,
+    Directory,
+    File,
+    Integer,
+    Name,
+    Names,
+    QuietCommand,
+    option,
+)
 
 if TYPE_CHECKING:
     from vsm_fast.lab.training.train_job import TrainSettings
@@ -23,19 +32,13 @@ Number = Annotated[float, Parameter(metavar="X")]
 class FeatureOptions:
     """Fields of ``FeatureSettings``; None keeps the preset's value."""
 
-    variants: Annotated[
-        Integer | None,
-        option("visits per pair with different frames, colours and mirror images"),
-    ] = None
+    variants: Annotated[Integer | None, option("visits per pair, each augmented anew")] = None
     flips: Annotated[bool | None, option("mirror half of the visits", negative="--no-flips")] = None
     jitter: Annotated[Number | None, option("largest relative change of a colour channel")] = None
     known_points: Annotated[
-        bool | None,
-        option("use the matched points stored with the pairs", negative="--no-known-points"),
+        bool | None, option("use the points stored with the pairs", negative="--no-known-points")
     ] = None
-    match_level: Annotated[
-        str | None, option("level whose features match pairs without points", metavar="LEVEL")
-    ] = None
+    match_level: Annotated[Name | None, option("level that matches pairs without points")] = None
     match_similarity: Annotated[Number | None, option("lowest similarity of such a match")] = None
     match_skewness: Annotated[
         Number | None, option("lowest skewness of its row; negative = every row")
@@ -60,12 +63,11 @@ class TrainingOptions:
         Number | None, option("weight of the visual terms; alpha in the paper")
     ] = None
     margin_weight: Annotated[
-        Number | None,
-        option("weight of the hinge on visual similarities; 0 = the paper's objective"),
+        Number | None, option("weight of the hinge on similarities; 0 = the paper's objective")
     ] = None
     margin: Annotated[Number | None, option("upper bound of altered points' similarity")] = None
     precision: Annotated[
-        str | None, option("precision of the networks: bf16 (autocast) or fp32", metavar="NAME")
+        Name | None, option("precision of the networks: bf16 (autocast) or fp32")
     ] = None
     save_every: Annotated[Integer | None, option("steps between checkpoints")] = None
 
@@ -90,9 +92,7 @@ tensorboard/, checkpoints, and features/ unless --features names another folder.
     validation: Annotated[Directory, option("pairs of other subjects")]
     out: Annotated[Path, option("folder of the run", metavar="RUN")]
     backbone: Annotated[str, option("name or folder", metavar="MODEL")] = "tiny"
-    levels: Annotated[
-        tuple[str, ...] | None, MANY, option("levels of the backbone", metavar="LEVEL...")
-    ] = None
+    levels: Annotated[Names | None, option("levels of the backbone")] = None
     preset: Annotated[Literal["paper", "tiny"], option("settings to start from")] = "paper"
     config: Annotated[File | None, option("settings by name, JSON")] = None
     seed: Annotated[Integer | None, option("seed of all random draws")] = None

@@ -70,14 +70,9 @@ images:
     gens: Annotated[tuple[Path, ...] | None, MANY, option("generated images", INPUTS)] = None
     masks: MaskOptions = field(default_factory=MaskOptions)
     all: Annotated[bool, option("all of these", _FIGURES)] = False
-    pca: Annotated[bool, option("principal components of the descriptors: pca.png", _FIGURES)] = (
-        False
-    )
+    pca: Annotated[bool, option("principal components: pca.png", _FIGURES)] = False
     segments: Annotated[bool, option("k-means segments: segments.png", _FIGURES)] = False
-    matches: Annotated[
-        bool,
-        option("semantic and visual neighbours: matches_N.png of the Nth pair", _FIGURES),
-    ] = False
+    matches: Annotated[bool, option("matches of the Nth pair: matches_N.png", _FIGURES)] = False
     mixing: Annotated[bool, option("mixing weights of the levels: mixing.png", _FIGURES)] = False
     model: ModelOptions = field(default_factory=ModelOptions)
     clusters: Annotated[Count, option("number of segments, 1 to 9", SETTINGS, metavar="K")] = 6

@@ -15,7 +15,6 @@ from pretrained_models import save_grounding_dino, save_sam
 
 from vsm_fast.cli.inputs import MaskOptions, MaskSource
 from vsm_fast.cli.main import ExitCode, main
-from vsm_fast.images.automatic_masks import METHODS
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -114,8 +113,3 @@ def test_pictures_of_found_masks(photographs):
                  "--device", "cpu", "--out", "figures"])  # fmt: skip
     assert code == ExitCode.OK
     assert Path("figures/pca.png").exists()
-
-
-def test_the_command_line_knows_every_method(capsys):
-    main(["score", "--help"])
-    assert f"--mask-method {{{','.join(METHODS)}}}" in capsys.readouterr().out

@@ -158,7 +158,8 @@ def test_a_missing_or_unknown_command_is_wrong_usage(capsys, arguments):
 
 
 def test_the_last_of_a_repeated_option_counts(subjects):
-    again = ["--gens", "gens/bee/same.png", "--out", "a.csv", "--out", "b.csv", "-q", "-q"]
+    (subjects / "gens/bee/same.png").rename("[1].png")  # a name that is not read as JSON
+    again = ["--gens", "[1].png", "--out", "a.csv", "--out", "b.csv", "-q", "-q"]
     main(["score", "--refs", "refs", "--refs", "refs/bee/0.png", "--gens", "gens", *again])
     assert not (subjects / "a.csv").exists()
     assert len((subjects / "b.csv").read_text().splitlines()) == 2

@@ -88,8 +88,11 @@ app = App(
     help_epilogue=EXIT_CODES,
     group_commands=Group("commands"),
     group_parameters=OPTIONS,
-    # Of a repeated option the last one counts; only options that name it have a --no-... form.
-    default_parameter=Parameter(negative="", allow_repeating=True, show_default=_default),
+    # Of a repeated option the last one counts; only options that name it have a --no-... form;
+    # values are never JSON: "[1].png" is a file name.
+    default_parameter=Parameter(
+        negative="", allow_repeating=True, json_list=False, json_dict=False, show_default=_default
+    ),
     suppress_keyboard_interrupt=False,
 )
 for _position, _command in enumerate(_COMMANDS):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from cyclopts import Group, Parameter, Token, convert
 
@@ -41,10 +41,13 @@ def _whole(least: float, most: float) -> Callable[[type, Sequence[Token]], int]:
     return whole
 
 
-def _last(hint: type, tokens: Sequence[Token]) -> Any:
-    """Convert the values of the last occurrence of an option."""
+def _last(hint: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
+    """Convert the values of the last occurrence of an option of type tuple[X, ...].
+
+    One value at a time: cyclopts would read a file name like "[1].png" as a JSON list.
+    """
     start = max((i for i, token in enumerate(tokens) if token.index == 0), default=0)
-    return convert(hint, tokens[start:])
+    return tuple(convert(get_args(hint)[0], [token]) for token in tokens[start:])
 
 
 def _check_similarity(_: type, value: float | None) -> None:

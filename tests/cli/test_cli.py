@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 import vsm_fast
 from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.images.automatic_masks import METHODS
 from vsm_fast.results.scores import VSMScores
 from vsm_fast.results.table import score_table
 from vsm_fast.runtimes.choose import RUNTIMES
@@ -70,8 +71,11 @@ def test_score_prints_writes_and_draws(subjects, capsys):
     assert output.err == ""  # no bar: standard error is not a terminal
 
 
-def test_command_and_library_agree(subjects):
-    main(["score", *FOLDERS, "--out", "scores.jsonl", "--quiet", "--visual-threshold", "0.5"])
+def test_command_and_library_agree(subjects, capsys):
+    quiet = ["--out", "scores.jsonl", "--heatmaps", "maps", "--limit-heatmaps", "1", "--quiet"]
+    main(["score", *FOLDERS, *quiet, "--visual-threshold", "0.5"])
+    assert capsys.readouterr() == ("", "")
+    assert len(list((subjects / "maps").iterdir())) == 1
     rows = [json.loads(line) for line in (subjects / "scores.jsonl").read_text().splitlines()]
     for row in rows:
         ref, gen = subjects / row["ref_id"], subjects / row["gen_id"]
@@ -82,13 +86,6 @@ def test_command_and_library_agree(subjects):
         expected = None if np.isnan(scores.score[0]) else float(scores.score[0])
         assert row["score"] == pytest.approx(expected, abs=1e-5)
         assert row["n_source"] == scores.n_source[0]
-
-
-def test_limit_and_quiet(subjects, capsys):
-    arguments = ["--heatmaps", "maps", "--limit-heatmaps", "1", "--quiet"]
-    main(["score", *FOLDERS, *arguments])
-    assert len(list((subjects / "maps").iterdir())) == 1
-    assert capsys.readouterr() == ("", "")
 
 
 def test_rows_without_a_score_give_exit_code_3(subjects, capsys):
@@ -124,40 +121,56 @@ def test_rows_without_a_score_give_exit_code_3(subjects, capsys):
         ([*FOLDERS, "--masks", "m", "--ref-masks", "m"], "--masks is for both sides"),
         ([*FOLDERS, "--out", "scores.xlsx"], "--out must end in"),
         ([*FOLDERS, "--out", "gens.csv"], "is a folder"),
+        ([*FOLDERS, "--out", "file/scores.csv"], "file"),
         ([*FOLDERS, "--limit-heatmaps", "2"], "needs --heatmaps"),
         ([*FOLDERS, "--heatmaps", "m", "--visual-threshold", "1"], "below 1"),
         (["--manifest", "p.csv", "--out", "p.csv"], "overwrite the manifest"),
         (["--refs", "refs", "--gens", "nowhere"], "nowhere does not exist"),
         ([*FOLDERS, "--device", "abacus"], "--device abacus"),
+        ([*FOLDERS, "--visual-threshold", "2"], "[-1, 1]"),
+        ([*FOLDERS, "--visual-threshold", "nan"], "[-1, 1]"),
+        ([*FOLDERS, "--out", "job/", "--thresholds", "0.5", "x"], "--thresholds"),
+        ([*FOLDERS, "--batch-size", "0"], "at least 1; got 0"),
+        ([*FOLDERS, "--batch-size", "1.5"], "whole number; got '1.5'"),
+        ([*FOLDERS, "--out", "job/", "--actors", "1", "1.5"], "--actors"),
+        ([*FOLDERS, "--dtype", "int4"], "int4"),
+        ([*FOLDERS, "--nonsense"], "--nonsense"),
+        ([*FOLDERS, "--no-points"], "--no-points"),
+        ([*FOLDERS, "--out"], "--out"),
+        (["--gens", "gens", "--refs"], "--refs"),
+        (["stray"], "stray"),
     ],
 )
-def test_wrong_inputs_are_one_line_and_exit_code_2(subjects, capsys, arguments, message):
+def test_wrong_usage_is_one_line_and_exit_code_2(subjects, capsys, arguments, message):
     (subjects / "gens.csv").mkdir()
-    assert main(["score", *arguments]) == ExitCode.USAGE == 2
-    errors = capsys.readouterr().err
-    assert re.fullmatch(r"vsm-fast: error: [^\n]*\n", errors)
-    assert message in errors
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--visual-threshold", "2"], ["--batch-size", "0"], ["--dtype", "int4"], ["--nonsense"]],
-)
-def test_wrong_options_end_with_argparse_code(subjects, arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(["score", *FOLDERS, *arguments])
-    assert ended.value.code == ExitCode.USAGE
-
-
-def test_missing_model_is_exit_code_4(subjects, capsys):
-    assert main(["score", *FOLDERS, "--model", "./no-such-model"]) == ExitCode.MODEL == 4
-    assert "no-such-model" in capsys.readouterr().err
-
-
-def test_output_folder_that_cannot_be_made_is_exit_code_2(subjects, capsys):
     (subjects / "file").write_bytes(b"")
-    assert main(["score", *FOLDERS, "--out", "file/scores.csv"]) == ExitCode.USAGE
-    assert "file" in capsys.readouterr().err
+    assert main(["score", *arguments]) == ExitCode.USAGE == 2
+    output = capsys.readouterr()
+    assert re.fullmatch(r"vsm-fast: error: [^\n]*\n", output.err)
+    assert message in output.err
+    assert output.out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["bake"], ["--nonsense"]])
+def test_a_missing_or_unknown_command_is_wrong_usage(capsys, arguments):
+    assert main(arguments) == ExitCode.USAGE
+    assert re.fullmatch(r"vsm-fast: error: [^\n]*command[^\n]*\n", capsys.readouterr().err)
+
+
+def test_the_last_of_a_repeated_option_counts(subjects):
+    (subjects / "gens/bee/same.png").rename("[1].png")  # a name that is not read as JSON
+    again = ["--gens", "[1].png", "--out", "a.csv", "--out", "b.csv", "-q", "-q"]
+    main(["score", "--refs", "refs", "--refs", "refs/bee/0.png", "--gens", "gens", *again])
+    assert not (subjects / "a.csv").exists()
+    assert len((subjects / "b.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]])
+def test_missing_model_is_exit_code_4(subjects, capsys, verbose):
+    assert main(["score", *FOLDERS, "--model", "./no-such-model", *verbose]) == ExitCode.MODEL == 4
+    errors = capsys.readouterr().err
+    assert "no-such-model" in errors
+    assert ("Traceback" in errors) == bool(verbose)
 
 
 def test_reader_that_goes_away_is_no_error():
@@ -168,41 +181,22 @@ def test_reader_that_goes_away_is_no_error():
     assert ended.stderr.strip() == str(int(ExitCode.FAILED))
 
 
-def test_verbose_adds_the_traceback(subjects, capsys):
-    assert main(["score", "--refs", "refs", "--gens", "nowhere", "-v"]) == ExitCode.USAGE
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_help_documents_exit_codes(capsys):
-    for arguments in (["--help"], ["score", "--help"], ["doctor", "--help"]):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 0
+def test_help_is_plain_text_of_a_fixed_width(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    for command in ("", "score", "report", "serve", "make-pairs", "train", "evaluate", "visualize",
+                    "models", "convert", "doctor"):  # fmt: skip
+        assert main([command, "-h"] if command else ["--help"]) == ExitCode.OK
         text = capsys.readouterr().out
+        assert text.isascii()
+        assert text.replace("\n", "").isprintable()
+        assert 60 < max(map(len, text.splitlines())) <= 100
         for code in ExitCode:
             assert re.search(rf"^  {code:d} ", text, re.MULTILINE)
-
-
-def test_doctor_reports_versions_model_and_paths(capsys):
-    assert main(["doctor", "--json"]) == ExitCode.OK
-    report = json.loads(capsys.readouterr().out)
-    assert report["versions"]["vsm_fast"] == vsm_fast.__version__
-    assert report["versions"]["torch"] != "missing"
-    assert report["problems"] == []
-    assert {stage["stage"] for stage in report["stages"]} == {"network", "matching"}
-    for stage in report["stages"]:
-        assert stage["path"]
-        assert stage["reason"]
-        assert stage["detail"]
-    assert main(["doctor"]) == ExitCode.OK
+    main(["score", "--help"])
     text = capsys.readouterr().out
-    for title in ("versions", "optional", "devices", "threads", "model", "stages", "all is well"):
-        assert title in text
-
-
-def test_doctor_finds_a_missing_model(capsys):
-    assert main(["doctor", "--model", "./no-such-model"]) == ExitCode.FAILED
-    assert "no-such-model" in capsys.readouterr().out
+    assert f"--runtime {{{','.join(RUNTIMES)}}}" in text
+    assert f"--mask-method {{{','.join(METHODS)}}}" in text
 
 
 def test_module_runs_and_command_line_is_light():
@@ -247,19 +241,9 @@ def test_table_is_cut_aligned_and_clean():
     assert any(re.fullmatch(r"cat +0\.500 +30/60", line) for line in lines)
     assert "\x1b" not in text
     assert lines[-1] == "flags: 3 tiny_subject, 2 no_mask"
-
-
-def test_table_without_any_score():
     text = score_table(many_scores(2), ["a", "b"], ["", ""])
     assert "mean score" not in text
     assert "mean 0.500 over 1 of 2 pairs" in text
-
-
-def test_the_command_line_knows_every_runtime(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["score", "--help"])
-    shown = "".join(capsys.readouterr().out.split())
-    assert f"--runtime{{{','.join(RUNTIMES)}}}" in shown
 
 
 def test_a_missing_extra_is_a_usage_error(

@@ -19,7 +19,7 @@ from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast import VSMScorer
 from vsm_fast.cache import DescriptorCache
-from vsm_fast.cli import job_reports
+from vsm_fast.cli import score_job
 from vsm_fast.files import alone
 from vsm_fast.jobs.errors import JobError, JobStopped
 from vsm_fast.jobs.job_folder import LEDGER
@@ -113,7 +113,7 @@ def _of_a_library_call():
 
 
 def _of_a_job():
-    with job_reports._Bar() as bar:
+    with score_job._Bar() as bar:
         bar({"event": "start", "rows": 4, "finished_rows": 0, "damaged": {}, "repeated_ids": 0,
              "notes": []})  # fmt: skip
         for done in range(1, 5):

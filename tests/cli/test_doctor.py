@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from types import SimpleNamespace
@@ -9,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vsm_fast.cli import doctor_report as doctor
-from vsm_fast.cli.doctor_report import Stage, examine, render
+import vsm_fast
+from vsm_fast.cli import doctor
+from vsm_fast.cli.doctor import Stage, examine, render
+from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.matching import cpu as _cpu_matching
 from vsm_fast.matching import gpu as _triton_matching
 from vsm_fast.runtimes import tensorrt_library
@@ -48,7 +51,7 @@ def test_a_gpu_shows_whether_its_tiles_were_measured() -> None:
     report = examine()
     assert report["problems"] == []
     network, matching = (stage for stage in report["stages"] if stage["device"] == "cuda")
-    assert network["detail"] == "descriptors are kept in float16"
+    assert network["detail"] == "descriptors are stored in float16"
     assert matching["path"] == "triton"
     assert matching["detail"] == "not tuned for New GPU: default tiles"
     lines = render(report).splitlines()
@@ -58,7 +61,9 @@ def test_a_gpu_shows_whether_its_tiles_were_measured() -> None:
 
 @needs_triton
 @pytest.mark.usefixtures("gpu")
-def test_tiles_are_those_of_the_models_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_are_those_of_the_models_descriptors_or_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from vsm_fast.kernels import tuning
 
     asked = []
@@ -71,16 +76,10 @@ def test_tiles_are_those_of_the_models_descriptors(monkeypatch: pytest.MonkeyPat
     assert matching_stage("cuda")["detail"] == "fused, as measured"
     assert asked == [(torch.float16, 128, 32 * 32, torch.device("cuda"))]
 
-
-@needs_triton
-@pytest.mark.usefixtures("gpu")
-def test_a_damaged_file_of_tiles_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsm_fast.kernels import tuning
-
-    def choose(*of: object) -> tuning.Choice:
+    def damaged(*of: object) -> tuning.Choice:
         raise ValueError("new-gpu.json is no file of tuned tiles")
 
-    monkeypatch.setattr(tuning, "choose", choose)
+    monkeypatch.setattr(tuning, "choose", damaged)
     report = examine()
     assert report["problems"] == ["matching on cuda: new-gpu.json is no file of tuned tiles"]
     assert "all is well" not in render(report)
@@ -133,8 +132,21 @@ def test_whether_tensorrt_can_be_used(monkeypatch: pytest.MonkeyPatch, gpu: bool
         assert examine()["runtimes"]["tensorrt"] == "TensorRT 11.4.0.106"
 
 
-def test_without_a_model_the_paths_are_shown_all_the_same() -> None:
-    report = examine("./no-such-model")
-    (matching,) = (stage for stage in report["stages"] if stage["stage"] == "matching")
-    assert matching["path"]
-    assert matching["detail"] == ""
+def test_the_report_as_json_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == ExitCode.OK
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"]["vsm_fast"] == vsm_fast.__version__
+    assert report["versions"]["torch"] != "missing"
+    assert report["problems"] == []
+    assert {stage["stage"] for stage in report["stages"]} == {"network", "matching"}
+    assert all(stage["path"] and stage["reason"] and stage["detail"] for stage in report["stages"])
+    text = render(report)
+    for title in ("versions", "optional", "devices", "threads", "model", "stages", "all is well"):
+        assert title in text
+
+
+def test_a_missing_model_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--model", "./no-such-model"]) == ExitCode.FAILED
+    lines = capsys.readouterr().out.splitlines()
+    assert any("no-such-model" in line for line in lines[lines.index("problems") :])
+    assert any(line.startswith("  matching on cpu") for line in lines)  # it is shown all the same

@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 from made_pairs import made_pair, small_model
 
+from vsm_fast.cli.evaluate import Evaluate
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 
@@ -62,26 +63,26 @@ def test_filters_and_json(run, tmp_path, capsys) -> None:
 
 def test_splits(run, tmp_path, folder, capsys) -> None:
     (folder / "split.json").write_text('{"test": ["cup"], "train": ["shoe"]}')
+    assert run("--split", "split.json", "--split-name", "train", "--baselines", "none", "-q") == 0
+    counts = json.loads((tmp_path / "evaluation.json").read_text())["counts"]
+    assert set(counts["subject"]) == {"shoe"}
+    assert capsys.readouterr().out == ""
     (folder / "split.txt").write_text("cup\nshoe\n")
     (folder / "list.json").write_text('["shoe"]')
-    for arguments, subjects in (
-        (("split.json",), {"cup"}),
-        (("split.json", "--split-name", "train"), {"shoe"}),
-        (("split.txt",), {"cup", "shoe"}),
-        (("list.json",), {"shoe"}),
+    for split, subjects in (
+        ("split.json", ["cup"]),
+        ("split.txt", ["cup", "shoe"]),
+        ("list.json", ["shoe"]),
     ):
-        assert run("--split", *arguments, "--baselines", "none", "-q") == 0
-        counts = json.loads((tmp_path / "evaluation.json").read_text())["counts"]
-        assert set(counts["subject"]) == subjects
-    assert capsys.readouterr().out == ""
+        command = Evaluate(pairs=folder / "pairs", out=tmp_path, split=folder / split)
+        assert command._subjects() == subjects
 
 
 def test_ratings(run, tmp_path, folder) -> None:
     (folder / "ratings.json").write_text(json.dumps({f"pair-{i}": [i, 0] for i in range(12)}))
-    assert run("--ratings", "ratings.json", "--baselines", "none", "-q") == 0
-    assert pq.read_table(tmp_path / "pairs.parquet")["human"].to_pylist()[4] == 2
-    assert run("--ratings", "ratings.json", "--rating-lists", "cp-pf", "--baselines", "none") == 0
-    assert pq.read_table(tmp_path / "pairs.parquet")["human"].to_pylist()[4] == 4
+    for options, rating in (((), 2), (("--rating-lists", "cp-pf"), 4)):
+        assert run("--ratings", "ratings.json", *options, "--baselines", "none", "-q") == 0
+        assert pq.read_table(tmp_path / "pairs.parquet")["human"].to_pylist()[4] == rating
 
 
 def test_undefined_scores_give_exit_code_3(run, capsys) -> None:

@@ -176,7 +176,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     ("package", "content", "command", "said"),
     [
-        ("argparse", "raise KeyboardInterrupt", ["-m", "vsm_fast"], "vsm-fast: interrupted"),
+        ("cyclopts", "raise KeyboardInterrupt", ["-m", "vsm_fast"], "vsm-fast: interrupted"),
         ("torch", "raise KeyboardInterrupt", ["-m", "vsm_fast", "doctor"], "vsm-fast: interrupted"),
         ("torch", _SWALLOWED, ["-m", "vsm_fast", "doctor"], "vsm-fast: interrupted"),
         ("torch", _SWALLOWED, ["export/build_onnx.py"],

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
 from PIL import Image
 from pretrained_models import save_grounding_dino, save_sam
 
-from vsm_fast.cli.common import add_device
+from vsm_fast.cli.inputs import MaskOptions, MaskSource
 from vsm_fast.cli.main import ExitCode, main
-from vsm_fast.cli.mask_options import MaskOptions, add_masks
-from vsm_fast.images.automatic_masks import METHODS
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,13 +39,6 @@ def scored(*arguments):
     code = main(["score", *arguments, "--device", "cpu", "--out", "scores.jsonl"])
     rows = [json.loads(line) for line in Path("scores.jsonl").read_text().splitlines()]
     return code, rows
-
-
-def options(*arguments):
-    parser = argparse.ArgumentParser()
-    add_masks(parser)
-    add_device(parser)
-    return MaskOptions(parser.parse_args(arguments))
 
 
 def test_masks_are_found_where_there_are_none_and_the_table_says_so(photographs, capsys):
@@ -82,11 +74,12 @@ def test_the_subject_of_grounded_sam_is_its_folder_or_the_prompt(photographs, tm
               "--sam-model", str(save_sam(tmp_path / "sam")))  # fmt: skip
     _, rows = scored(*FOLDERS, "--masks", "auto", *models)
     assert {row["gen_mask_origin"] for row in rows} <= {"grounded-sam", ""}
-    found = options("--masks", "auto", "--mask-prompt", "toy robot", "--device", "cpu", *models)
-    row = argparse.Namespace(subject="robot_toy", ref_mask=None, gen_mask=Path("m.png"))
+    options = MaskOptions(masks="auto", detector_model=models[1], sam_model=models[3])
+    found = MaskSource(replace(options, mask_prompt="toy robot"), "cpu")
+    row = SimpleNamespace(subject="robot_toy", ref_mask=None, gen_mask=Path("m.png"))
     ref, gen = found.of_pair(row)
     assert (ref.subject, ref.device, gen) == ("toy robot", "cpu", Path("m.png"))
-    assert options("--masks", "auto", *models).of_pair(row)[0].subject == "robot_toy"
+    assert MaskSource(options, "auto").of_pair(row)[0].subject == "robot_toy"
 
 
 @pytest.mark.parametrize(
@@ -120,9 +113,3 @@ def test_pictures_of_found_masks(photographs):
                  "--device", "cpu", "--out", "figures"])  # fmt: skip
     assert code == ExitCode.OK
     assert Path("figures/pca.png").exists()
-
-
-def test_the_command_line_knows_every_method():
-    parser = argparse.ArgumentParser()
-    add_masks(parser)
-    assert f"{{{','.join(METHODS)}}}" in "".join(parser.format_help().split())

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 # Python runs a sitecustomize before anything else. An audit hook sees what sockets do in any
 # thread, also under names that were imported before a test could replace them.
@@ -44,11 +42,11 @@ def guarded(tmp_path: Path, code: str, *arguments: str) -> tuple[subprocess.Comp
 def test_scores_reports_and_pairs_ask_nothing(tmp_path: Path) -> None:
     scores, page, pairs = (str(tmp_path / name) for name in ("s.parquet", "s.html", "pairs"))
     commands = [
-        ["score", "--refs", "examples/refs", "--gens", "examples/gens", "--out", scores, "--points",
-         "--heatmaps", str(tmp_path / "maps")],
+        ["score", "--refs", "examples/refs/robot_toy", "--gens", "examples/gens/robot_toy",
+         "--out", scores, "--points", "--heatmaps", str(tmp_path / "maps")],
         ["report", scores, "--out", page],
-        ["make-pairs", "--source", "examples/refs", "--parts", "random", "--count", "1",
-         "--out", pairs],
+        ["make-pairs", "--source", "examples/refs/robot_toy/reference.jpg", "--parts", "random",
+         "--count", "1", "--size", "96", "--out", pairs],
     ]  # fmt: skip
     code = """
 import json, sys
@@ -60,21 +58,28 @@ for command in json.loads(sys.argv[1]):
     done, attempts = guarded(tmp_path, code, json.dumps(commands))
     assert done.returncode == 0, done.stderr[-2000:]
     assert attempts == ""
-    assert len(list((tmp_path / "maps").iterdir())) == 6
+    assert len(list((tmp_path / "maps").iterdir())) == 2
     assert Path(page).stat().st_size > 10_000
     assert list(Path(pairs).glob("*.parquet"))
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import socket; socket.create_connection(('192.0.2.1', 80), 1)",
-        "import socket; socket.socket().connect(('192.0.2.1', 80))",
-        "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
-        "from vsm_fast.model.location import find_model; find_model('org/absent')",
-    ],
-)
-def test_an_attempt_is_seen(tmp_path: Path, code: str) -> None:
-    done, attempts = guarded(tmp_path, code)
-    assert done.returncode != 0
-    assert attempts
+def test_attempts_are_seen(tmp_path: Path) -> None:
+    attempts = (
+        "socket.create_connection(('192.0.2.1', 80), 1)",
+        "socket.socket().connect(('192.0.2.1', 80))",
+        "urllib.request.urlopen('http://example.invalid/')",
+        "find_model('org/absent')",
+    )
+    code = """
+import os, socket, urllib.request
+from pathlib import Path
+from vsm_fast.model.location import find_model
+"""
+    for attempt in attempts:
+        code += f"""
+try: {attempt}
+except Exception: print("END", file=Path(os.environ["ATTEMPTS"]).open("a"))
+"""
+    _, seen = guarded(tmp_path, code)
+    assert len(parts := seen.split("END\n")) == len(attempts) + 1
+    assert all(parts[:-1])

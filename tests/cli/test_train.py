@@ -9,7 +9,7 @@ import tiny_models
 from training_runs import write_backbone, write_pairs
 
 from vsm_fast.cli.main import ExitCode, main
-from vsm_fast.cli.train import _OF_FEATURES, _OF_TRAINING
+from vsm_fast.cli.train import FeatureOptions, TrainingOptions
 from vsm_fast.lab.training.contrastive import ContrastiveTraining
 from vsm_fast.lab.training.features import FeatureSettings
 
@@ -121,5 +121,5 @@ def test_missing_packages_name_the_extra(
 
 
 def test_every_setting_has_an_option() -> None:
-    assert {*_OF_FEATURES, "seed"} == set(FeatureSettings.__dataclass_fields__)
-    assert {*_OF_TRAINING, "seed"} == set(ContrastiveTraining.__dataclass_fields__)
+    assert {*vars(FeatureOptions()), "seed"} == set(FeatureSettings.__dataclass_fields__)
+    assert {*vars(TrainingOptions()), "seed"} == set(ContrastiveTraining.__dataclass_fields__)

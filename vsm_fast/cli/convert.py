@@ -1,155 +1,138 @@
-"""``vsm-fast convert``: released files of a known model -> one model folder."""
+"""``vsm-fast convert``: one model folder from the released files of a known model."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from vsm_fast.cli.common import EXIT_CODES, ExitCode, UsageError, print_text
+from cyclopts import Group
+
+from vsm_fast.cli.common import ExitCode, UsageError, print_text
+from vsm_fast.cli.options import OPTIONS, Command, Directory, File, option
 from vsm_fast.model.presets import PRESETS, Preset, converted_folder
 
-_DESCRIPTION = """\
-Turn the released files of a known model into one folder that scores (--model FOLDER, or
---model NAME if --out is left out), or that networks can be trained on (vsm-fast train
---backbone FOLDER) where none were published.
-
-Files that are not given are taken from the Hub's cache, or fetched into it. HF_HUB_OFFLINE,
-HF_ENDPOINT and HF_HUB_CACHE are respected. Only safetensors are read. vsm-fast models lists
-the presets and what of their files is here.
-"""
+_FILES = Group("local copies of the files, instead of the Hub's", sort_key=OPTIONS.sort_key + 1)
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``convert`` to the command line."""
-    parser = commands.add_parser(
-        "convert",
-        help="turn the released files of a known model into one model folder",
-        description=_DESCRIPTION,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--preset", required=True, choices=tuple(PRESETS), help="which model")
-    files = parser.add_argument_group("local copies of the files, instead of the Hub's")
-    files.add_argument(
-        "--base", type=Path, metavar="DIR", help="the base model, in diffusers' layout"
-    )
-    files.add_argument(
-        "--cleandift", type=Path, metavar="FILE", help="full CleanDIFT checkpoint, .safetensors"
-    )
-    files.add_argument(
-        "--aggregation", type=Path, metavar="FILE", help="aggregation weights, .safetensors"
-    )
-    files.add_argument(
-        "--aggregation-config",
-        type=Path,
-        metavar="FILE",
-        help="the configuration that they were trained with, .yaml",
-    )
-    files.add_argument(
-        "--tiny-vae-folder", type=Path, metavar="DIR", help="the tiny VAE, in diffusers' layout"
-    )
-    parser.add_argument(
-        "--revision",
-        action="append",
-        default=[],
-        type=_revision,
-        metavar="REPOSITORY=REVISION",
-        help="commit, tag or branch of one of the preset's repositories; can be repeated",
-    )
-    parser.add_argument(
-        "--tiny-vae",
-        action="store_true",
-        help="take the distilled VAE (TAESD): an approximation with a tenth of the VAE's "
-        "arithmetic; the model is called NAME-tiny-vae",
-    )
-    parser.add_argument(
-        "--no-aggregation",
-        action="store_true",
-        help="leave published aggregation networks out, to train others on the backbone",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="where to (default: $VSM_FAST_HOME/models/NAME, where --model NAME looks)",
-    )
-    parser.add_argument(
-        "--dtype",
-        default="float16",
-        choices=("float16", "bfloat16", "float32"),
-        help="precision of the backbone on disk (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--local-files-only", action="store_true", help="never ask the network for files"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
-    parser.set_defaults(run=_convert)
+def _check_revisions(_: type, revisions: Sequence[str]) -> None:
+    for text in revisions:
+        repository, _separator, revision = text.partition("=")
+        if not repository or not revision:
+            raise ValueError(f"expected REPOSITORY=REVISION; got {text!r}")
 
 
-def _convert(arguments: argparse.Namespace) -> ExitCode:
-    """``vsm-fast convert``."""
-    preset = PRESETS[arguments.preset]
-    _check(arguments, preset)
-    import torch
+@dataclass(frozen=True, kw_only=True)
+class Convert(Command):
+    """Convert the released files of a known model into one model folder.
 
-    from vsm_fast.model.convert import LocalFiles, convert, model_name
+    The folder scores (--model FOLDER, or --model NAME without --out); where no aggregation
+    networks were published, they can be trained on it (vsm-fast train --backbone FOLDER).
 
-    name = model_name(preset, tiny_vae=arguments.tiny_vae)
-    out = arguments.out or converted_folder(name)
-    with_networks = preset.networks is not None and not arguments.no_aggregation
-    local = LocalFiles(
-        arguments.base,
-        arguments.cleandift,
-        arguments.aggregation,
-        arguments.aggregation_config,
-        arguments.tiny_vae_folder,
+    Missing files come from the Hub cache or are downloaded into it. HF_HUB_OFFLINE, HF_ENDPOINT
+    and HF_HUB_CACHE are respected. Only safetensors files are read. vsm-fast models lists the
+    presets and their cached files.
+    """
+
+    preset: Annotated[str, option(f"one of {', '.join(PRESETS)}", metavar="NAME")]
+    revision: Annotated[
+        tuple[str, ...],
+        option(
+            "commit, tag or branch of one of the preset's repositories; can be repeated",
+            metavar="REPOSITORY=REVISION",
+            validator=_check_revisions,
+        ),
+    ] = ()
+    tiny_vae: Annotated[
+        bool,
+        option(
+            "use the distilled VAE (TAESD): an approximation with a tenth of the VAE's "
+            "arithmetic; the model is called NAME-tiny-vae"
+        ),
+    ] = False
+    no_aggregation: Annotated[
+        bool, option("leave out published aggregation networks, to train new ones")
+    ] = False
+    out: Annotated[
+        Directory | None,
+        option("output (default: $VSM_FAST_HOME/models/NAME, the folder of --model NAME)"),
+    ] = None
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32"], option("precision of the backbone on disk")
+    ] = "float16"
+    local_files_only: Annotated[bool, option("never download files")] = False
+    base: Annotated[Directory | None, option("base model in the layout of diffusers", _FILES)] = (
+        None
     )
-    try:
-        convert(
-            preset,
-            out,
-            local,
-            networks=with_networks,
-            tiny_vae=arguments.tiny_vae,
-            revisions=dict(arguments.revision),
-            dtype=getattr(torch, arguments.dtype),
-            local_files_only=arguments.local_files_only,
-            tell=print_text,
-        )
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    model = out if arguments.out else name
-    if with_networks:
-        use = f"Score with it: vsm-fast score --model {model} --refs ... --gens ..."
-    else:
-        use = (
-            "It has no aggregation networks. Train them: "
-            f"vsm-fast train --backbone {model} --pairs ... --validation ... --out ..."
-        )
-    print_text(f"wrote {out}\n{use}")
-    return ExitCode.OK
+    cleandift: Annotated[File | None, option("full CleanDIFT checkpoint, .safetensors", _FILES)] = (
+        None
+    )
+    aggregation: Annotated[File | None, option("aggregation weights, .safetensors", _FILES)] = None
+    aggregation_config: Annotated[
+        File | None, option("their training configuration, .yaml", _FILES)
+    ] = None
+    tiny_vae_folder: Annotated[
+        Directory | None, option("tiny VAE in the layout of diffusers", _FILES)
+    ] = None
 
+    def run(self) -> ExitCode:
+        """Convert the files."""
+        if self.preset not in PRESETS:
+            raise UsageError(f"--preset {self.preset}: unknown. Choose from {', '.join(PRESETS)}.")
+        preset = PRESETS[self.preset]
+        self._check(preset)
+        import torch
 
-def _revision(text: str) -> tuple[str, str]:
-    """``owner/name=revision``, as the type of an argument."""
-    repository, separator, revision = text.partition("=")
-    if not separator or not repository or not revision:
-        raise argparse.ArgumentTypeError(f"wanted REPOSITORY=REVISION; got {text!r}")
-    return repository, revision
+        from vsm_fast.model.convert import LocalFiles, convert, model_name
 
+        name = model_name(preset, tiny_vae=self.tiny_vae)
+        out = self.out or converted_folder(name)
+        networks = preset.networks is not None and not self.no_aggregation
+        try:
+            convert(
+                preset,
+                out,
+                LocalFiles(
+                    self.base,
+                    self.cleandift,
+                    self.aggregation,
+                    self.aggregation_config,
+                    self.tiny_vae_folder,
+                ),
+                networks=networks,
+                tiny_vae=self.tiny_vae,
+                revisions=dict(text.partition("=")[::2] for text in self.revision),
+                dtype=getattr(torch, self.dtype),
+                local_files_only=self.local_files_only,
+                tell=print_text,
+            )
+        except ImportError as error:
+            raise UsageError(str(error)) from error
+        model = out if self.out else name
+        print_text(f"wrote {out}")
+        if networks:
+            print_text(f"Score with it: vsm-fast score --model {model} --refs ... --gens ...")
+        else:
+            print_text(
+                "It has no aggregation networks. Train them: "
+                f"vsm-fast train --backbone {model} --pairs ... --validation ... --out ..."
+            )
+        return ExitCode.OK
 
-def _check(arguments: argparse.Namespace, preset: Preset) -> None:
-    """Refuse files that the preset has no use for."""
-    given = {
-        "--cleandift": (arguments.cleandift, preset.cleandift is not None),
-        "--aggregation": (arguments.aggregation, preset.networks is not None),
-        "--aggregation-config": (arguments.aggregation_config, preset.networks is not None),
-    }
-    useless = [name for name, (path, used) in given.items() if path is not None and not used]
-    if arguments.tiny_vae_folder is not None and not arguments.tiny_vae:
-        raise UsageError("--tiny-vae-folder is where --tiny-vae takes its files; give both.")
-    if useless:
-        raise UsageError(f"--preset {preset.name} takes no {', '.join(useless)}.")
-    networks = (arguments.aggregation, arguments.aggregation_config)
-    if arguments.no_aggregation and any(path is not None for path in networks):
-        raise UsageError("--no-aggregation: leave out --aggregation and --aggregation-config.")
+    def _check(self, preset: Preset) -> None:
+        """Refuse files that the preset does not use."""
+        unused = []
+        if self.cleandift is not None and preset.cleandift is None:
+            unused.append("--cleandift")
+        if preset.networks is None:
+            networks = {
+                "--aggregation": self.aggregation,
+                "--aggregation-config": self.aggregation_config,
+            }
+            unused += [option for option, path in networks.items() if path is not None]
+        if self.tiny_vae_folder is not None and not self.tiny_vae:
+            raise UsageError("--tiny-vae-folder needs --tiny-vae; give both.")
+        if unused:
+            raise UsageError(f"--preset {preset.name} takes no {', '.join(unused)}.")
+        if self.no_aggregation and (self.aggregation or self.aggregation_config):
+            raise UsageError("--no-aggregation: leave out --aggregation and --aggregation-config.")

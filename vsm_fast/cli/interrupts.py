@@ -1,4 +1,4 @@
-"""Ctrl-C while packages are being imported."""
+"""Signals: Ctrl-C and SIGTERM unwind the stack, so that temporary files are removed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,48 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C ends what is done in here with KeyboardInterrupt, whatever becomes of it on its way.
+    """Turn Ctrl-C into KeyboardInterrupt, even where a package swallows the exception.
 
-    Not every package hands it on: torch imports NumPy and goes on without it where that fails, and
-    who needs a half imported NumPy afterwards fails in some other way.
+    torch, for instance, imports NumPy and continues without it if that fails; the half-imported
+    NumPy then fails elsewhere with a different error.
 
     Raises:
-        KeyboardInterrupt: Instead of an error after Ctrl-C.
+        KeyboardInterrupt: Instead of any error after Ctrl-C.
     """
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = False
+    interrupted = False
 
-    def hear(_number: int, _frame: object) -> None:
-        nonlocal heard
-        heard = True
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except Exception as error:
-        if heard:
+        if interrupted:
             raise KeyboardInterrupt from error
         raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit with code 143."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+
+    def terminate(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,207 +2,185 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import deque
-from collections.abc import Iterable
-from functools import partial
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from vsm_fast.cli.common import (
-    EXIT_CODES,
-    ExitCode,
-    UsageError,
-    add_verbosity,
-    positive,
-    print_text,
+from cyclopts import Group
+
+from vsm_fast.cli.common import ExitCode, UsageError, print_text
+from vsm_fast.cli.options import (
+    OPTIONS,
+    Count,
+    Directory,
+    Integer,
+    Names,
+    QuietCommand,
+    Share,
+    Weights,
+    option,
 )
 
 if TYPE_CHECKING:
     from vsm_fast.lab.pairs.pair_job import Job
-    from vsm_fast.lab.pairs.pairs import ControlledPair
 
-# What the benchmark's protocol fixes, or has no use for.
+# The protocol benchmark fixes these settings or does not use them.
 _FILTERED_ONLY = (
     "unaltered", "other_subjects", "masker", "parts", "alterer", "detector_model", "sam_model",
     "alterer_model", "change", "model", "similarity", "skewness", "area",
 )  # fmt: skip
+_SELECTION = Group("selection", sort_key=OPTIONS.sort_key + 1)
+_METHOD = Group("method", sort_key=OPTIONS.sort_key + 2)
 
-_HELP = """\
+
+@dataclass(frozen=True, kw_only=True)
+class MakePairs(QuietCommand):
+    """Make controlled pairs: a known share of a subject is altered."""
+
+    NOTES: ClassVar[str] = """\
 source:
-  a folder with a sub-folder per subject   two photographs of it; a lone one is warped
-  a folder of images, or one image         the second view is a warp of the first
-  Parquet files of Subjects200K            the two halves of each image
+  a folder with one sub-folder per subject   two photographs of it; a single one is warped
+  a folder of images, or one image           the second view is a warp of the first
+  Parquet files of Subjects200K              the two halves of each image
 
-Masks come from NAME_mask.png beside an image, else from --masker. Interrupted, the same command
-goes on where it was; --out of other settings is refused.
+Masks come from NAME_mask.png beside an image, else from --masker. Interrupted runs resume with the
+same command; --out of a run with other settings is refused.
 
 protocol:
-  filtered    pairs to train on: parts at semantic matches, filtered as the options say
-  benchmark   pairs to measure on, as the embedded model's figures: two photographs of a subject,
-              the altered share uniform in 0.01 to 0.6, one of eight unaltered, and N/4 pairs of
-              two subjects. --source is a folder with a sub-folder per subject; photographs
-              without NAME_mask.png are left out. What filtered alone needs, from --unaltered
-              to --area, is refused.
+  filtered    pairs for training: parts at semantic matches, filtered by the options
+  benchmark   pairs for evaluation, as in the embedded model's figures: two photographs of a
+              subject, altered share uniform in 0.01 to 0.6, one of eight unaltered, and N/4 pairs
+              of two subjects. --source is a folder with one sub-folder per subject; photographs
+              without NAME_mask.png are left out. Options of filtered alone, from --unaltered to
+              --area, are refused.
 
 models:
-  owner/name or owner/name@REVISION on the Hugging Face Hub, or a local folder. Name a commit as
-  the revision if others should be able to make the same pairs.
+  owner/name or owner/name@REVISION on the Hugging Face Hub, or a local folder. Pin a commit as the
+  revision to make the pairs reproducible.
 
 """
+    source: Annotated[str, option("photographs, see below", metavar="PATH")]
+    out: Annotated[Directory, option("folder of the pairs")]
+    protocol: Annotated[Literal["filtered", "benchmark"], option("see below")] = "filtered"
+    count: Annotated[Count, option("number of pairs")] = 256
+    seed: Annotated[Integer, option("seed of all random draws")] = 0
+    workers: Annotated[Count, option("processes")] = 1
+    subjects: Annotated[Names, option("only these sub-folders", _SELECTION)] = ()
+    exclude_subjects: Annotated[Names, option("sub-folders to leave out", _SELECTION)] = ()
+    donors_from: Annotated[
+        Names, option("benchmark: sources of textures (default: all but --subjects)", _SELECTION)
+    ] = ()
+    kinds: Annotated[Names, option("kinds of alterations", _SELECTION)] = ()
+    unaltered: Annotated[Share, option("share of unaltered pairs", _SELECTION)] = 0.125
+    other_subjects: Annotated[Share, option("share of pairs of two subjects", _SELECTION)] = 0.0
+    size: Annotated[
+        Count | None, option("longer side in pixels (default: 512; benchmark 256)", _SELECTION)
+    ] = None
+    masker: Annotated[str, option("grabcut or grounded-sam", _METHOD)] = "grabcut"
+    parts: Annotated[str, option("descriptors, sam or random", _METHOD)] = "descriptors"
+    alterer: Annotated[
+        str, option("offline, sdxl-inpainting, sd2-inpainting or flux-fill", _METHOD)
+    ] = "offline"
+    detector_model: Annotated[Weights | None, option("for grounded-sam", _METHOD)] = None
+    sam_model: Annotated[Weights | None, option("for grounded-sam and sam", _METHOD)] = None
+    alterer_model: Annotated[Weights | None, option("pipeline of --alterer", _METHOD)] = None
+    change: Annotated[str, option("measure of the alteration: lab or lpips", _METHOD)] = "lab"
+    model: Annotated[str, option("model for the descriptors", _METHOD)] = "tiny"
+    similarity: Annotated[float, option("lowest similarity of semantic matches", _METHOD)] = 0.5
+    skewness: Annotated[str, option("lowest skewness of their rows, or none", _METHOD)] = "1.3"
+    area: Annotated[
+        tuple[float, float], option("altered share of the subject", _METHOD, metavar="LOW HIGH")
+    ] = (0.05, 0.6)
 
+    def run(self) -> ExitCode:
+        """Make the pairs, or resume."""
+        try:
+            from vsm_fast.lab.pairs.contact_sheet import save_contact_sheet
+            from vsm_fast.lab.pairs.pair_job import make_pairs_job
+        except ImportError as error:
+            raise UsageError(
+                f"make-pairs needs {error.name or error}; run: pip install '.[lab]'"
+            ) from error
+        from vsm_fast.lab.pairs.pair_shards import read_pairs, shard_paths
+        from vsm_fast.progress import reporting
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``make-pairs`` to the command line."""
-    parser = commands.add_parser(
-        "make-pairs",
-        help="make controlled pairs: a part of a subject altered, how much is known",
-        epilog=_HELP + EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--source", required=True, metavar="PATH", help="see below")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--protocol", default="filtered", choices=("filtered", "benchmark"),
-                        help="see below (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--count", type=positive, default=256, metavar="N", help="pairs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes")
-    choose = parser.add_argument_group("what")
-    choose.add_argument("--subjects", nargs="+", default=(), metavar="NAME")
-    choose.add_argument("--exclude-subjects", nargs="+", default=(), metavar="NAME")
-    choose.add_argument("--donors-from", nargs="+", default=(), metavar="NAME",
-                        help="benchmark: sub-folders that lend textures (default: all but "
-                        "--subjects)")  # fmt: skip
-    choose.add_argument("--kinds", nargs="+", default=(), metavar="KIND", help="alterations")
-    choose.add_argument("--unaltered", type=float, default=0.125, metavar="SHARE")
-    choose.add_argument("--other-subjects", type=float, default=0.0, metavar="SHARE")
-    choose.add_argument("--size", type=positive, metavar="PIXELS",
-                        help="longer side (default: 512; benchmark 256)")  # fmt: skip
-    how = parser.add_argument_group("how")
-    how.add_argument("--masker", default="grabcut", help="grabcut or grounded-sam")
-    how.add_argument("--parts", default="descriptors", help="descriptors, sam or random")
-    how.add_argument(
-        "--alterer",
-        default="offline",
-        help="offline, sdxl-inpainting, sd2-inpainting or flux-fill",
-    )
-    how.add_argument("--detector-model", metavar="MODEL", help="Grounding DINO of grounded-sam")
-    how.add_argument("--sam-model", metavar="MODEL", help="SAM of grounded-sam and sam")
-    how.add_argument("--alterer-model", metavar="MODEL", help="pipeline of a --alterer")
-    how.add_argument("--change", default="lab", help="lab or lpips")
-    how.add_argument("--model", default="tiny", help="describes the views")
-    how.add_argument("--similarity", type=float, default=0.5, help="of semantic matches")
-    how.add_argument("--skewness", default="1.3", help="of their rows; none = no filter")
-    how.add_argument("--area", nargs=2, type=float, default=(0.05, 0.6), metavar=("LOW", "HIGH"))
-    add_verbosity(parser)
-    parser.set_defaults(run=partial(_make_pairs, parser))
+        self._check()
+        try:
+            job = self._job()
+            with reporting(self.progress, job.total) as advance:
+                summary = make_pairs_job(job, self.out, self.workers, advance)
+        except (ValueError, ImportError, OSError) as error:
+            raise UsageError(str(error)) from error
+        sheet = self.out / "contact_sheet.png"
+        if summary["pairs"]:
+            pairs = list(islice(read_pairs(self.out), 24))
+            if len(pairs) == 24 and self.protocol == "benchmark":  # the last pairs: two subjects
+                pairs[20:] = deque(read_pairs(shard_paths(self.out)[-1]), 4)
+            save_contact_sheet(pairs, sheet)
+        if not self.quiet:
+            print_text(_report(summary, self.out, sheet))
+        return ExitCode.OK if summary["pairs"] else ExitCode.UNSCORED
 
+    def _check(self) -> None:
+        """Refuse a source that no longer exists, and options that the protocol would ignore."""
+        if self.source == "procedural":
+            raise UsageError(
+                "--source procedural is no longer part of the package. Give a folder of "
+                "photographs, with one sub-folder per subject."
+            )
+        ignored = _FILTERED_ONLY if self.protocol == "benchmark" else ("donors_from",)
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        used = [name for name in ignored if getattr(self, name) != defaults[name]]
+        if used:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in used)
+            raise UsageError(
+                f"--protocol {self.protocol} makes no use of {names}; leave that out, or choose "
+                "the other protocol."
+            )
 
-def _make_pairs(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> ExitCode:
-    """``vsm-fast make-pairs``."""
-    try:
-        from vsm_fast.lab.pairs.contact_sheet import save_contact_sheet
-        from vsm_fast.lab.pairs.pair_job import make_pairs_job
-    except ImportError as error:
-        raise UsageError(
-            f"make-pairs needs {error.name or error}; run: pip install '.[lab]'"
-        ) from error
-    from vsm_fast.lab.pairs.pair_shards import read_pairs
-    from vsm_fast.progress import reporting
+    def _job(self) -> Job:
+        """Return the job of the protocol."""
+        from vsm_fast.lab.pairs.benchmark import BenchmarkJob
+        from vsm_fast.lab.pairs.pair_job import PairJob
+        from vsm_fast.lab.pairs.pair_pipeline import PairSettings
 
-    benchmark = arguments.protocol == "benchmark"
-    _refuse_unused(parser, arguments, _FILTERED_ONLY if benchmark else ("donors_from",))
-    try:
-        job = _benchmark(arguments) if benchmark else _filtered(arguments)
-        bar = not arguments.quiet and sys.stderr.isatty()
-        with reporting(bar, job.total) as advance:
-            summary = make_pairs_job(job, arguments.out, arguments.workers, advance)
-    except (ValueError, ImportError, OSError) as error:
-        raise UsageError(str(error)) from error
-    sheet = arguments.out / "contact_sheet.png"
-    if summary["pairs"]:
-        save_contact_sheet(_shown(arguments.out) if benchmark else read_pairs(arguments.out), sheet)
-    if not arguments.quiet:
-        print_text(_report(summary, arguments.out, sheet))
-    return ExitCode.OK if summary["pairs"] else ExitCode.UNSCORED
-
-
-def _refuse_unused(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: Iterable[str]
-) -> None:
-    """Refuse options that the chosen protocol would ignore."""
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in names
-        if getattr(arguments, name) != parser.get_default(name)
-    ]
-    if given:
-        raise UsageError(
-            f"--protocol {arguments.protocol} makes no use of {', '.join(given)}; leave that out, "
-            "or choose the other protocol."
+        size = {} if self.size is None else {"size": self.size}
+        if self.protocol == "benchmark":
+            return BenchmarkJob(
+                source=self.source,
+                count=self.count,
+                seed=self.seed,
+                subjects=self.subjects,
+                donors_from=self.donors_from,
+                excluded=self.exclude_subjects,
+                kinds=self.kinds,
+                **size,
+            )
+        stages = ("masker", "parts", "alterer", "change")
+        models = ("detector_model", "sam_model", "alterer_model", "model")
+        return PairJob(
+            source=self.source,
+            count=self.count,
+            seed=self.seed,
+            kinds=self.kinds,
+            subjects=self.subjects,
+            excluded=self.exclude_subjects,
+            settings=PairSettings(
+                **size,
+                unaltered=self.unaltered,
+                other_subjects=self.other_subjects,
+                area=self.area,
+                similarity=self.similarity,
+                skewness=None if self.skewness == "none" else float(self.skewness),
+            ),
+            **{name: getattr(self, name) for name in (*stages, *models)},
         )
 
 
-def _filtered(arguments: argparse.Namespace) -> Job:
-    from vsm_fast.lab.pairs.pair_job import PairJob
-    from vsm_fast.lab.pairs.pair_pipeline import PairSettings
-
-    size = {} if arguments.size is None else {"size": arguments.size}
-    settings = PairSettings(
-        **size,
-        unaltered=arguments.unaltered,
-        other_subjects=arguments.other_subjects,
-        area=tuple(arguments.area),
-        similarity=arguments.similarity,
-        skewness=None if arguments.skewness == "none" else float(arguments.skewness),
-    )
-    return PairJob(
-        source=arguments.source,
-        count=arguments.count,
-        seed=arguments.seed,
-        kinds=tuple(arguments.kinds),
-        masker=arguments.masker,
-        parts=arguments.parts,
-        alterer=arguments.alterer,
-        change=arguments.change,
-        detector_model=arguments.detector_model,
-        sam_model=arguments.sam_model,
-        alterer_model=arguments.alterer_model,
-        model=arguments.model,
-        subjects=tuple(arguments.subjects),
-        excluded=tuple(arguments.exclude_subjects),
-        settings=settings,
-    )
-
-
-def _benchmark(arguments: argparse.Namespace) -> Job:
-    from vsm_fast.lab.pairs.benchmark import BenchmarkJob
-
-    size = {} if arguments.size is None else {"size": arguments.size}
-    return BenchmarkJob(
-        source=arguments.source,
-        count=arguments.count,
-        seed=arguments.seed,
-        subjects=tuple(arguments.subjects),
-        donors_from=tuple(arguments.donors_from),
-        excluded=tuple(arguments.exclude_subjects),
-        kinds=tuple(arguments.kinds),
-        **size,
-    )
-
-
-def _shown(out: Path) -> list[ControlledPair]:
-    """Pairs of a benchmark for its contact sheet: the first, and the last, of two subjects."""
-    from vsm_fast.lab.pairs.pair_shards import read_pairs, shard_paths
-
-    pairs = list(islice(read_pairs(out), 24))
-    return pairs if len(pairs) < 24 else [*pairs[:20], *deque(read_pairs(shard_paths(out)[-1]), 4)]
-
-
 def _report(summary: dict[str, Any], out: Path, sheet: Path) -> str:
-    """What was made, and what for nothing."""
+    """Return the counts of made and rejected pairs."""
 
     def counts(name: str) -> str:
         return ", ".join(f"{key} {count}" for key, count in summary[name].items()) or "none"

@@ -1,29 +1,26 @@
-"""``vsm-fast score``: score generated images against references."""
+"""``vsm-fast score``: scores of generated images against references."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from vsm_fast.cli import score_job
-from vsm_fast.cli.common import (
-    EXIT_CODES,
-    ExitCode,
-    UsageError,
-    add_model,
-    add_thresholds,
-    add_verbosity,
-    load_scorer,
-    make_folder,
-    positive,
-    print_text,
+from vsm_fast.cli.common import ExitCode, UsageError, make_folder, print_note, print_text
+from vsm_fast.cli.inputs import MASKS_HELP, PAIRING_HELP, MaskOptions, MaskSource, PairOptions
+from vsm_fast.cli.options import (
+    OUTPUTS,
+    SETTINGS,
+    Count,
+    Directory,
+    ModelOptions,
+    QuietCommand,
+    Threshold,
+    option,
 )
-from vsm_fast.cli.mask_options import MASKS_HELP, MaskOptions
-from vsm_fast.cli.pairs import PAIRING_HELP, add_inputs, read_pairs
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
@@ -34,185 +31,151 @@ if TYPE_CHECKING:
 FORMATS = (".parquet", ".csv", ".jsonl")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``score`` to the command line."""
-    parser = commands.add_parser(
-        "score",
-        help="score generated images against references",
-        epilog=PAIRING_HELP + MASKS_HELP + score_job.HELP + EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_inputs(parser)
-    _add_settings(parser)
-    _add_outputs(parser)
-    score_job.add_options(parser)
-    parser.set_defaults(run=_score)
+@dataclass(frozen=True, kw_only=True)
+class Score(QuietCommand):
+    """Score generated images against references."""
 
+    NOTES: ClassVar[str] = PAIRING_HELP + MASKS_HELP + score_job.HELP
+    pairs: PairOptions = field(default_factory=PairOptions)
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    semantic_threshold: Threshold = None
+    visual_threshold: Threshold = None
+    batch_size: Annotated[Count | None, option("images per batch", SETTINGS)] = None
+    cache: Annotated[Directory | None, option("descriptor cache", SETTINGS)] = None
+    out: Annotated[
+        str | None,
+        option("results: .parquet, .csv, .jsonl; DIR/ for a job", OUTPUTS, metavar="FILE|DIR/"),
+    ] = None
+    points: Annotated[bool, option("add the matched points (Parquet)", OUTPUTS)] = False
+    heatmaps: Annotated[Directory | None, option("one PNG per scored pair", OUTPUTS)] = None
+    limit_heatmaps: Annotated[Count | None, option("only the first N heat maps", OUTPUTS)] = None
+    fiftyone: Annotated[Directory | None, option("data set for FiftyOne", OUTPUTS)] = None
+    jobs: score_job.JobOptions = field(default_factory=score_job.JobOptions)
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings")
-    add_model(group)
-    add_thresholds(group)
-    group.add_argument("--batch-size", type=positive, metavar="N", help="images at a time")
-    group.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep descriptors here; describe no image twice"
-    )
+    def run(self) -> ExitCode:
+        """Score the pairs."""
+        masks = MaskSource(self.masks, self.model.device)
+        if score_job.is_job(self.out):
+            return score_job.run(self, masks)
+        self.jobs.refuse()
+        out = None if self.out is None else Path(self.out)
+        try:
+            self._check_outputs(out)
+            pairing = self.pairs.read(masks)
+        except OSError as error:  # unreadable input or output folder
+            raise UsageError(str(error)) from error
+        if not self.quiet:
+            for note in pairing.notes:
+                print_note(note)
+        rows = pairing.rows
+        names = {"id": [row.id for row in rows], "subject": [row.subject for row in rows]}
+        if any(row.generator for row in rows):
+            names["generator"] = [row.generator for row in rows]
+        scores = self._score(rows, masks).with_columns(names)
 
+        written = []
+        if out is not None:
+            if out.suffix.lower() == ".parquet":
+                scores.to_parquet(out, points=self.points)
+            elif out.suffix.lower() == ".csv":
+                scores.to_csv(out)
+            else:
+                scores.to_jsonl(out)
+            written.append(f"results: {out}")
+        if self.heatmaps is not None:
+            from vsm_fast.jobs.pair_overlays import save_pair_overlays
 
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("outputs")
-    group.add_argument(
-        "--out",
-        metavar="FILE|DIR/",
-        help="results: " + ", ".join(FORMATS) + "; a folder for a job, see below",
-    )
-    group.add_argument(
-        "--points", action="store_true", help="with the matched points of each pair (Parquet)"
-    )
-    group.add_argument("--heatmaps", type=Path, metavar="DIR", help="write one PNG a scored pair")
-    group.add_argument(
-        "--limit-heatmaps", type=positive, metavar="N", help="only the first N scored pairs"
-    )
-    group.add_argument(
-        "--fiftyone", type=Path, metavar="DIR", help="write a data set that FiftyOne imports"
-    )
-    add_verbosity(group)
-
-
-def _score(arguments: argparse.Namespace) -> ExitCode:
-    """``vsm-fast score``."""
-    masks = MaskOptions(arguments)
-    if score_job.is_job(arguments.out):
-        return score_job.run(arguments, masks)
-    score_job.refuse_options(arguments)
-    arguments.out = None if arguments.out is None else Path(arguments.out)
-    try:
-        _check_outputs(arguments)
-        pairing = read_pairs(arguments, masks)
-    except OSError as error:  # a folder that cannot be read or made; later ones are not usage
-        raise UsageError(str(error)) from error
-    if not arguments.quiet:
-        for note in pairing.notes:
-            print(f"vsm-fast: note: {note}", file=sys.stderr)
-    ids = [row.id for row in pairing.rows]
-    subjects = [row.subject for row in pairing.rows]
-    names = {"id": ids, "subject": subjects}
-    if any(row.generator for row in pairing.rows):
-        names["generator"] = [row.generator for row in pairing.rows]
-    scores = _score_rows(pairing.rows, masks, arguments).with_columns(names)
-
-    outputs = []
-    if arguments.out is not None:
-        _write(scores, arguments.out, arguments.points)
-        outputs.append(f"results: {arguments.out}")
-    if arguments.heatmaps is not None:
-        count = _write_heatmaps(scores, pairing.rows, arguments.heatmaps, arguments.limit_heatmaps)
-        outputs.append(f"heat maps: {arguments.heatmaps} ({count} PNG)")
-    if arguments.fiftyone is not None:
-        from vsm_fast.integrations.fiftyone import to_fiftyone
-
-        to_fiftyone(scores, arguments.fiftyone, [row.gen for row in pairing.rows])
-        outputs.append(f"FiftyOne data set: {arguments.fiftyone}")
-    if not arguments.quiet:
-        from vsm_fast.results.table import score_table
-
-        table = score_table(scores, ids, subjects)
-        print_text("\n".join([table, "", *outputs] if outputs else [table]))
-    return ExitCode.OK if all(result.ok for result in scores) else ExitCode.UNSCORED
-
-
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Find out before the work, not after it, that its results cannot be written."""
-    out = arguments.out
-    if out is not None:
-        if out.suffix.lower() not in FORMATS:
-            raise UsageError(
-                f"--out must end in {', '.join(FORMATS)}, or in / for a job; got {out}."
+            scored = [result for result in scores if result.ok][: self.limit_heatmaps]
+            files = _file_names([names["id"][result.index] for result in scored])
+            save_pair_overlays(
+                (self.heatmaps / f"{name}.png", rows[result.index], result)
+                for name, result in zip(files, scored, strict=True)
             )
-        if arguments.points and out.suffix.lower() != ".parquet":
-            raise UsageError(f"--points needs an --out that ends in .parquet; got {out}.")
-        if out.is_dir():
-            raise UsageError(f"--out must be a file; {out} is a folder.")
-        if arguments.manifest and out.resolve() == Path(arguments.manifest).resolve():
-            raise UsageError(f"--out would overwrite the manifest {out}.")
-        make_folder(out.parent, "--out")
-    elif arguments.points:
-        raise UsageError("--points needs --out FILE.parquet.")
-    if arguments.heatmaps is None and arguments.limit_heatmaps is not None:
-        raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
-    if _draws(arguments) and arguments.visual_threshold == 1:
-        raise UsageError("heat maps need a --visual-threshold below 1.")
-    if arguments.heatmaps is not None:
-        make_folder(arguments.heatmaps, "--heatmaps")
-    if arguments.fiftyone is not None:
-        make_folder(arguments.fiftyone, "--fiftyone")
-        if any(arguments.fiftyone.iterdir()):
-            raise UsageError(f"--fiftyone: {arguments.fiftyone} is not empty; give a new folder.")
+            written.append(f"heat maps: {self.heatmaps} ({len(scored)} PNG)")
+        if self.fiftyone is not None:
+            from vsm_fast.integrations.fiftyone import to_fiftyone
+
+            to_fiftyone(scores, self.fiftyone, [row.gen for row in rows])
+            written.append(f"FiftyOne data set: {self.fiftyone}")
+        if not self.quiet:
+            from vsm_fast.results.table import score_table
+
+            table = score_table(scores, names["id"], names["subject"])
+            print_text("\n".join([table, "", *written] if written else [table]))
+        return ExitCode.OK if all(result.ok for result in scores) else ExitCode.UNSCORED
+
+    @property
+    def _draws(self) -> bool:
+        """Whether an output holds heat maps."""
+        return self.heatmaps is not None or self.fiftyone is not None
+
+    def _check_outputs(self, out: Path | None) -> None:
+        """Check before the work that its results can be written.
+
+        Raises:
+            UsageError: If they cannot.
+        """
+        if out is not None:
+            if out.suffix.lower() not in FORMATS:
+                raise UsageError(
+                    f"--out must end in {', '.join(FORMATS)}, or in / for a job; got {out}."
+                )
+            if self.points and out.suffix.lower() != ".parquet":
+                raise UsageError(f"--points needs an --out that ends in .parquet; got {out}.")
+            if out.is_dir():
+                raise UsageError(f"--out must be a file; {out} is a folder.")
+            manifest = self.pairs.manifest
+            if manifest and out.resolve() == Path(manifest).resolve():
+                raise UsageError(f"--out would overwrite the manifest {out}.")
+            make_folder(out.parent, "--out")
+        elif self.points:
+            raise UsageError("--points needs --out FILE.parquet.")
+        if self.heatmaps is None and self.limit_heatmaps is not None:
+            raise UsageError("--limit-heatmaps needs --heatmaps DIR.")
+        if self._draws and self.visual_threshold == 1:
+            raise UsageError("heat maps need a --visual-threshold below 1.")
+        if self.heatmaps is not None:
+            make_folder(self.heatmaps, "--heatmaps")
+        if self.fiftyone is not None:
+            make_folder(self.fiftyone, "--fiftyone")
+            if any(self.fiftyone.iterdir()):
+                raise UsageError(f"--fiftyone: {self.fiftyone} is not empty; give a new folder.")
+
+    def _score(self, rows: Sequence[PairRow], masks: MaskSource) -> VSMScores:
+        """Score the pairs, passing each image once even if it is in several pairs."""
+        import numpy as np
+
+        refs: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
+        gens: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
+        pairs = []
+        for row in rows:
+            ref_mask, gen_mask = masks.of_pair(row)
+            ref = refs.setdefault((row.ref, ref_mask), len(refs))
+            gen = gens.setdefault((row.gen, gen_mask), len(gens))
+            pairs.append((ref, gen))
+        return self.model.scorer(self.cache).score(
+            [ref for ref, _ in refs],
+            [gen for gen, _ in gens],
+            pairs=np.array(pairs, np.int64),
+            ref_masks=[mask for _, mask in refs],
+            gen_masks=[mask for _, mask in gens],
+            semantic_threshold=self.semantic_threshold,
+            visual_threshold=self.visual_threshold,
+            batch_size=self.batch_size,
+            heatmaps=self._draws or self.points,
+            progress=self.progress,
+        )
 
 
-def _draws(arguments: argparse.Namespace) -> bool:
-    """Whether an output holds heat maps."""
-    return arguments.heatmaps is not None or arguments.fiftyone is not None
-
-
-def _score_rows(
-    rows: Sequence[PairRow], masks: MaskOptions, arguments: argparse.Namespace
-) -> VSMScores:
-    """Score the pairs; each image is passed once, however many pairs it is in."""
-    import numpy as np
-
-    refs: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
-    gens: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
-    listed = []
-    for row in rows:
-        ref_mask, gen_mask = masks.of_pair(row)
-        ref = refs.setdefault((row.ref, ref_mask), len(refs))
-        gen = gens.setdefault((row.gen, gen_mask), len(gens))
-        listed.append((ref, gen))
-    pairs = np.array(listed, np.int64)
-    scorer = load_scorer(arguments, arguments.cache)
-    return scorer.score(
-        [ref for ref, _ in refs],
-        [gen for gen, _ in gens],
-        pairs=pairs,
-        ref_masks=[mask for _, mask in refs],
-        gen_masks=[mask for _, mask in gens],
-        semantic_threshold=arguments.semantic_threshold,
-        visual_threshold=arguments.visual_threshold,
-        batch_size=arguments.batch_size,
-        heatmaps=_draws(arguments) or arguments.points,
-        progress=not arguments.quiet and sys.stderr.isatty(),
-    )
-
-
-def _write(scores: VSMScores, out: Path, points: bool) -> None:
-    if out.suffix.lower() == ".parquet":
-        scores.to_parquet(out, points=points)
-    else:
-        {".csv": scores.to_csv, ".jsonl": scores.to_jsonl}[out.suffix.lower()](out)
-
-
-def _write_heatmaps(
-    scores: VSMScores, rows: Sequence[PairRow], folder: Path, limit: int | None
-) -> int:
-    """Write one overlay a scored pair and say how many."""
-    from vsm_fast.jobs.pair_overlays import save_pair_overlays
-
-    scored = [result for result in scores if result.ok][:limit]
-    taken: set[str] = set()
-    save_pair_overlays(
-        (folder / f"{_file_name(rows[result.index].id, taken)}.png", rows[result.index], result)
-        for result in scored
-    )
-    return len(scored)
-
-
-def _file_name(pair_id: str, taken: set[str]) -> str:
-    """A file name for a pair; ``taken`` keeps names apart, also where case does not count."""
-    base = re.sub(r"[^\w.@-]+", "_", pair_id).strip("._")[:120] or "pair"
-    name, number = base, 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{base}-{number}"
-    taken.add(name.casefold())
-    return name
+def _file_names(ids: Sequence[str]) -> list[str]:
+    """Return a file name for each pair, unique even if case is ignored."""
+    names: dict[str, str] = {}
+    for pair_id in ids:
+        base = re.sub(r"[^\w.@-]+", "_", pair_id).strip("._")[:120] or "pair"
+        name, number = base, 1
+        while name.casefold() in names:
+            number += 1
+            name = f"{base}-{number}"
+        names[name.casefold()] = name
+    return list(names.values())

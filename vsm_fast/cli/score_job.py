@@ -1,256 +1,346 @@
-"""``vsm-fast score --out DIR/``: a job of any size, see docs/how-to/large-jobs.md."""
+"""``vsm-fast score --out DIR/``: jobs of any size, see docs/how-to/large-jobs.md."""
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from vsm_fast.cli.common import ExitCode, UsageError, checked_device, positive, similarity
-from vsm_fast.cli.mask_options import MaskOptions
-from vsm_fast.cli.pairs import check_inputs, column_names, read_pairs
+from cyclopts import Group, Parameter
+
+from vsm_fast.cli.common import ExitCode, UsageError, checked_device, print_note, print_text
+from vsm_fast.cli.options import OUTPUTS, Count, Counts, Share, Similarities, option
 
 if TYPE_CHECKING:
+    from vsm_fast.cli.inputs import MaskSource
+    from vsm_fast.cli.score import Score
     from vsm_fast.jobs.pairing import PairRow
     from vsm_fast.jobs.plan import PairSource
+    from vsm_fast.jobs.progress import Event, Report
     from vsm_fast.jobs.records import Notes
-    from vsm_fast.jobs.settings import JobSettings, RunOptions
 
 HELP = """\
 jobs:
   --out DIR/ (or a name without a suffix) scores any number of pairs into Parquet shards in that
-  folder. The same command goes on after an interruption. docs/how-to/large-jobs.md has the rest.
+  folder. Interrupted runs resume with the same command. See docs/how-to/large-jobs.md.
 
 """
-_ACTORS = {
-    "actors": "--actors",
-    "gpus_per_actor": "--gpus-per-actor",
-    "cpus_per_actor": "--cpus-per-actor",
-}
-_OPTIONS = {
-    "thresholds": "--thresholds",
-    "shard_rows": "--shard-rows",
-    "retry_failed": "--retry-failed",
-    "max_failed": "--max-failed",
-    "json": "--json",
-    "ray": "--ray",
-    **_ACTORS,
-}
+_MOST_GROUPS = 40
+_LINE_SECONDS = 30.0  # between two lines of a log
+_EVENT_SECONDS = 1.0  # between two progress events
+_ACTOR_OPTIONS = ("actors", "gpus_per_actor", "cpus_per_actor")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that only jobs have."""
-    group = parser.add_argument_group("jobs (--out DIR/)")
-    group.add_argument(
-        "--thresholds", nargs="+", type=similarity, metavar="T",
-        help="further visual thresholds, with a column score_at_T each",
-    )  # fmt: skip
-    group.add_argument(
-        "--shard-rows", type=positive, metavar="N", help="pairs a shard (default: 1024)"
-    )
-    group.add_argument(
-        "--retry-failed", action="store_true", help="score again what failed, and only that"
-    )
-    group.add_argument("--max-failed", metavar="N|P%", help="stop when more pairs failed than this")
-    group.add_argument(
-        "--json", action="store_true", help="events for programs on standard output, one a line"
-    )
-    group.add_argument(
-        "--ray", action="store_true",
-        help="on the Ray cluster of RAY_ADDRESS, or on a Ray started here (extra ray)",
-    )  # fmt: skip
-    group.add_argument(
-        "--actors",
-        nargs="+",
-        type=positive,
-        metavar="N",
-        help="processes that score: N, or MIN MAX",
-    )
-    group.add_argument(
-        "--gpus-per-actor", type=float, metavar="F", help="default: 1 if the cluster has GPUs"
-    )
-    group.add_argument("--cpus-per-actor", type=float, metavar="F", help="default: 1")
+@Parameter(name="*", group=Group("jobs (--out DIR/)", sort_key=OUTPUTS.sort_key + 1))
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Options of jobs alone."""
+
+    thresholds: Annotated[
+        Similarities | None, option("further visual thresholds, with one column score_at_T each")
+    ] = None
+    shard_rows: Annotated[Count | None, option("pairs per shard (default: 1024)")] = None
+    retry_failed: Annotated[bool, option("score only failed pairs again")] = False
+    max_failed: Annotated[
+        str | None, option("stop if more pairs than this fail", metavar="N|P%")
+    ] = None
+    json: Annotated[bool, option("print one JSON event per line on standard output")] = False
+    ray: Annotated[
+        bool, option("run on the Ray cluster of RAY_ADDRESS, or on a local Ray (extra ray)")
+    ] = False
+    actors: Annotated[Counts | None, option("scoring processes: N, or MIN MAX")] = None
+    gpus_per_actor: Annotated[Share | None, option("default: 1 if the cluster has GPUs")] = None
+    cpus_per_actor: Annotated[Share | None, option("default: 1")] = None
+
+    def refuse(self) -> None:
+        """Refuse these options outside a job.
+
+        Raises:
+            UsageError: If one is set.
+        """
+        if used := self._used(vars(self)):
+            raise UsageError(f"{used} needs a job: --out DIR/ (a folder).")
+
+    @contextmanager
+    def runner(self) -> Iterator[Callable[..., dict[str, Any]]]:
+        """Yield the function that runs the job: in this process, or on the actors of Ray.
+
+        Raises:
+            UsageError: If the options contradict each other.
+        """
+        if not self.ray:
+            if used := self._used(_ACTOR_OPTIONS):
+                raise UsageError(f"{used} needs --ray.")
+            from vsm_fast.jobs.runner import run_job
+
+            yield run_job
+            return
+        from vsm_fast.jobs.ray_runner import ActorPool, ray_session, run_distributed
+
+        actors = self.actors or (1,)
+        if len(actors) > 2:
+            raise UsageError(f"--actors takes N, or MIN MAX; got {len(actors)} numbers.")
+        pool = ActorPool(
+            least=actors[0],
+            most=actors[-1] if self.actors else None,
+            gpus=self.gpus_per_actor,
+            cpus=1.0 if self.cpus_per_actor is None else self.cpus_per_actor,
+        )
+        with ray_session(pool):
+            yield partial(run_distributed, pool=pool)
+
+    def _used(self, names: Any) -> str:
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(self, name))
 
 
 @dataclass(frozen=True)
 class AutoMaskedPairs:
-    """Pairs whose masks are to be found where none is given.
+    """Pairs with automatic masks where none are given.
 
-    How is decided when the job starts, and part of its manifest: a machine with other models is
-    another job.
+    The segmentation method is chosen at the start of the job and recorded in its manifest: a
+    machine with other models makes another job.
     """
 
     source: PairSource
-    masks: MaskOptions
+    masks: MaskSource
 
     @property
     def base(self) -> str:
-        """As of the source."""
+        """Common beginning of the images' locations."""
         return self.source.base
 
     def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
-        """The pairs."""
+        """Yield the pairs."""
         for row in self.source.rows(notes):
             ref, gen = self.masks.of_pair(row)
             yield replace(row, ref_mask=ref, gen_mask=gen)
 
 
 def is_job(out: str | None) -> bool:
-    """Whether ``--out`` asks for a job: a folder, or a name without a suffix."""
+    """Return whether ``--out`` asks for a job: a folder, or a name without a suffix."""
     if out is None:
         return False
-    place = Path(out)
+    path = Path(out)
     return (
         out.endswith(("/", os.sep))
-        or not place.suffix
-        or (place.is_dir() and place.suffix.lower() not in (".parquet", ".csv", ".jsonl"))
+        or not path.suffix
+        or (path.is_dir() and path.suffix.lower() not in (".parquet", ".csv", ".jsonl"))
     )
 
 
-def refuse_options(arguments: argparse.Namespace) -> None:
-    """Refuse options of jobs where there is none."""
-    given = [option for name, option in _OPTIONS.items() if getattr(arguments, name)]
-    if given:
-        raise UsageError(f"{', '.join(given)} needs a job: --out DIR/ (a folder).")
-
-
-def run(arguments: argparse.Namespace, masks: MaskOptions) -> ExitCode:
-    """``vsm-fast score --out DIR/``."""
-    from vsm_fast.cli.job_reports import make_report, print_summary
+def run(options: Score, masks: MaskSource) -> ExitCode:
+    """Run ``vsm-fast score --out DIR/``."""
+    from vsm_fast.images.storage import absolute
     from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
+    from vsm_fast.jobs.manifest import Manifest
+    from vsm_fast.jobs.plan import ListedPairs
+    from vsm_fast.jobs.settings import SHARD_ROWS, FailureLimit, JobSettings, RunOptions
     from vsm_fast.jobs.stopping import stop_on_signals
 
-    check_inputs(arguments, masks)
-    if arguments.fiftyone is not None:
-        raise UsageError("--fiftyone is for --out FILE, or none.")
-    settings, options = _settings(arguments), _options(arguments)
-    source = _source(arguments, masks)
+    pairs, jobs = options.pairs, options.jobs
+    pairs.check(masks)
+    if options.fiftyone is not None:
+        raise UsageError("--fiftyone is for --out FILE, or no --out.")
+    if options.limit_heatmaps is not None:
+        raise UsageError("--limit-heatmaps is for --out FILE; a job draws every scored pair.")
+    if options.heatmaps is not None and options.visual_threshold == 1:
+        raise UsageError("heat maps need a --visual-threshold below 1.")
+    device = checked_device(options.model.device)
+    try:
+        settings = JobSettings(
+            model=options.model.model,
+            device=device,
+            dtype=options.model.dtype,
+            runtime=options.model.runtime,
+            semantic_threshold=options.semantic_threshold,
+            visual_threshold=options.visual_threshold,
+            thresholds=jobs.thresholds or (),
+            heatmaps=None if options.heatmaps is None else absolute(options.heatmaps),
+            points=options.points,
+            shard_rows=jobs.shard_rows or SHARD_ROWS,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try:
+        limit = None if jobs.max_failed is None else FailureLimit.parse(jobs.max_failed)
+    except ValueError as error:
+        raise UsageError(f"--max-failed: {error}") from error
+    run_options = RunOptions(
+        batch_size=options.batch_size,
+        cache=None if options.cache is None else str(options.cache),
+        retry_failed=jobs.retry_failed,
+        max_failed=limit,
+    )
+    # Absolute paths: a job resumes from any folder.
+    if pairs.manifest is not None:
+        source: PairSource = Manifest(absolute(pairs.manifest), pairs.column_names())
+    else:
+        for side in ("ref_masks", "gen_masks"):
+            if (folder := getattr(masks, side)) is not None:
+                setattr(masks, side, Path(absolute(folder)))
+        refs = tuple(Path(absolute(path)) for path in pairs.refs or ())
+        gens = tuple(Path(absolute(path)) for path in pairs.gens or ())
+        source = ListedPairs(replace(pairs, refs=refs, gens=gens).read(masks))
     if masks.automatic:
         source = AutoMaskedPairs(source, masks)
-    out = Path(arguments.out)
+    out = Path(options.out or "")
     try:
         with (
-            make_report(arguments) as report,
-            _runner(arguments) as run_job,
-            stop_on_signals(_stopping) as stop,  # last: Ray takes the signals when it starts
+            make_report(json=jobs.json, quiet=options.quiet) as report,
+            jobs.runner() as run_job,
+            stop_on_signals(_announce_stop) as stop,  # last: Ray sets handlers when it starts
         ):
-            summary = run_job(source, out, settings, options, stop=stop, report=report)
+            summary = run_job(source, out, settings, run_options, stop=stop, report=report)
     except JobStopped as error:
         print(f"vsm-fast: {error}", file=sys.stderr)
         return ExitCode(128 + error.signal)
-    except TooManyFailures as error:
+    except (TooManyFailures, JobError) as error:
         print(f"vsm-fast: error: {error}", file=sys.stderr)
-        return ExitCode.TOO_MANY_FAILED
-    except JobError as error:
-        print(f"vsm-fast: error: {error}", file=sys.stderr)
-        return ExitCode.FAILED
-    except (ImportError, ValueError) as error:  # an extra is missing, or options do not fit
+        too_many = isinstance(error, TooManyFailures)
+        return ExitCode.TOO_MANY_FAILED if too_many else ExitCode.FAILED
+    except (ImportError, ValueError) as error:  # a missing extra or contradictory options
         raise UsageError(str(error)) from error
-    if not arguments.quiet and not arguments.json:
+    if not options.quiet and not jobs.json:
         print_summary(summary, out)
     everything = summary["all"]
     return ExitCode.OK if everything["scored"] == everything["rows"] else ExitCode.UNSCORED
 
 
-@contextmanager
-def _runner(arguments: argparse.Namespace) -> Iterator[Callable[..., dict[str, Any]]]:
-    """What runs the job: this process, or the actors of a Ray session."""
-    if not arguments.ray:
-        given = [option for name, option in _ACTORS.items() if getattr(arguments, name)]
-        if given:
-            raise UsageError(f"{', '.join(given)} needs --ray.")
-        from vsm_fast.jobs.runner import run_job
-
-        yield run_job
-        return
-    from vsm_fast.jobs.ray_runner import ActorPool, ray_session, run_distributed
-
-    actors = arguments.actors or [1]
-    if len(actors) > 2:
-        raise UsageError(f"--actors takes N, or MIN MAX; got {len(actors)} numbers.")
-    pool = ActorPool(
-        least=actors[0],
-        most=actors[-1] if arguments.actors else None,
-        gpus=arguments.gpus_per_actor,
-        cpus=1.0 if arguments.cpus_per_actor is None else arguments.cpus_per_actor,
-    )
-    with ray_session(pool):
-        yield partial(run_distributed, pool=pool)
-
-
-def _stopping(number: int) -> None:
+def _announce_stop(_: int) -> None:
     print(
-        "vsm-fast: stopping after the running shard, if that is soon; the same signal again "
-        "stops at once",
+        "vsm-fast: stopping after the current shard if it ends soon; repeat the signal to stop "
+        "at once",
         file=sys.stderr,
     )
 
 
-def _settings(arguments: argparse.Namespace) -> JobSettings:
-    from vsm_fast.images.storage import absolute
-    from vsm_fast.jobs.settings import JobSettings
+@contextmanager
+def make_report(*, json: bool, quiet: bool) -> Iterator[Report]:
+    """Yield the report for the options and the terminal."""
+    if json:
+        yield _Events()
+    elif quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _Bar() as bar:
+            yield bar
+    else:
+        yield _Lines()
 
-    if arguments.limit_heatmaps is not None:
-        raise UsageError("--limit-heatmaps is for --out FILE; a job draws every scored pair.")
-    heatmaps = arguments.heatmaps
-    if heatmaps is not None and arguments.visual_threshold == 1:
-        raise UsageError("heat maps need a --visual-threshold below 1.")
-    settings = JobSettings(
-        model=arguments.model,
-        device=checked_device(arguments.device),
-        dtype=arguments.dtype,
-        runtime=arguments.runtime,
-        semantic_threshold=arguments.semantic_threshold,
-        visual_threshold=arguments.visual_threshold,
-        heatmaps=None if heatmaps is None else absolute(heatmaps),
-        points=arguments.points,
+
+def _print_notes(event: Event) -> None:
+    """Print the notes of a start event."""
+    for note in event["notes"]:
+        print_note(note)
+    for shard, reason in event["damaged"].items():
+        print_note(f"shard {shard} is scored again: {reason}")
+    if event["repeated_ids"]:
+        print_note(
+            f"{event['repeated_ids']} rows repeat the id of an earlier row; the column 'row' "
+            "distinguishes them"
+        )
+    if event["finished_rows"]:
+        print_note(f"{event['finished_rows']} of {event['rows']} rows are already finished")
+
+
+class _Events:
+    """One JSON object per line on standard output."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event["event"] in ("rows", "planning"):
+            if now - self._last < _EVENT_SECONDS:
+                return
+            self._last = now
+        print_text(json.dumps(event))
+
+
+class _Bar:
+    """A tqdm bar on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "start":
+            from vsm_fast.progress import progress_bar
+
+            _print_notes(event)
+            self._bar = progress_bar(
+                total=event["rows"], initial=event["finished_rows"], unit="pair", smoothing=0.05
+            )
+        elif event["event"] == "rows" and self._bar is not None:
+            self._bar.set_postfix_str(f"{event['failed']} failed", refresh=False)
+            self._bar.update(event["done"] - self._bar.n)
+
+
+class _Lines:
+    """A line on standard error every half minute."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "start":
+            _print_notes(event)
+        elif event["event"] == "rows" and time.monotonic() - self._last > _LINE_SECONDS:
+            self._last = time.monotonic()
+            eta = event["eta_seconds"]
+            print(
+                f"vsm-fast: {event['done']}/{event['total']} pairs, {event['failed']} failed, "
+                f"{event['rows_per_second']:g}/s, {eta:.0f} s to go",
+                file=sys.stderr,
+            )
+
+
+def print_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """Print the means and counts of a finished job."""
+    from vsm_fast.results.table import aligned, flag_line, number
+
+    def row(name: str, group: Mapping[str, Any]) -> tuple[str, ...]:
+        mean = group["mean_score"]
+        return (
+            name or "(none)",
+            "-" if mean is None else number(mean),
+            f"{group['scored']}/{group['rows']}",
+            str(group["failed"]),
+        )
+
+    parts = []
+    for kind in ("subjects", "generators"):
+        groups = summary.get(kind, {})
+        if groups:
+            rows = [row(name, group) for name, group in list(groups.items())[:_MOST_GROUPS]]
+            head = (kind.removesuffix("s"), "mean score", "scored/pairs", "failed")
+            parts.append(aligned(head, rows))
+            if len(groups) > _MOST_GROUPS:
+                parts[-1] += f"\n… and {len(groups) - _MOST_GROUPS} more"
+    everything = summary["all"]
+    others = {name: n for name, n in summary["statuses"].items() if name != "ok"}
+    mean = everything["mean_score"]
+    parts.append(
+        f"mean {'-' if mean is None else number(mean)} over {everything['scored']} of "
+        f"{everything['rows']} pairs"
+        + "".join(f"; {count} {name}" for name, count in sorted(others.items()))
     )
-    try:
-        return replace(settings, **_given(arguments))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    if arguments.thresholds is not None:
-        given["thresholds"] = tuple(arguments.thresholds)
-    if arguments.shard_rows is not None:
-        given["shard_rows"] = arguments.shard_rows
-    return given
-
-
-def _options(arguments: argparse.Namespace) -> RunOptions:
-    from vsm_fast.jobs.settings import FailureLimit, RunOptions
-
-    try:
-        limit = None if arguments.max_failed is None else FailureLimit.parse(arguments.max_failed)
-    except ValueError as error:
-        raise UsageError(f"--max-failed: {error}") from error
-    return RunOptions(
-        batch_size=arguments.batch_size,
-        cache=None if arguments.cache is None else str(arguments.cache),
-        retry_failed=arguments.retry_failed,
-        max_failed=limit,
-    )
-
-
-def _source(arguments: argparse.Namespace, masks: MaskOptions) -> PairSource:
-    from vsm_fast.images.storage import absolute
-    from vsm_fast.jobs.manifest import Manifest
-    from vsm_fast.jobs.plan import ListedPairs
-
-    if arguments.manifest is None:
-        for side in ("refs", "gens"):
-            setattr(arguments, side, [Path(absolute(path)) for path in getattr(arguments, side)])
-        for side in ("ref_masks", "gen_masks"):
-            if (folder := getattr(masks, side)) is not None:
-                setattr(masks, side, Path(absolute(folder)))
-        return ListedPairs(read_pairs(arguments, masks))
-    return Manifest(absolute(arguments.manifest), column_names(arguments))
+    parts.append(f"results: {out}")
+    if summary["flags"]:
+        parts.append(flag_line(summary["flags"]))
+    print_text("\n\n".join(parts))

@@ -1,100 +1,72 @@
-"""``vsm-fast serve``: the report as a local page that also scores what is dropped on it."""
+"""``vsm-fast serve``: the report as a local page that also scores dropped images."""
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vsm_fast.cli.common import (
-    EXIT_CODES,
-    ExitCode,
-    UsageError,
-    add_model,
-    add_verbosity,
-    load_scorer,
-    print_text,
-)
-from vsm_fast.extras import required
+from vsm_fast.cli.common import ExitCode, UsageError, print_text, require
+from vsm_fast.cli.options import Directory, ModelOptions, Port, QuietCommand, option
 
 if TYPE_CHECKING:
     from vsm_fast.report.serve_uploads import MaskChoice
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``serve`` to the command line."""
-    parser = commands.add_parser(
-        "serve",
-        help="explore results, and score images that you drop, on a local page",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "results", type=Path, nargs="?", metavar="RESULTS", help="file of results, or folder"
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
-    )
-    parser.add_argument(
-        "--port", type=_port, default=8000, help="0 = any that is free (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--root", type=Path, metavar="DIR", help="what relative image paths start from"
-    )
-    parser.add_argument(
-        "--masks",
-        choices=("auto", "whole"),
-        default="auto",
-        help="images without a mask: find the subject, or score the whole image; the page can "
-        "override it (default: %(default)s)",
-    )
-    add_model(parser)
-    add_verbosity(parser)
-    parser.set_defaults(run=_serve)
+@dataclass(frozen=True, kw_only=True)
+class Serve(QuietCommand):
+    """Explore results and score dropped images on a local page."""
 
+    results: Annotated[Path | None, option("file or folder of results")] = field(
+        default=None, kw_only=False
+    )
+    host: Annotated[str, option("address to listen on")] = "127.0.0.1"
+    port: Annotated[Port, option("0 = any free port")] = 8000
+    root: Annotated[Directory | None, option("base of relative image paths")] = None
+    masks: Annotated[
+        Literal["auto", "whole"],
+        option(
+            "images without a mask: segment the subject, or score the whole image; the page "
+            "can override it"
+        ),
+    ] = "auto"
+    model: ModelOptions = field(default_factory=ModelOptions)
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"a port lies in 0 to 65535; got {text}")
-    return value
+    def run(self) -> ExitCode:
+        """Serve until Ctrl-C."""
+        require("serve", "starlette", "python_multipart", "jinja2", "uvicorn")
+        from vsm_fast.report.serve_app import is_loopback, make_app
+        from vsm_fast.report.serve_connections import make_server
+        from vsm_fast.report.serve_scoring import score_images
 
-
-def _serve(arguments: argparse.Namespace) -> ExitCode:
-    """``vsm-fast serve``."""
-    try:
-        for module in ("starlette", "python_multipart", "jinja2", "uvicorn"):
-            required(module, "vsm-fast serve")
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    from vsm_fast.report.serve_app import is_loopback, make_app
-    from vsm_fast.report.serve_connections import make_server
-    from vsm_fast.report.serve_scoring import score_images
-
-    masks: list[MaskChoice] = ["whole", "auto"] if arguments.masks == "whole" else ["auto", "whole"]
-    page = _page(arguments.results, arguments.root, masks)
-    with _listening(arguments.host, arguments.port) as listener:
-        scorer = load_scorer(arguments)
-        stop = Event()
-        app = make_app(page, partial(score_images, scorer, stop), arguments.host, masks=masks[0])
-        if not is_loopback(arguments.host):
-            print(
-                f"vsm-fast: warning: anybody who reaches {arguments.host} can see these results "
-                "and use this machine; there is no password and no encryption.",
-                file=sys.stderr,
-            )
-        if not arguments.quiet:
-            port = listener.getsockname()[1]
-            name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-            print_text(f"http://{name}:{port}/  (Ctrl-C ends it)")
-        make_server(app, stop.set).run(sockets=[listener])  # raises KeyboardInterrupt on Ctrl-C
-    return ExitCode.OK
+        masks: list[MaskChoice] = ["whole", "auto"] if self.masks == "whole" else ["auto", "whole"]
+        page = _page(self.results, self.root, masks)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            listener = socket.create_server((self.host, self.port), family=family)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {self.host}, port {self.port}: {error}.") from error
+        with listener:
+            scorer = self.model.scorer()
+            stop = Event()
+            score = partial(score_images, scorer, stop)
+            app = make_app(page, score, self.host, masks=masks[0])
+            if not is_loopback(self.host):
+                print(
+                    f"vsm-fast: warning: everyone who can reach {self.host} can see these results "
+                    "and use this machine; there is no password and no encryption.",
+                    file=sys.stderr,
+                )
+            if not self.quiet:
+                name = f"[{self.host}]" if ":" in self.host else self.host
+                print_text(f"http://{name}:{listener.getsockname()[1]}/  (stop with Ctrl-C)")
+            make_server(app, stop.set).run(sockets=[listener])  # ends with KeyboardInterrupt
+        return ExitCode.OK
 
 
 def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:
@@ -106,17 +78,9 @@ def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:
     from vsm_fast.report.serve_uploads import Limits
 
     if results is None:
-        nothing: dict[str, Any] = {name: pa.array([], pa.string()) for name in REQUIRED}
-        shown = results_of(pa.table(nothing))
+        empty: dict[str, Any] = {name: pa.array([], pa.string()) for name in REQUIRED}
+        shown = results_of(pa.table(empty))
     else:
         shown = read_results(results)
     pictures = thumbnails(shown, DEFAULT_IMAGES, root)
     return render_page(shown, pictures, "VSM explorer", limits=asdict(Limits()), masks=masks)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UsageError(f"cannot listen on {host}, port {port}: {error}.") from error

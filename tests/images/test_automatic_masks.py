@@ -81,8 +81,8 @@ def test_models_are_looked_for_and_not_fetched(monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         ({"method": "magic"}, "grabcut, grounded-sam; got 'magic'"),
-        ({"method": "grounded-sam"}, "what to look for"),
-        ({"subject": " ", "sam": "a/b"}, "what to look for"),
+        ({"method": "grounded-sam"}, "needs the name"),
+        ({"subject": " ", "sam": "a/b"}, "needs the name"),
         ({"subject": "cat", "method": "grabcut", "detector": "a/b"}, "loads no model"),
     ],
 )
@@ -148,7 +148,7 @@ def test_no_subject_is_a_status_and_costs_its_own_row_only(scorer):
     )
     nothing = Status.NO_SUBJECT.value
     assert scores.status.tolist() == [nothing, "ok", nothing, nothing]
-    assert scores.reason[0] == "generation: image 0: grabcut found no subject; give it a mask."
+    assert scores.reason[0] == "generation: image 0: grabcut found no subject. Pass a mask."
     assert np.isnan(scores.score[0])
     assert scores.score[1] == 1.0
     with pytest.raises(InputError, match="no 'cat'"):

@@ -103,7 +103,7 @@ def test_images_without_a_file_are_written(tmp_path: Path) -> None:
     scores = VSMScorer.from_pretrained("tiny", device="cpu").score([image], [image])
     with pytest.raises(ValueError, match=r"images=\[\.\.\.\]"):
         to_fiftyone(scores, tmp_path / "a")
-    with pytest.raises(ValueError, match="one a pair, 1; got 2"):
+    with pytest.raises(ValueError, match="one per pair, 1; got 2"):
         to_fiftyone(scores, tmp_path / "a", [image, image])
     assert not (tmp_path / "a").exists()
     to_fiftyone(scores, tmp_path / "a", [image])

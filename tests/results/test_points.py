@@ -1,5 +1,6 @@
 """Matched points of real photographs: where they go, and as columns of a table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,15 @@ def test_targets_are_semantic_nearest_neighbours(scorer, scores):
         assert said == pytest.approx(float(row.max()), abs=1e-5)
 
 
-def test_a_described_reference_has_no_frame(scorer):
+def test_descriptors_keep_the_frame_of_the_reference_if_they_know_it(scorer, scores):
     reference = scorer.describe([REFERENCE], [REFERENCE_MASK])
-    found = scorer.score(reference, [REPAINTED], gen_masks=[REPAINTED_MASK], heatmaps=True)
-    assert found[0].points.reference is None
-    assert point_columns(found.points)["ref_box"].to_pylist() == [None]
+    for known in (True, False):
+        reference = reference if known else replace(reference, subjects=())
+        found = scorer.score(reference, [REPAINTED], gen_masks=[REPAINTED_MASK], heatmaps=True)
+        frame = scores[0].points.reference if known else None
+        assert found[0].points.reference == frame
+        box = list(frame.box) if known else None
+        assert point_columns(found.points)["ref_box"].to_pylist() == [box]
 
 
 def test_columns_of_a_table(scores, tmp_path):

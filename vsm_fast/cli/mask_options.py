@@ -11,7 +11,7 @@ from vsm_fast.cli.common import ArgumentGroup, UsageError, checked_device
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
-    from vsm_fast.images.stored import ImageLocation
+    from vsm_fast.images.storage import ImageLocation
     from vsm_fast.jobs.pairing import PairRow
 
 MASKS_HELP = """\

@@ -27,7 +27,7 @@ from vsm_fast.cli.pairs import PAIRING_HELP, add_inputs, read_pairs
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
-    from vsm_fast.images.stored import ImageLocation
+    from vsm_fast.images.storage import ImageLocation
     from vsm_fast.jobs.pairing import PairRow
     from vsm_fast.results.scores import VSMScores
 

@@ -16,7 +16,7 @@ from vsm_fast.lab.pairs.pair_pipeline import Stages
 from vsm_fast.lab.pairs.stages import Alterer, ChangeMeasure, PartSegmenter, SubjectMasker
 
 if TYPE_CHECKING:
-    from vsm_fast.images.sam import SegmentAnything
+    from vsm_fast.images.grounded_sam import SegmentAnything
     from vsm_fast.model.pretrained import ModelSource
 
 MASKERS = ("grabcut", "grounded-sam")
@@ -113,7 +113,7 @@ def _segment_anything(device: str, model: str | None) -> SegmentAnything:
 @lru_cache(maxsize=1)
 def _loaded_sam(device: str, model: str | None, state: FolderState) -> SegmentAnything:
     """SAM, loaded once for masks and parts; a folder in another state holds another model."""
-    from vsm_fast.images.sam import SAM, SegmentAnything
+    from vsm_fast.images.grounded_sam import SAM, SegmentAnything
 
     return SegmentAnything.from_pretrained(_source(model, SAM), device=device)
 

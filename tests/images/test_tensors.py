@@ -13,7 +13,7 @@ from vsm_fast import InputError, Status
 from vsm_fast.images.framing import subject_box, to_input
 from vsm_fast.images.masks import load_mask, reduce_mask
 from vsm_fast.images.subjects import prepare_subject
-from vsm_fast.images.tensor_subjects import prepare_tensors, reduce_masks, resize, subject_frames
+from vsm_fast.images.tensors import prepare_tensors, reduce_masks, resize, subject_frames
 
 SIZES = [(5, 7), (33, 33), (40, 97), (128, 64), (301, 200)]
 

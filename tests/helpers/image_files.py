@@ -33,21 +33,19 @@ def refused(source, status, *words, **options):
         assert word in str(caught.value)
 
 
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(width, height, data=b"", *, depth=8, colour=2):
-    """A PNG file written by hand, so that its header may promise anything."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
+    """Return a PNG file whose header may contradict its data."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(data), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks.items())
 
 
 def icc_profile(space, gamma=1.0, order="rgb"):
-    """A minimal ICC profile: sRGB primaries in some order, or grey, and a gamma curve."""
+    """Return a minimal ICC profile: sRGB primaries in some order, or grey, and a gamma curve."""
     curve = b"curv" + struct.pack(">IIH2x", 0, 1, round(gamma * 256))
 
     def xyz(*values):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -18,12 +16,12 @@ from vsm_fast.images.tensors import prepare_tensors, reduce_masks, resize, subje
 SIZES = [(5, 7), (33, 33), (40, 97), (128, 64), (301, 200)]
 
 
-def _image(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
+def _image(size, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
 
 
-def _mask(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
+def _mask(size, seed=0):
     """A random rectangle, sometimes at a border, sometimes a single pixel or line."""
     rng = np.random.default_rng(seed)
     (top, bottom), (left, right) = (np.sort(rng.integers(0, side + 1, 2)) for side in size)
@@ -34,7 +32,7 @@ def _mask(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", SIZES)
-def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolation: str) -> None:
+def test_resizing_is_pillows_but_for_rounding(size, interpolation):
     height, width = size
     boxes = [(0, 0, width, height), (width // 4, height // 3, width, height), (1, 1, 3, 5)]
     image = _image(size)
@@ -53,7 +51,7 @@ def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolati
 
 @pytest.mark.parametrize("framing", ["image", "subject"])
 @pytest.mark.parametrize("size", SIZES)
-def test_frames_and_cells_are_those_of_single_masks(size: tuple[int, int], framing: str) -> None:
+def test_frames_and_cells_are_those_of_single_masks(size, framing):
     masks = torch.stack([*(_mask(size, seed) for seed in range(60)), torch.zeros(size).bool()])
     frames = subject_frames(masks, framing)
     for rule in ("nearest", "any"):
@@ -68,9 +66,7 @@ def test_frames_and_cells_are_those_of_single_masks(size: tuple[int, int], frami
 @pytest.mark.parametrize("background", ["keep", "grey"])
 @pytest.mark.parametrize("framing", ["image", "subject"])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float16])
-def test_a_batch_is_prepared_like_its_images(
-    kind: torch.dtype, framing: str, background: str, rule: str
-) -> None:
+def test_a_batch_is_prepared_like_its_images(kind, framing, background, rule):
     config = config_of(framing=framing, background=background, mask_reduction=rule)
     images = [_image((48, 40), seed) for seed in range(3)]
     if kind.is_floating_point:
@@ -86,7 +82,7 @@ def test_a_batch_is_prepared_like_its_images(
     torch.testing.assert_close(listed, (pixels, cells), atol=1.001 / 127.5, rtol=0)
 
 
-def test_without_masks_the_whole_images_count() -> None:
+def test_without_masks_the_whole_images_count():
     config = config_of()
     pixels, cells = prepare_tensors(torch.stack([_image((20, 30))] * 2), None, config)
     assert pixels.shape == (2, 3, 32, 32)
@@ -95,7 +91,7 @@ def test_without_masks_the_whole_images_count() -> None:
 
 
 @pytest.mark.parametrize("top", [1, 7, 128, 255])
-def test_grey_masks_follow_the_rule_of_loaded_masks(top: int) -> None:
+def test_grey_masks_follow_the_rule_of_loaded_masks(top):
     generator = torch.Generator().manual_seed(0)
     soft = torch.randint(0, top + 1, (2, 12, 12), generator=generator, dtype=torch.uint8)
     labelled = (soft > top // 2).to(torch.uint8) * top
@@ -109,7 +105,7 @@ def test_grey_masks_follow_the_rule_of_loaded_masks(top: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_an_image_that_is_not_finite_loses_its_subject_and_no_other(bad: float) -> None:
+def test_an_image_that_is_not_finite_loses_its_subject_and_no_other(bad):
     images = torch.stack([_image((20, 20)) / 255] * 3)
     images[1, 0, 3, 4] = bad
     pixels, cells = prepare_tensors(images, None, config_of())
@@ -142,22 +138,20 @@ GOOD = torch.zeros(2, 3, 8, 8)
         (list(GOOD), [GOOD[0, 0].bool()], Status.BAD_MASK, "1 masks for 2 images"),
     ],
 )
-def test_what_cannot_be_used_is_refused(
-    images: torch.Tensor, masks: torch.Tensor | None, status: Status, word: str
-) -> None:
+def test_what_cannot_be_used_is_refused(images, masks, status, word):
     with pytest.raises(InputError, match=word) as caught:
         prepare_tensors(images, masks, config_of())
     assert caught.value.status is status
 
 
-def test_values_may_leave_the_range_by_rounding() -> None:
+def test_values_may_leave_the_range_by_rounding():
     prepare_tensors(GOOD - 5e-4, None, config_of())
     prepare_tensors(GOOD + 1.0005, None, config_of())
 
 
-def test_neither_pillow_nor_numpy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> Callable[..., None]:
-        def used(*_: object, **__: object) -> None:
+def test_neither_pillow_nor_numpy_is_asked(monkeypatch):
+    def refuse(name):
+        def used(*_, **__):
             raise AssertionError(f"Tensor.{name} was called")
 
         return used

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,18 +25,18 @@ INPUTS = {"prompt": "bear", "image": PHOTO, "mask_image": PART, "height": 64, "w
 
 
 @pytest.fixture(scope="module")
-def scorer() -> VSMScorer:
+def scorer():
     return VSMScorer.from_pretrained("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def reward(scorer: VSMScorer) -> VSMReward:
+def reward(scorer):
     # Random weights draw noise: everything matches, and scores lie between 0 and 1.
     return VSMReward(scorer, [PHOTO], semantic_threshold=-1, visual_threshold=0.7)
 
 
 @pytest.fixture(scope="module")
-def inpainting(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def inpainting(tmp_path_factory):
     from diffusers import StableDiffusionInpaintPipeline
 
     folder = save_sd2_inpainting(tmp_path_factory.mktemp("sd2"))
@@ -49,11 +46,11 @@ def inpainting(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def seed() -> Iterator[torch.Generator]:
+def seed():
     return torch.Generator().manual_seed(0)
 
 
-def _run(pipeline: Any, seed: torch.Generator, steps: int = 7, **options: Any) -> Any:
+def _run(pipeline, seed, steps=7, **options):
     return pipeline(
         **INPUTS,
         num_inference_steps=steps,
@@ -64,9 +61,7 @@ def _run(pipeline: Any, seed: torch.Generator, steps: int = 7, **options: Any) -
     )
 
 
-def test_previews_are_scored_every_few_steps_and_at_the_end(
-    inpainting: Any, reward: VSMReward, seed: torch.Generator
-) -> None:
+def test_previews_are_scored_every_few_steps_and_at_the_end(inpainting, reward, seed):
     callback = VSMCallback(reward, every=3)
     output = _run(inpainting, seed, num_images_per_prompt=2, callback_on_step_end=callback)
     assert [preview.step for preview in callback.curve] == [2, 5, 6]
@@ -76,9 +71,7 @@ def test_previews_are_scored_every_few_steps_and_at_the_end(
     assert callback.curve[-1].score == pytest.approx(reward(output.images).tolist(), abs=0.01)
 
 
-def test_a_callback_changes_nothing_and_starts_anew(
-    inpainting: Any, reward: VSMReward, seed: torch.Generator
-) -> None:
+def test_a_callback_changes_nothing_and_starts_anew(inpainting, reward, seed):
     callback = VSMCallback(reward, every=2)
     watched = _run(inpainting, seed, 3, callback_on_step_end=callback).images
     plain = _run(inpainting, torch.Generator().manual_seed(0), 3).images
@@ -87,25 +80,21 @@ def test_a_callback_changes_nothing_and_starts_anew(
     assert [preview.step for preview in callback.curve] == [1, 2]
 
 
-def test_a_generation_can_be_stopped(
-    inpainting: Any, reward: VSMReward, seed: torch.Generator
-) -> None:
+def test_a_generation_can_be_stopped(inpainting, reward, seed):
     callback = VSMCallback(reward, every=2, stop=lambda curve: len(curve) == 2)
     output = _run(inpainting, seed, 8, callback_on_step_end=callback)
     assert [preview.step for preview in callback.curve] == [1, 3]
     assert callback.curve[-1].score == pytest.approx(reward(output.images).tolist(), abs=0.01)
 
 
-def test_masks_say_where_the_subject_is(
-    inpainting: Any, reward: VSMReward, seed: torch.Generator
-) -> None:
+def test_masks_say_where_the_subject_is(inpainting, reward, seed):
     mask = torch.from_numpy(np.asarray(PART) > 0)[None]
     callback = VSMCallback(reward, every=9, masks=mask, reference=[0])
     output = _run(inpainting, seed, 2, callback_on_step_end=callback)
     assert callback.curve[0].score == pytest.approx(reward(output.images, mask).tolist(), abs=0.01)
 
 
-def test_latents_of_a_transformer_are_shifted_back() -> None:
+def test_latents_of_a_transformer_are_shifted_back():
     latents = torch.rand(1, 4, 2, 2)
     vae = SimpleNamespace(
         dtype=torch.float32,
@@ -117,9 +106,7 @@ def test_latents_of_a_transformer_are_shifted_back() -> None:
     torch.testing.assert_close(decode_latents(pipeline, latents), latents / 2 + 0.25)
 
 
-def test_packed_latents_need_a_decoder_and_the_documented_one_works(
-    tmp_path: Path, reward: VSMReward, seed: torch.Generator
-) -> None:
+def test_packed_latents_need_a_decoder_and_the_documented_one_works(tmp_path, reward, seed):
     from diffusers import FluxFillPipeline
 
     pipeline = FluxFillPipeline.from_pretrained(save_flux_fill(tmp_path))
@@ -127,7 +114,7 @@ def test_packed_latents_need_a_decoder_and_the_documented_one_works(
     with pytest.raises(ValueError, match=r"FluxFillPipeline has latents \[1, \d+, \d+\]"):
         _run(pipeline, seed, 1, callback_on_step_end=VSMCallback(reward))
 
-    def decode(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+    def decode(pipeline, latents):
         unpacked = pipeline._unpack_latents(latents, 64, 64, pipeline.vae_scale_factor)
         return decode_latents(pipeline, unpacked)
 
@@ -136,21 +123,19 @@ def test_packed_latents_need_a_decoder_and_the_documented_one_works(
     assert callback.curve[-1].score == pytest.approx(reward(output.images).tolist(), abs=0.01)
 
 
-def test_a_pipeline_that_cannot_be_stopped_says_so(reward: VSMReward) -> None:
+def test_a_pipeline_that_cannot_be_stopped_says_so(reward):
     callback = VSMCallback(reward, stop=lambda curve: True)
     with pytest.raises(ValueError, match="SimpleNamespace cannot be interrupted"):
         callback(SimpleNamespace(), 0, 999, {})
 
 
-def test_fewer_than_one_step_is_refused(reward: VSMReward) -> None:
+def test_fewer_than_one_step_is_refused(reward):
     with pytest.raises(ValueError, match="every"):
         VSMCallback(reward, every=0)
 
 
 @pytest.mark.parametrize("kind", ["pil", "np", "pt", "tuple", "images"])
-def test_outputs_of_every_kind_are_scored(
-    inpainting: Any, scorer: VSMScorer, seed: torch.Generator, kind: str
-) -> None:
+def test_outputs_of_every_kind_are_scored(inpainting, scorer, seed, kind):
     settings = {**INPUTS, "num_inference_steps": 1, "strength": 1.0, "generator": seed}
     kind_of_image = kind if kind in ("pil", "np", "pt") else "pil"
     output = inpainting(**settings, output_type=kind_of_image, return_dict=kind != "tuple")
@@ -164,7 +149,7 @@ def test_outputs_of_every_kind_are_scored(
     assert scores.n_source[0] > 0
 
 
-def test_latents_are_no_images(inpainting: Any, scorer: VSMScorer, seed: torch.Generator) -> None:
+def test_latents_are_no_images(inpainting, scorer, seed):
     output = inpainting(
         **INPUTS, num_inference_steps=1, strength=1.0, generator=seed, output_type="latent"
     )

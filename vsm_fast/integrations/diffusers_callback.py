@@ -161,7 +161,7 @@ def decode_latents(pipeline: Any, latents: Tensor) -> Tensor:
     """
     if latents.ndim != 4:
         raise ValueError(
-            f"{type(pipeline).__name__} has latents {list(latents.shape)}, but only [B, C, h, w] is "
+            f"{type(pipeline).__name__} has latents {list(latents.shape)}; only [B, C, h, w] is "
             "supported. Pass decode=lambda pipeline, latents: ..., returning images [B, 3, H, W] "
             "in [0, 1]; docs/integrations.md shows it for FLUX."
         )

@@ -1,4 +1,4 @@
-"""The folder for FiftyOne, checked against what its importer reads (1.22, read with it once)."""
+"""The folder for FiftyOne, checked against the rules of its importer (release 1.22)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELD_TYPES = {
     "fiftyone.core.fields.IntField": int,
     "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.Heatmap)": dict,
 }
-OWN = {"filepath", "tags", "metadata", "_media_type"}  # fields that every sample of FiftyOne has
+OWN = {"filepath", "tags", "metadata", "_media_type"}  # fields of every FiftyOne sample
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def scores():
 
 
 def _read(folder):
-    """Metadata and samples, after the checks that FiftyOne's importer makes."""
+    """Return metadata and samples after the checks of FiftyOne's importer."""
     metadata = json.loads((folder / "metadata.json").read_text())
     assert "version" not in metadata  # with it, documents of that version's database are expected
     assert metadata["media_type"] == "image"

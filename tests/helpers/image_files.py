@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vsm_fast.errors import InputError
 from vsm_fast.images.loading import load_image
@@ -25,9 +25,15 @@ def written(path, content):
     return path
 
 
-def refused(source, status, *words, **options):
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+def refused(source, status, *words, load=load_image, **options):
     with pytest.raises(InputError) as caught:
-        load_image(source, **options)
+        load(source, **options)
     assert caught.value.status is status, str(caught.value)
     for word in words:
         assert word in str(caught.value)

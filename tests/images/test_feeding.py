@@ -35,8 +35,8 @@ def test_every_image_comes_once_and_in_order(threads):
     assert [batch.start for batch in found] == [0, 3, 6]
     assert [len(batch.subjects) for batch in found] == [3, 3, 2]
     pixels = torch.cat([batch.pixels for batch in found])
-    wanted = [prepare_subject(image, None, "", CONFIG).pixels for image in images]
-    assert torch.equal(pixels, torch.stack(wanted))
+    expected = [prepare_subject(image, None, "", CONFIG).pixels for image in images]
+    assert torch.equal(pixels, torch.stack(expected))
     assert all(s.pixels is None for batch in found for s in batch.subjects)
 
 

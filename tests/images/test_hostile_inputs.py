@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_models
 import torch
-from image_files import icc_profile, png, png_chunk, saved, written
-from PIL import ExifTags, Image
+from image_files import exif_of, icc_profile, png, png_chunk, saved, written
+from PIL import Image
 
 from vsm_fast import AutoMask, Flag, Status, VSMScorer
 from vsm_fast.cli.main import ExitCode, main
@@ -319,8 +319,7 @@ def test_unusual_files_of_the_same_pixels_score_the_same(scorer, tmp_path):
 @pytest.mark.parametrize("orientation", [3, 5, 6])
 def test_rotated_photographs_score_like_upright_ones(scorer, tmp_path, orientation):
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
+    exif = exif_of(orientation)
     top = mask().shape[0] * 3 // 4  # not square, to reveal a mask that is not turned back
     upright, subject = pixels()[:top], mask()[:top]
     photograph = saved(tmp_path / "a.png", decoding.orient(upright, inverse), exif=exif)

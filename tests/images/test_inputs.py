@@ -58,7 +58,7 @@ def test_a_batch_array_is_a_list_of_its_images():
         (Path(__file__).parent, "gens is the folder"),
     ],
 )
-def test_what_has_no_order_or_is_no_image_is_refused(images, words):
+def test_unordered_values_and_folders_are_refused(images, words):
     with pytest.raises(TypeError, match=words):
         image_list(images, "gens")
     if images is not None:  # a mask's None is the whole image

@@ -1,4 +1,4 @@
-"""Batches prepared on a device against images prepared one by one."""
+"""Batches of tensors against images prepared one by one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vsm_fast.images.masks import load_mask, reduce_mask
 from vsm_fast.images.subjects import prepare_subject
 from vsm_fast.images.tensors import prepare_tensors, reduce_masks, resize, subject_frames
 
+GOOD = torch.zeros(2, 3, 8, 8)
 SIZES = [(5, 7), (33, 33), (40, 97), (128, 64), (301, 200)]
 
 
@@ -32,7 +33,7 @@ def _mask(size, seed=0):
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", SIZES)
-def test_resizing_is_pillows_but_for_rounding(size, interpolation):
+def test_resizing_equals_pillows_up_to_rounding(size, interpolation):
     height, width = size
     boxes = [(0, 0, width, height), (width // 4, height // 3, width, height), (1, 1, 3, 5)]
     image = _image(size)
@@ -40,8 +41,8 @@ def test_resizing_is_pillows_but_for_rounding(size, interpolation):
     found = resize(batch, torch.tensor(boxes), 32, interpolation)
     for box, mine in zip(boxes, found, strict=True):
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        wanted = (to_input(pixels, box, 32, interpolation) + 1) * 127.5
-        difference = (mine - wanted).abs()
+        expected = (to_input(pixels, box, 32, interpolation) + 1) * 127.5
+        difference = (mine - expected).abs()
         if width >= height:
             assert difference.max() <= 1.001
             assert (difference > 0.5).float().mean() < 0.05
@@ -75,15 +76,17 @@ def test_a_batch_is_prepared_like_its_images(kind, framing, background, rule):
     pixels, cells = prepare_tensors(torch.stack(images), torch.stack(masks), config)
     assert pixels.dtype == torch.float32
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        wanted = prepare_subject(image, mask.numpy(), "image", config)
-        assert (pixels[row] - wanted.pixels).abs().max() <= 1.001 / 127.5
-        np.testing.assert_array_equal(cells[row], wanted.cell_mask)
+        expected = prepare_subject(image, mask.numpy(), "image", config)
+        assert (pixels[row] - expected.pixels).abs().max() <= 1.001 / 127.5
+        np.testing.assert_array_equal(cells[row], expected.cell_mask)
     listed = prepare_tensors(images, masks, config)
     torch.testing.assert_close(listed, (pixels, cells), atol=1.001 / 127.5, rtol=0)
 
 
 def test_without_masks_the_whole_images_count():
     config = config_of()
+    for rounded in (GOOD - 5e-4, GOOD + 1.0005):  # rounding may leave [0, 1]
+        assert prepare_tensors(rounded, None, config)[1].all()
     pixels, cells = prepare_tensors(torch.stack([_image((20, 30))] * 2), None, config)
     assert pixels.shape == (2, 3, 32, 32)
     assert cells.shape == (2, *config.aggregation.grid)
@@ -105,15 +108,12 @@ def test_grey_masks_follow_the_rule_of_loaded_masks(top):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_an_image_that_is_not_finite_loses_its_subject_and_no_other(bad):
+def test_only_an_image_with_nan_loses_its_subject(bad):
     images = torch.stack([_image((20, 20)) / 255] * 3)
     images[1, 0, 3, 4] = bad
     pixels, cells = prepare_tensors(images, None, config_of())
     assert pixels.isfinite().all()
     assert cells.flatten(1).any(1).tolist() == [True, False, True]
-
-
-GOOD = torch.zeros(2, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +138,13 @@ GOOD = torch.zeros(2, 3, 8, 8)
         (list(GOOD), [GOOD[0, 0].bool()], Status.BAD_MASK, "1 masks for 2 images"),
     ],
 )
-def test_what_cannot_be_used_is_refused(images, masks, status, word):
+def test_unusable_tensors_are_refused(images, masks, status, word):
     with pytest.raises(InputError, match=word) as caught:
         prepare_tensors(images, masks, config_of())
     assert caught.value.status is status
 
 
-def test_values_may_leave_the_range_by_rounding():
-    prepare_tensors(GOOD - 5e-4, None, config_of())
-    prepare_tensors(GOOD + 1.0005, None, config_of())
-
-
-def test_neither_pillow_nor_numpy_is_asked(monkeypatch):
+def test_neither_pillow_nor_numpy_is_used(monkeypatch):
     def refuse(name):
         def used(*_, **__):
             raise AssertionError(f"Tensor.{name} was called")

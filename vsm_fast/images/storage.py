@@ -223,6 +223,6 @@ def checked_read(location: str, start: int, size: int | None, name: str) -> byte
     if size is not None and len(content) < size:
         raise InputError(
             Status.UNREADABLE,
-            f"{name} is truncated: it ends after {len(content)} of {size} bytes. Write it again.",
+            f"{name} ends after {len(content)} of {size} bytes. Write it again.",
         )
     return content

@@ -64,6 +64,7 @@ class TrainingError(VSMError, RuntimeError):
 # What reading JSON of any content into a record can raise.
 WRONG_JSON = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+    NameError,  # diffusers: a local that no branch sets for an unknown option
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from vsm_fast.images.inputs import (
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject
-from vsm_fast.images.tensor_subjects import prepare_tensors
+from vsm_fast.images.tensors import prepare_tensors
 from vsm_fast.matching.match import match
 from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting

@@ -55,7 +55,7 @@ def test_masks_are_found_where_there_are_none_and_the_table_says_so(photographs,
     ]  # fmt: skip
     output = capsys.readouterr().out
     assert "masks: references 3 grabcut, 2 given; generations 4 grabcut, 1 unknown" in output
-    assert "gens/robot_toy/flat.png: grabcut found no 'robot_toy'; give it a mask." in output
+    assert "gens/robot_toy/flat.png: grabcut found no 'robot_toy'. Pass a mask." in output
 
 
 def test_a_manifest_leaves_masks_to_auto(photographs):
@@ -91,7 +91,7 @@ def test_the_subject_of_grounded_sam_is_its_folder_or_the_prompt(photographs, tm
         ((*FOLDERS, "--masks", "auto", "--mask-method", "grabcut", "--sam-model", "a/b"),
          "loads no model"),
         (("--refs", "refs/robot_toy", "--gens", "refs/robot_toy", "--masks", "auto",
-          "--mask-method", "grounded-sam"), "what to look for"),
+          "--mask-method", "grounded-sam"), "needs the name"),
         (("--manifest", "pairs.csv", "--masks", "masks"), "leave out folders of masks"),
     ],
 )  # fmt: skip

@@ -1,7 +1,9 @@
-"""Coverage-guided fuzzing with Atheris: ``pip install atheris``; Linux on x86-64.
+"""Coverage-guided fuzzing of one target with Atheris (``pip install atheris``; Linux, x86-64).
 
-The options are libFuzzer's, like ``-max_total_time=60``; a folder among them keeps the corpus.
-What is found is written to ``crash-*`` in the current folder, and its traceback printed.
+    python tests/fuzz/guided.py manifest -max_total_time=60
+
+Targets are manifest, records, weights, image and unet. Options are libFuzzer's; a folder among them
+keeps the corpus. A finding is written to ``crash-*`` in the current folder, with its traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import atheris
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT)]
-# Branches of these are what the fuzzer tries to reach; torch's would drown them.
+# The fuzzer seeks new branches of these packages; torch's would drown them.
 with atheris.instrument_imports(include=["vsm_fast", "PIL", "csv", "json"]):
     from damage import replaced_value
     from targets import TARGETS
@@ -25,31 +27,25 @@ with atheris.instrument_imports(include=["vsm_fast", "PIL", "csv", "json"]):
 LIMITS = ("-rss_limit_mb=4096", "-timeout=30", "-max_len=20000")
 
 
-def _mutated_json(content: bytes, size: int, seed: int) -> bytes:
-    """Every other time a value is replaced: changed bytes alone hardly leave JSON behind."""
+def mutated_json(content: bytes, size: int, seed: int) -> bytes:
+    """Replace a value every other time, because random bytes rarely leave valid JSON."""
     if seed % 2:
         with contextlib.suppress(ValueError, IndexError, TypeError, RecursionError):
             return replaced_value(content, random.Random(seed))[:size]
     return bytes(atheris.Mutate(content, size))
 
 
-def run(name: str) -> None:
-    """Fuzz one target with the options of the command line; does not return."""
+if __name__ == "__main__":
+    name = sys.argv.pop(1)
     target = TARGETS[name]
-    warnings.simplefilter("ignore")  # of Pillow, for about every second image
-    with tempfile.TemporaryDirectory() as made:
-        corpus, folder = Path(made) / "corpus", Path(made) / "input"
+    warnings.simplefilter("ignore")  # Pillow warns about every second image
+    with tempfile.TemporaryDirectory() as root:
+        corpus, folder = Path(root) / "corpus", Path(root) / "input"
         corpus.mkdir()
         folder.mkdir()
         for number, seed in enumerate(target.seeds()):
             (corpus / f"seed-{number}").write_bytes(seed)
-
-        def one_input(content: bytes) -> None:
-            target.accepts(content, folder)
-
+        mutator = {"custom_mutator": mutated_json} if name == "records" else {}
         options = [sys.argv[0], *LIMITS, *sys.argv[1:], str(corpus)]
-        if name == "records":
-            atheris.Setup(options, one_input, custom_mutator=_mutated_json)
-        else:
-            atheris.Setup(options, one_input)
+        atheris.Setup(options, lambda content: target.accepts(content, folder), **mutator)
         atheris.Fuzz()

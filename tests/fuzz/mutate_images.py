@@ -1,10 +1,10 @@
-"""Damaged image files by the thousand: each must load or be refused, in bounded time and memory.
+"""Fuzzing of image files: each damaged file must load or be refused, in bounded time and memory.
 
     python tests/fuzz/mutate_images.py --count 10000 --seed 0
 
-Shipped photographs in many formats are flipped, cut, spliced and stuffed; image number N of a
-seed is the same on every machine with the same Pillow. They are read in a second process with
-bounded memory, so that a crash of a decoder is found too. What fails is kept in ``--keep``.
+Shipped photographs in many formats are flipped, cut, spliced and stuffed; image N of a seed is the
+same on every machine with the same Pillow. A second process with bounded memory reads them, which
+also detects crashes of decoders. Failing files are saved to ``--keep``.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, features
 
 ROOT = Path(__file__).parents[2]
-CPU_SECONDS = 2.0  # for an image; a photograph of this size takes some milliseconds
-WALL_SECONDS = 60.0  # until a reader that hangs is killed
-START_SECONDS = 600.0  # the same before its first file: it imports torch
-MEMORY = 2 * 2**30  # bytes beyond what the reader has before its first image
+CPU_SECONDS = 2.0  # per image; a photograph of this size takes a few milliseconds
+WALL_SECONDS = 60.0  # before a hanging reader is killed
+START_SECONDS = 600.0  # the same before its first file, because it imports torch
+MEMORY = 2 * 2**30  # bytes above the reader's memory before its first image
 _SIDE = 96  # pixels
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: ``"loaded"``, a status, or what went wrong (``bad``)."""
+    """Outcome of one file: ``"loaded"``, a status, or a failure (``bad``)."""
 
     kind: str
     bad: bool = False
 
 
 def seeds() -> dict[str, bytes]:
-    """Whole image files by name."""
+    """Return intact image files by name."""
     photographs = sorted(ROOT.glob("examples/*/*/*.jpg"))[:3]
     pictures = []
     for path in photographs:
@@ -98,7 +98,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def mutated(whole: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
-    """Damaged file ``number`` of a seed, and what it was made of."""
+    """Return damaged file ``number`` of a seed, after the name of its original."""
     rng = np.random.default_rng([seed, number])
     names = sorted(whole)
     name = names[int(rng.integers(len(names)))]
@@ -112,7 +112,7 @@ def _damage(content: bytearray, whole: dict[str, bytes], rng: np.random.Generato
     length = len(content)
     if length < 2:
         return
-    # Half of the damage is done to headers, where it tells decoders most.
+    # Half of the damage hits headers, which control the decoders.
     reach = length if rng.random() < 0.5 else min(length, 256)
     start = int(rng.integers(reach))
     size = int(rng.integers(1, max(2, min(length, 4 ** int(rng.integers(1, 7))))))
@@ -121,16 +121,16 @@ def _damage(content: bytearray, whole: dict[str, bytes], rng: np.random.Generato
     if kind == 0:  # bits
         for place in rng.integers(reach, size=int(rng.integers(1, 9))):
             content[place] ^= 1 << int(rng.integers(8))
-    elif kind == 1:  # a number that decoders may believe
+    elif kind == 1:  # an extreme number
         value = _EXTREMES[int(rng.integers(len(_EXTREMES)))]
         width = (1, 2, 4)[int(rng.integers(3))]
         order = "big" if rng.random() < 0.5 else "little"
         content[start : start + width] = (value % 256**width).to_bytes(width, order)
     elif kind == 2:  # truncated
         del content[int(rng.integers(1, length)) :]
-    elif kind == 3:  # left out
+    elif kind == 3:  # removed
         del content[start : start + size]
-    elif kind == 4:  # said twice
+    elif kind == 4:  # repeated
         content[start:start] = content[start : start + size]
     elif kind == 5:  # noise
         content[start : start + size] = rng.bytes(size)
@@ -139,7 +139,7 @@ def _damage(content: bytearray, whole: dict[str, bytes], rng: np.random.Generato
 
 
 def outcome(path: Path) -> Outcome:
-    """Read a file as an image and as a mask, and check what comes out."""
+    """Read a file as an image and as a mask, and check the result."""
     from vsm_fast.errors import InputError
     from vsm_fast.images.loading import load_image
     from vsm_fast.images.masks import load_mask
@@ -151,35 +151,28 @@ def outcome(path: Path) -> Outcome:
         except InputError as error:
             result = Outcome(error.status.value)
         else:
-            result = _checked(loaded)
+            pixels, alpha = loaded.pixels, loaded.alpha
+            good = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+            good &= alpha is None or (alpha.dtype == bool and alpha.shape == pixels.shape[:2])
+            result = Outcome("loaded") if good and pixels.size else Outcome("wrong arrays", True)
         try:
             load_mask(path, (_SIDE * 3 // 4, _SIDE))
         except InputError as error:
             if error.status.value != "bad_mask":
                 result = Outcome(f"mask: {error.status.value}", bad=True)
-    except Exception as error:  # what this looks for
+    except Exception as error:  # a finding
         return Outcome(f"{type(error).__name__}: {error}"[:200], bad=True)
     spent = time.process_time() - begin
     return Outcome(f"took {spent:.1f} s", bad=True) if spent > CPU_SECONDS else result
 
 
-def _checked(loaded: object) -> Outcome:
-    from vsm_fast.images.loading import LoadedImage
-
-    assert isinstance(loaded, LoadedImage)
-    pixels, alpha = loaded.pixels, loaded.alpha
-    good = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    good &= alpha is None or (alpha.dtype == bool and alpha.shape == pixels.shape[:2])
-    return Outcome("loaded") if good and pixels.size else Outcome("wrong arrays", bad=True)
-
-
 def main() -> int:
-    """Read many damaged files; 1 if any is not handled."""
+    """Read many damaged files; return 1 if any is not handled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=int, default=0, help="number of the first")
-    parser.add_argument("--keep", type=Path, help="folder for files that are not handled")
+    parser.add_argument("--start", type=int, default=0, help="number of the first file")
+    parser.add_argument("--keep", type=Path, help="folder for unhandled files")
     parser.add_argument("--reader", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.reader:
@@ -190,7 +183,7 @@ def main() -> int:
     bad: list[tuple[int, str]] = []
     whole, peak, start = seeds(), 0, arguments.start
     last = arguments.start + arguments.count
-    while start < last:  # again after each crash
+    while start < last:  # a new reader after each crash
         for line in _reader_lines(arguments.seed, start, last - start):
             kinds[line["kind"]] += 1
             peak = max(peak, line["peak"])
@@ -216,14 +209,14 @@ def main() -> int:
 
 
 def _reader_lines(seed: int, start: int, count: int) -> Iterator[dict[str, Any]]:
-    """What a reader says of each file, until it has read all or dies."""
+    """Yield a reader's record of each file, until it has read all or dies."""
     command = [sys.executable, __file__, "--reader", "--seed", str(seed), "--start", str(start),
                "--count", str(count)]  # fmt: skip
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     reader = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # a line or more for each damaged TIFF
+        stderr=subprocess.DEVNULL,  # libtiff reports each damaged TIFF
         text=True,
         env={**os.environ, "PYTHONPATH": path},
     )
@@ -242,12 +235,12 @@ def _reader_lines(seed: int, start: int, count: int) -> Iterator[dict[str, Any]]
 
 
 def _read(seed: int, start: int, count: int) -> None:
-    """Read files and print one JSON object a line."""
-    import vsm_fast.images.masks  # noqa: F401 - before memory is measured
+    """Read files and print one JSON object per line."""
+    import vsm_fast.images.masks  # noqa: F401 - before the measurement of memory
 
     whole = seeds()
     status = Path("/proc/self/statm")
-    if status.exists():  # else there is no limit
+    if status.exists():  # elsewhere there is no limit
         held = int(status.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

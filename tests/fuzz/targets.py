@@ -1,8 +1,8 @@
-"""What is fuzzed: a reader of the library, given any bytes.
+"""Fuzz targets: readers of the library, called with arbitrary bytes.
 
-Each target returns whether they were accepted. A refusal is one of the library's own errors; any
-other exception is a finding. ``fuzz_*.py`` call the targets with coverage-guided bytes,
-``test_targets.py`` with some hundred of seeded damage.
+A target returns whether it accepts the bytes. A refusal is one of the library's own errors; any
+other exception is a finding. ``guided.py`` supplies coverage-guided bytes, ``test_targets.py``
+seeded damage.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -41,11 +42,11 @@ MANIFESTS = (".csv", ".jsonl", ".parquet", ".json", ".tar", ".tsv")
 
 @dataclass(frozen=True)
 class Target:
-    """A reader and what its fuzzing starts from.
+    """A reader and its seeds.
 
     Attributes:
-        accepts: (bytes, empty folder of its own) -> whether they were accepted.
-        seeds: Bytes that are accepted.
+        accepts: (bytes, folder of its own) -> whether they are accepted.
+        seeds: Returns accepted bytes.
     """
 
     accepts: Callable[[bytes, Path], bool]
@@ -53,7 +54,7 @@ class Target:
 
 
 def _manifest(content: bytes, folder: Path) -> bool:
-    """The first byte chooses the format."""
+    """Read a manifest; the first byte selects the format."""
     path = folder / f"pairs{MANIFESTS[content[0] % len(MANIFESTS)] if content else '.csv'}"
     path.write_bytes(content[1:])
     try:
@@ -76,13 +77,8 @@ def _manifest_seeds() -> list[bytes]:
     text = 'id,ref,gen,note\n1,a.png,b.png,"x, ""y"""\n2,a.png,c.png,\n'
     archive = BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name in (
-            "1.ref.png",
-            "1.json",
-            "1.gen.png",
-            "ü" * 60 + ".ref.png",
-            "ü" * 60 + ".gen.png",
-        ):
+        long = "ü" * 60
+        for name in ("1.ref.png", "1.json", "1.gen.png", f"{long}.ref.png", f"{long}.gen.png"):
             content = b'{"subject": "s"}' if name.endswith("json") else b"x"
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -94,21 +90,15 @@ def _manifest_seeds() -> list[bytes]:
 
 
 def _records(content: bytes, folder: Path) -> bool:
-    """``config.json``, ``export.json`` and a plan's sidecar; each content is given to all."""
+    """Read the bytes as ``config.json``, as ``export.json`` and as the sidecar of a plan."""
     plan = folder / "model.plan"
     for name in ("config.json", RECORD, plan.with_suffix(".json").name):
         (folder / name).write_bytes(content)
     accepted = False
-    for read in (
-        lambda: read_config(folder),
-        lambda: read_record(folder),
-        lambda: read_sidecar(plan),
-    ):
-        try:
-            read()
-        except ModelError:
-            continue
-        accepted = True
+    for read, path in ((read_config, folder), (read_record, folder), (read_sidecar, plan)):
+        with suppress(ModelError):
+            read(path)
+            accepted = True
     return accepted
 
 
@@ -132,7 +122,7 @@ def _record_seeds() -> list[bytes]:
 
 
 def _weights(content: bytes, folder: Path) -> bool:
-    """A safetensors file, read whole and tensor by tensor."""
+    """Read a safetensors file whole and tensor by tensor."""
     path = folder / "a.safetensors"
     path.write_bytes(content)
     try:
@@ -153,7 +143,7 @@ def _weight_seeds() -> list[bytes]:
 
 
 def _image(content: bytes, folder: Path) -> bool:
-    """An image, and the same bytes as a mask."""
+    """Read an image, and the same bytes as a mask."""
     path = folder / "image"
     path.write_bytes(content)
     accepted = False
@@ -172,10 +162,6 @@ def _image(content: bytes, folder: Path) -> bool:
     return True
 
 
-def _image_seeds() -> list[bytes]:
-    return list(image_seeds().values())
-
-
 @lru_cache
 def _model_files() -> Mapping[str, bytes]:
     return {
@@ -186,7 +172,7 @@ def _model_files() -> Mapping[str, bytes]:
 
 
 def _unet(content: bytes, folder: Path) -> bool:
-    """``unet/config.json`` of the embedded model, under a hash that fits."""
+    """Read ``unet/config.json`` of the embedded model, under a matching hash."""
     for name, whole in _model_files().items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content if name == "unet/config.json" else whole)
@@ -201,14 +187,10 @@ def _unet(content: bytes, folder: Path) -> bool:
     return True
 
 
-def _unet_seeds() -> list[bytes]:
-    return [(TINY / "unet" / "config.json").read_bytes()]
-
-
 TARGETS = {
     "manifest": Target(_manifest, _manifest_seeds),
     "records": Target(_records, _record_seeds),
     "weights": Target(_weights, _weight_seeds),
-    "image": Target(_image, _image_seeds),
-    "unet": Target(_unet, _unet_seeds),
+    "image": Target(_image, lambda: list(image_seeds().values())),
+    "unet": Target(_unet, lambda: [(TINY / "unet" / "config.json").read_bytes()]),
 }

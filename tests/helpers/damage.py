@@ -1,11 +1,11 @@
-"""Damage of files, from a seeded generator of random numbers."""
+"""Seeded damage of files."""
 
 from __future__ import annotations
 
 import json
 import random
 
-# Numbers, names and structure that a parser may stumble over.
+# Numbers, names and structures that break parsers.
 POISON = (
     b"null", b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b"\xff\xfe", b"[" * 3000, b"9" * 5000,
     b"true", b'"\\ud800"', b"\x00",
@@ -13,7 +13,7 @@ POISON = (
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Cut off, bytes changed, a piece removed or doubled, or a value replaced."""
+    """Truncate, change bytes, remove or repeat a piece, or replace a value."""
     kind = rng.randrange(5)
     start = rng.randrange(len(content) + 1)
     end = min(len(content), start + rng.randrange(1, 40))
@@ -34,7 +34,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def replaced_value(text: bytes, rng: random.Random) -> bytes:
-    """JSON with one value, however deep, replaced by another: valid, and wrong."""
+    """Replace one value of a JSON text at any depth: valid syntax, wrong content."""
     content = json.loads(text)
     place = content
     while True:

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vsm_fast.errors import InputError
 from vsm_fast.images.loading import load_image
@@ -25,29 +25,33 @@ def written(path, content):
     return path
 
 
-def refused(source, status, *words, **options):
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+def refused(source, status, *words, load=load_image, **options):
     with pytest.raises(InputError) as caught:
-        load_image(source, **options)
+        load(source, **options)
     assert caught.value.status is status, str(caught.value)
     for word in words:
         assert word in str(caught.value)
 
 
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(width, height, data=b"", *, depth=8, colour=2):
-    """A PNG file written by hand, so that its header may promise anything."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
+    """Return a PNG file whose header may contradict its data."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(data), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks.items())
 
 
 def icc_profile(space, gamma=1.0, order="rgb"):
-    """A minimal ICC profile: sRGB primaries in some order, or grey, and a gamma curve."""
+    """Return a minimal ICC profile: sRGB primaries in some order, or grey, and a gamma curve."""
     curve = b"curv" + struct.pack(">IIH2x", 0, 1, round(gamma * 256))
 
     def xyz(*values):

@@ -1,4 +1,4 @@
-"""A small model and small subjects for the tests of pictures."""
+"""A small random model and small subjects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Levels(torch.nn.Module):
 
 @lru_cache(maxsize=4)
 def scorer_of(framing="image", first_level_weight="one"):
-    """A random network on a grid of 6 x 6; its thresholds are the paper's."""
+    """Return a scorer of a random network on a 6 x 6 grid, with the paper's thresholds."""
     aggregation = dataclasses.replace(AGGREGATION, first_level_weight=first_level_weight)
     config = dataclasses.replace(config_of(framing=framing), aggregation=aggregation)
     network = DescriptorNetwork(_Levels(), *aggregation_pair((8, 12), aggregation))
@@ -43,7 +43,7 @@ def scorer_of(framing="image", first_level_weight="one"):
 
 
 def subject_image(seed, size=(96, 72)):
-    """A textured blob on a plain ground: uint8 [72, 96, 3] and its mask, bool [72, 96]."""
+    """Return a textured blob on plain ground, uint8 [72, 96, 3], and its mask, bool [72, 96]."""
     width, height = size
     texture = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     image = Image.fromarray(texture).resize(size, Image.Resampling.BICUBIC)
@@ -55,7 +55,7 @@ def subject_image(seed, size=(96, 72)):
 
 
 def small_views(images, masks=None, **settings):
-    """Images described by the small model."""
+    """Return views of images from the small model."""
     return describe_subjects(scorer_of(), images, masks, **settings)
 
 

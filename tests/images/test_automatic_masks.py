@@ -1,4 +1,4 @@
-"""Automatic masks: which method finds them, what it is told, and what the results say."""
+"""Automatic masks: GrabCut, the choice of method, and its place in the results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from vsm_fast.images.grabcut import GrabCutMasker
 from vsm_fast.images.grounded_sam import GroundedSam
 from vsm_fast.images.inputs import distinct, mask_list
 from vsm_fast.images.loading import load_image
-from vsm_fast.images.masks import subject_mask
+from vsm_fast.images.masks import load_mask, subject_mask
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[2] / "examples"
+PHOTOGRAPHS = sorted(EXAMPLES.glob("*/*/*.jpg"))
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
 REFERENCE_MASK = EXAMPLES / "refs/robot_toy/reference_mask.png"
 GENERATIONS = sorted((EXAMPLES / "gens/robot_toy").glob("*.jpg"))
@@ -35,24 +36,62 @@ def scorer():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    return {
-        "detector": str(save_grounding_dino(root / "dino")),
-        "sam": str(save_sam(root / "sam")),
-    }
+    detector, sam = save_grounding_dino(root / "dino"), save_sam(root / "sam")
+    yield {"detector": str(detector), "sam": str(sam)}
+    automatic_masks._grounded_sam.cache_clear()
 
 
-def cut_out(path):
-    """The photograph as an array with the left half opaque."""
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    alpha = np.zeros(pixels.shape[:2], np.uint8)
-    alpha[:, : alpha.shape[1] // 2] = 255
-    return np.dstack([pixels, alpha])
+@pytest.fixture(scope="module")
+def grabcut_masks():
+    """GrabCut's mask of each shipped photograph."""
+    return {path: GrabCutMasker()(load_image(path).pixels, "") for path in PHOTOGRAPHS}
 
 
-# Which method
+def overlap(found, expected):
+    return (found & expected).sum() / (found | expected).sum()
 
 
-def test_without_a_name_or_models_it_is_grabcut(monkeypatch):
+# GrabCut
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (60, 80), (900, 120)])
+def test_grabcut_finds_a_subject_unlike_its_surroundings(shape):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 30, (*shape, 3), np.uint8) + np.array([20, 110, 30], np.uint8)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    disc = (x - 0.52 * shape[1]) ** 2 + (y - 0.46 * shape[0]) ** 2 < (0.27 * min(shape)) ** 2
+    pixels[disc] = rng.integers(0, 30, (disc.sum(), 3)) + np.array([210, 120, 20])
+    found = GrabCutMasker()(pixels, "disc")
+    assert (found.dtype, found.shape) == (np.bool_, shape)
+    assert overlap(found, disc) > 0.85
+
+
+def test_grabcut_on_shipped_photographs(grabcut_masks):
+    overlaps = [
+        overlap(mask, load_mask(path.with_name(f"{path.stem}_mask.png"), mask.shape))
+        for path, mask in grabcut_masks.items()
+    ]
+    assert len(overlaps) == 9
+    assert np.mean(overlaps) > 0.8
+
+
+def test_grabcut_gives_the_same_mask_in_every_thread(grabcut_masks):
+    order = [*PHOTOGRAPHS[:2], *reversed(PHOTOGRAPHS[:2])]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda path: GrabCutMasker()(load_image(path).pixels, ""), order)
+    for path, mask in zip(order, found, strict=True):
+        np.testing.assert_array_equal(mask, grabcut_masks[path])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (20, 20_000), (900, 2), (64, 64)])
+def test_grabcut_finds_nothing_in_a_plain_image(shape):
+    assert GrabCutMasker()(np.full((*shape, 3), 127, np.uint8), "x") is None
+
+
+# Choice of method
+
+
+def test_grounded_sam_needs_a_name_and_models(monkeypatch):
     monkeypatch.setattr(automatic_masks, "_models_are_here", lambda: True)
     assert AutoMask().chosen_method() == "grabcut"
     assert AutoMask("robot").chosen_method() == "grounded-sam"
@@ -62,7 +101,7 @@ def test_without_a_name_or_models_it_is_grabcut(monkeypatch):
     assert AutoMask("robot", sam="folder").chosen_method() == "grounded-sam"
 
 
-def test_models_are_looked_for_and_not_fetched(monkeypatch, tmp_path):
+def test_models_are_located_but_not_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     asked = []
 
@@ -81,33 +120,35 @@ def test_models_are_looked_for_and_not_fetched(monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         ({"method": "magic"}, "grabcut, grounded-sam; got 'magic'"),
-        ({"method": "grounded-sam"}, "what to look for"),
-        ({"subject": " ", "sam": "a/b"}, "what to look for"),
+        ({"method": "grounded-sam"}, "needs the name"),
+        ({"subject": " ", "sam": "a/b"}, "needs the name"),
         ({"subject": "cat", "method": "grabcut", "detector": "a/b"}, "loads no model"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(arguments, message):
+def test_contradictory_options_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         AutoMask(**arguments)
 
 
-def test_what_is_missing_is_known_before_the_work(tmp_path):
+def test_missing_models_are_reported_before_the_work(tmp_path):
     AutoMask().load()
     with pytest.raises(ModelError, match="safetensors weights"):
         AutoMask("robot", sam=str(tmp_path), detector=str(tmp_path)).load()
 
 
-# Which mask
+# Choice of mask
 
 
-def test_given_then_alpha_then_found(scorer):
-    photograph = load_image(REFERENCE)
-    found = subject_mask(AutoMask(), photograph)
-    assert found.origin == "grabcut"
-    np.testing.assert_array_equal(found.pixels, GrabCutMasker()(photograph.pixels, ""))
+def test_a_given_mask_precedes_alpha_and_alpha_an_automatic_mask(scorer, grabcut_masks):
+    automatic = subject_mask(AutoMask(), load_image(REFERENCE))
+    assert automatic.origin == "grabcut"
+    np.testing.assert_array_equal(automatic.pixels, grabcut_masks[REFERENCE])
+    pixels = np.asarray(Image.open(REFERENCE).convert("RGB"))
+    alpha = np.zeros(pixels.shape[:2], np.uint8)
+    alpha[:, : alpha.shape[1] // 2] = 255
     scores = scorer.score(
         [REFERENCE],
-        [REFERENCE, cut_out(REFERENCE), REFERENCE, REFERENCE],
+        [REFERENCE, np.dstack([pixels, alpha]), REFERENCE, REFERENCE],
         ref_masks=[REFERENCE_MASK],
         gen_masks=[REFERENCE_MASK, AutoMask(), AutoMask(), None],
     )
@@ -117,30 +158,27 @@ def test_given_then_alpha_then_found(scorer):
     assert len(set(scores.n_source.tolist())) == 4
 
 
-def test_found_masks_score_like_the_same_masks_given(scorer):
-    paths = [REFERENCE, *GENERATIONS]
-    masks = [GrabCutMasker()(load_image(path).pixels, "") for path in paths]
-    given = scorer.score(paths[:1], paths[1:], ref_masks=masks[:1], gen_masks=masks[1:])
-    found = scorer.score(paths[:1], paths[1:], ref_masks="auto", gen_masks=AutoMask())
+def test_automatic_masks_score_like_the_same_masks_given(scorer, grabcut_masks):
+    masks = [grabcut_masks[path] for path in GENERATIONS]
+    sides = [REFERENCE], GENERATIONS
+    given = scorer.score(*sides, ref_masks=[grabcut_masks[REFERENCE]], gen_masks=masks)
+    found = scorer.score(*sides, ref_masks="auto", gen_masks=AutoMask())
     np.testing.assert_array_equal(found.score, given.score)
     np.testing.assert_array_equal(found.visual_similarity, given.visual_similarity)
     assert set(found.gen_mask_origin) == set(found.ref_mask_origin) == {"grabcut"}
 
 
-def test_auto_is_a_word_alone_and_a_path_in_a_list():
+def test_auto_is_a_method_alone_and_a_path_in_a_list():
     assert mask_list("auto", 2, "gen") == [AutoMask(), AutoMask()]
     assert mask_list(["auto"], 1, "gen") == ["auto"]
     assert mask_list(Path("auto"), 1, "gen") == [Path("auto")]
     assert mask_list(AutoMask("cat"), 2, "gen") == [AutoMask("cat")] * 2
-
-
-def test_equal_paths_with_equal_automatic_masks_are_one_image():
     masks = [AutoMask("a"), AutoMask("b"), AutoMask("a"), None]
     first, places = distinct(["x.png"] * 4, masks)
     assert (first, places.tolist()) == ([0, 1, 3], [0, 1, 0, 2])
 
 
-def test_no_subject_is_a_status_and_costs_its_own_row_only(scorer):
+def test_no_subject_is_a_status_of_its_own_row(scorer):
     flat = np.full((64, 64, 3), 127, np.uint8)
     slender = np.random.default_rng(0).integers(0, 256, (20, 2000, 3), np.uint8)
     scores = vsm_fast.score_batch(
@@ -148,29 +186,28 @@ def test_no_subject_is_a_status_and_costs_its_own_row_only(scorer):
     )
     nothing = Status.NO_SUBJECT.value
     assert scores.status.tolist() == [nothing, "ok", nothing, nothing]
-    assert scores.reason[0] == "generation: image 0: grabcut found no subject; give it a mask."
+    assert scores.reason[0] == "generation: image 0: grabcut found no subject. Pass a mask."
     assert np.isnan(scores.score[0])
     assert scores.score[1] == 1.0
     with pytest.raises(InputError, match="no 'cat'"):
         scorer.describe([flat], [AutoMask("cat", "grabcut")])
 
 
-def test_found_masks_are_described_once_with_a_cache(tmp_path):
+def test_the_cache_key_follows_the_mask_and_not_its_origin(tmp_path, grabcut_masks):
     cached = VSMScorer.from_pretrained("tiny", device="cpu", cache=tmp_path)
     first = cached.describe(GENERATIONS, "auto")
     assert (cached.cache.hits, cached.cache.misses) == (0, len(GENERATIONS))
     again = cached.describe(GENERATIONS, "auto")
     assert cached.cache.hits == len(GENERATIONS)
     np.testing.assert_array_equal(again.visual, first.visual)
-    masks = [GrabCutMasker()(load_image(path).pixels, "") for path in GENERATIONS]
-    cached.describe(GENERATIONS, masks)  # the key is of what the network sees
+    cached.describe(GENERATIONS, [grabcut_masks[path] for path in GENERATIONS])
     assert cached.cache.misses == len(GENERATIONS)
 
 
 # Grounding DINO and SAM
 
 
-def test_grounded_sam_is_told_the_subject_and_is_shared_by_threads(scorer, models, monkeypatch):
+def test_grounded_sam_receives_the_subject_and_is_shared_by_threads(scorer, models, monkeypatch):
     pixels = load_image(REFERENCE).pixels
     plain = GroundedSam.from_pretrained(**models, device="cpu", box_threshold=0.0)
     loaded = []
@@ -187,18 +224,16 @@ def test_grounded_sam_is_told_the_subject_and_is_shared_by_threads(scorer, model
     assert loaded == [[models["detector"], models["sam"]]]
     Path(models["sam"], "config.json").touch()
     AutoMask("robot toy", **models).load()
-    assert len(loaded) == 2  # another model may lie there now
+    assert len(loaded) == 2  # the folder may contain another model now
     for name, mask in zip(names, found, strict=True):
         np.testing.assert_array_equal(mask, plain(pixels, name))
     scores = scorer.score([REFERENCE], [REFERENCE], gen_masks=AutoMask("robot toy", **models))
     assert scores.gen_mask_origin.tolist() == ["grounded-sam"]
-    automatic_masks._grounded_sam.cache_clear()
 
 
-def test_what_grounded_sam_does_not_find_has_a_status(scorer, models, monkeypatch):
+def test_grounded_sam_without_a_box_has_a_status(scorer, models, monkeypatch):
     monkeypatch.setattr(GroundedSam, "find_box", lambda *_: None)
     mask = AutoMask("robot_toy", "grounded-sam", **models, device="cpu")
     scores = scorer.score([REFERENCE], [REFERENCE], gen_masks=mask)
     assert scores.status.tolist() == [Status.NO_SUBJECT.value]
     assert "grounded-sam found no 'robot_toy'" in scores.reason[0]
-    automatic_masks._grounded_sam.cache_clear()

@@ -1,4 +1,4 @@
-"""Decoding: every bad file has its status, orientation and frames are as documented."""
+"""Decoding: the status of every bad file, orientation, and frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_files import PIXELS, png, refused, saved, written
+from image_files import PIXELS, exif_of, png, refused, saved, written
 from PIL import ExifTags, Image, ImageOps
 
 from vsm_fast.errors import Status
@@ -26,25 +26,20 @@ def test_missing_files(tmp_path):
     refused("https://example.org/cat.png", Status.MISSING_FILE, "download")
 
 
-def test_things_that_are_no_image_file(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     refused(tmp_path, Status.UNREADABLE, "folder")
     refused(written(tmp_path / "empty.png", b""), Status.UNREADABLE, "0 bytes")
-    refused(
-        written(tmp_path / "noise.png", bytes(range(256)) * 4), Status.UNREADABLE, "none of PNG"
-    )
+    noise = written(tmp_path / "noise.png", bytes(range(256)) * 4)
+    refused(noise, Status.UNREADABLE, "none of PNG")
     page = b"\n<!DOCTYPE html><html><body>404</body></html>"
     refused(written(tmp_path / "page.png", page), Status.UNREADABLE, "HTML")
     refused(written(tmp_path / "error.jpg", b'{"error": "quota"}'), Status.UNREADABLE, "JSON")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_pipes_and_circular_links_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     refused(tmp_path / "pipe.png", Status.UNREADABLE, "regular")
-
-
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
-def test_links_in_a_circle_are_there_but_lead_nowhere(tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
     refused(tmp_path / "a.png", Status.UNREADABLE, "cannot be read")
@@ -57,7 +52,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
     path = saved(tmp_path / "a.png", PIXELS)
 
     def opened(file, formats):
-        image = plain(BytesIO(file.read()), formats=formats)  # whole: nothing else would show it
+        image = plain(BytesIO(file.read()), formats=formats)  # intact: only the file has changed
         with path.open("ab") as writer:
             change(writer)
         return image
@@ -75,7 +70,7 @@ def test_damaged_further_pages_are_damage(tmp_path):
     entries = int.from_bytes(data[start : start + 2], "little")
     link = start + 2 + 12 * entries
     second = int.from_bytes(data[link : link + 4], "little")
-    data[second + 2 : second + 4] = b"\xff\xff"  # its first entry, the width, is another one now
+    data[second + 2 : second + 4] = b"\xff\xff"  # replaces its first entry, the width
     refused(written(tmp_path / "b.tiff", bytes(data)), Status.UNREADABLE, "damaged")
 
 
@@ -95,7 +90,7 @@ def test_truncated_files(tmp_path, suffix, share):
 
 
 def test_size_is_checked_before_decoding(tmp_path):
-    # These files have no pixel data: whoever decodes them finds them truncated instead.
+    # These files have no pixel data: decoding would report truncation instead.
     refused(written(tmp_path / "a.png", png(4, 4)), Status.TOO_LARGE, "4 x 4", "15", max_pixels=15)
     refused(written(tmp_path / "b.png", png(4, 4)), Status.UNREADABLE, max_pixels=16)
     refused(written(tmp_path / "c.png", png(90_000, 90_000)), Status.TOO_LARGE)
@@ -113,7 +108,7 @@ def test_default_limit_is_80_megapixels_and_below_pillows(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "many", ""])
-def test_a_limit_that_is_no_number_is_refused(monkeypatch, text):
+def test_an_invalid_limit_is_refused(monkeypatch, text):
     monkeypatch.setenv("VSM_FAST_MAX_PIXELS", text)
     with pytest.raises(ValueError, match=f"above 0; got '{text}'"):
         load_image(PIXELS)
@@ -166,8 +161,7 @@ def test_the_name_does_not_decide_the_format(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once(tmp_path, suffix, orientation):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
+    exif = exif_of(orientation)
     options = {"lossless": True} if suffix == "webp" else {}
     rgba = np.dstack([PIXELS, np.where(PIXELS[..., 0] > 127, 255, 0).astype(np.uint8)])
     path = saved(tmp_path / f"a.{suffix}", rgba, exif=exif, **options)
@@ -186,20 +180,17 @@ def test_exif_orientation_is_applied_once(tmp_path, suffix, orientation):
         assert ("exif rotated" in loaded.notes) == (orientation != 1)
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 77])
-def test_orientations_that_mean_nothing_are_ignored(tmp_path, orientation):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
+@pytest.mark.parametrize(
+    ("exif", "notes"),
+    [
+        *[(exif_of(orientation), ()) for orientation in (0, 9, 77)],
+        (b"Exif\0\0not a TIFF header", ("damaged exif ignored",)),
+    ],
+)
+def test_invalid_orientations_and_damaged_exif_are_ignored(tmp_path, exif, notes):
     loaded = load_image(saved(tmp_path / "a.png", PIXELS, exif=exif))
     np.testing.assert_array_equal(loaded.pixels, PIXELS)
-    assert (loaded.orientation, loaded.notes) == (1, ())
-
-
-def test_damaged_exif_costs_a_note_only(tmp_path):
-    path = saved(tmp_path / "a.png", PIXELS, exif=b"Exif\0\0not a TIFF header")
-    loaded = load_image(path)
-    np.testing.assert_array_equal(loaded.pixels, PIXELS)
-    assert loaded.notes == ("damaged exif ignored",)
+    assert (loaded.orientation, loaded.notes) == (1, notes)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
@@ -219,7 +210,7 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
     assert loaded.notes[0] == "frame 2 of 3"
 
 
-def test_the_depth_map_in_a_photograph_is_no_frame(tmp_path):
+def test_the_depth_map_of_a_photograph_is_no_frame(tmp_path):
     main, depth = Image.new("RGB", (8, 8), (90, 90, 90)), Image.new("RGB", (8, 8))
     main.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[depth])
     with Image.open(tmp_path / "a.jpg") as image:
@@ -230,9 +221,7 @@ def test_the_depth_map_in_a_photograph_is_no_frame(tmp_path):
 
 
 def test_pil_images_stay_open_and_unchanged(tmp_path):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    with Image.open(saved(tmp_path / "a.png", PIXELS, exif=exif)) as image:
+    with Image.open(saved(tmp_path / "a.png", PIXELS, exif=exif_of(6))) as image:
         assert load_image(image).size == (7, 5)
         assert image.size == (7, 5)
         np.testing.assert_array_equal(np.asarray(image), PIXELS)

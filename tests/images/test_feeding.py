@@ -1,7 +1,7 @@
 """Batches are prepared ahead, in order, and no further than was asked for."""
 
 import threading
-import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def test_every_image_comes_once_and_in_order(threads):
     assert [batch.start for batch in found] == [0, 3, 6]
     assert [len(batch.subjects) for batch in found] == [3, 3, 2]
     pixels = torch.cat([batch.pixels for batch in found])
-    wanted = [prepare_subject(image, None, "", CONFIG).pixels for image in images]
-    assert torch.equal(pixels, torch.stack(wanted))
+    expected = [prepare_subject(image, None, "", CONFIG).pixels for image in images]
+    assert torch.equal(pixels, torch.stack(expected))
     assert all(s.pixels is None for batch in found for s in batch.subjects)
 
 
@@ -55,45 +55,49 @@ def test_nothing_gives_nothing():
     assert list(batches([])) == []
 
 
-class _Counting:
-    """In the place of prepare_subject: counts, and can be held up."""
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_no_more_is_submitted_than_asked_for(monkeypatch, ahead):
+    submitted = []
+    submit = feeding.ThreadPoolExecutor.submit
 
-    def __init__(self):
-        self.lock, self.done, self.gate = threading.Lock(), 0, threading.Event()
-        self.gate.set()
+    def counted(pool, function, *arguments):
+        if function is prepare_subject:
+            submitted.append(function)
+        return submit(pool, function, *arguments)
 
-    def __call__(self, *arguments):
-        self.gate.wait(10)
-        with self.lock:
-            self.done += 1
+    monkeypatch.setattr(feeding.ThreadPoolExecutor, "submit", counted)
+    running = batches(pictures(20), size=2, ahead=ahead, threads=2)
+    for batch in (1, 2):
+        next(running)
+        assert len(submitted) == 2 * (batch + ahead)
+    running.close()
+
+
+def test_closing_early_cancels_images_that_have_not_started(monkeypatch):
+    started, cancelled, gate = [], [], threading.Event()
+    blocked, cancel = threading.Event(), Future.cancel
+
+    def gated(*arguments):
+        started.append(arguments)
+        if len(started) > 10:  # the first batch passes, the next image blocks the only thread
+            blocked.set()
+            gate.wait(60)
         return prepare_subject(*arguments)
 
+    def counted(future):
+        cancelled.append(cancel(future))
+        if len(cancelled) == 30:  # three batches: the blocked image, and 29 that wait behind it
+            gate.set()
+        return cancelled[-1]
 
-@pytest.mark.parametrize("ahead", [0, 1, 2])
-def test_no_more_is_prepared_than_asked_for(monkeypatch, ahead):
-    counting = _Counting()
-    monkeypatch.setattr(feeding, "prepare_subject", counting)
-    running = batches(pictures(20), size=2, ahead=ahead, threads=2)
-    next(running)
-    time.sleep(0.3)
-    assert counting.done == 2 * (1 + ahead)
-    next(running)
-    time.sleep(0.3)
-    assert counting.done == 2 * (2 + ahead)
-    running.close()
-
-
-def test_whoever_stops_early_waits_for_nothing(monkeypatch):
-    counting = _Counting()
-    monkeypatch.setattr(feeding, "prepare_subject", counting)
+    monkeypatch.setattr(feeding, "prepare_subject", gated)
+    monkeypatch.setattr(Future, "cancel", counted)
     running = batches(pictures(40), size=10, ahead=3, threads=1)
     next(running)
-    before = threading.active_count()
-    counting.gate.clear()
-    threading.Timer(0.1, counting.gate.set).start()
+    assert blocked.wait(60)
     running.close()
-    assert counting.done < 35  # images that had not begun were left
-    assert threading.active_count() <= before
+    assert gate.is_set()
+    assert (len(started), cancelled.count(True)) == (11, 29)
 
 
 def test_an_unexpected_error_reaches_the_consumer(monkeypatch):

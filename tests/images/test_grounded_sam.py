@@ -10,9 +10,7 @@ from PIL import Image
 from pretrained_models import save_grounding_dino, save_sam
 
 from vsm_fast.errors import ModelError
-from vsm_fast.images.grounded_sam import GroundedSam
-from vsm_fast.images.prompts import spoken_name
-from vsm_fast.images.sam import MaskCandidates, SegmentAnything
+from vsm_fast.images.grounded_sam import GroundedSam, MaskCandidates, SegmentAnything, spoken_name
 
 one_thread = tiny_models.one_thread
 

@@ -1,8 +1,4 @@
-"""Everything that can be wrong with an input, at once: one row each, one status each, and the
-good rows are what they would be alone.
-
-How each of these is read is tested in test_decoding.py, test_images.py and test_masks.py.
-"""
+"""All kinds of bad inputs in one call: one row and one status each, and unchanged good rows."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import csv
 import json
 import os
 import socket
-import struct
 import zlib
 from pathlib import Path
 
@@ -20,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_models
 import torch
-from image_files import icc_profile, png, saved, written
-from PIL import ExifTags, Image
+from image_files import exif_of, icc_profile, png, png_chunk, saved, written
+from PIL import Image
 
 from vsm_fast import AutoMask, Flag, Status, VSMScorer
 from vsm_fast.cli.main import ExitCode, main
@@ -45,20 +40,16 @@ def mask():
     return np.asarray(Image.open(MASK).convert("L")) > 127
 
 
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def with_chunks(content, *chunks):
-    """A PNG with more chunks after its header."""
+    """Insert chunks after the header of a PNG."""
     end = 8 + 25
     return content[:end] + b"".join(chunks) + content[end:]
 
 
 def text_bomb(content, packed_mib, chunks=1):
-    """A PNG whose compressed comments take much more memory than the file."""
+    """Insert compressed comments that need much more memory than the file."""
     body = b"Comment\0\0" + zlib.compress(b"a" * packed_mib * 2**20)
-    return with_chunks(content, *[chunk(b"zTXt", body)] * chunks)
+    return with_chunks(content, *[png_chunk(b"zTXt", body)] * chunks)
 
 
 def cut(path, content):
@@ -66,7 +57,7 @@ def cut(path, content):
 
 
 def lossless(folder):
-    """The photograph in formats that keep its pixels, by file name."""
+    """Write the photograph in formats that preserve its pixels; return the paths."""
     picture = Image.fromarray(pixels())
     saved(folder / "plain.png", picture)
     saved(folder / "lossless.webp", picture, lossless=True)
@@ -79,19 +70,19 @@ def lossless(folder):
     saved(folder / "damaged_exif.png", picture, exif=b"Exif\0\0no TIFF header")
     saved(folder / "bad_icc.png", picture, icc_profile=b"garbage" * 40)
     content = (folder / "plain.png").read_bytes()
-    comment = chunk(b"tEXt", b"workflow\0" + b"x" * 3 * 2**20)  # some programs write megabytes
+    comment = png_chunk(b"tEXt", b"workflow\0" + b"x" * 3 * 2**20)  # some programs write megabytes
     written(folder / "comment.png", with_chunks(content, comment))
     names = ["jpeg_in_name.jpg", "猫 🐈 ё.png", "line\nfeed\t.png", "-o.png", LONG, "%s{}'\".png"]
     if os.fsencode("x") == b"x" and os.name == "posix":
         names.append(os.fsdecode(b"not_utf8_\xff.png"))
     for name in names:
-        with contextlib.suppress(OSError):  # file systems differ in the names that they take
+        with contextlib.suppress(OSError):  # file systems differ in allowed names
             written(folder / name, content)
     return [path for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def bad_files(folder):
-    """(path, status) of files that are no images, or too large."""
+    """Return (path, status) of files that are no images, or too large."""
     unreadable, missing, large = Status.UNREADABLE, Status.MISSING_FILE, Status.TOO_LARGE
     picture = Image.fromarray(pixels())
     content = saved(folder / "whole.png", picture).read_bytes()
@@ -99,10 +90,7 @@ def bad_files(folder):
         (written(folder / "empty.png", b""), unreadable),
         (cut(folder / "cut.jpg", PHOTOGRAPH.read_bytes()), unreadable),
         (cut(folder / "cut.png", content), unreadable),
-        (
-            cut(folder / "cut.webp", saved(folder / "whole.webp", picture).read_bytes()),
-            unreadable,
-        ),
+        (cut(folder / "cut.webp", saved(folder / "a.webp", picture).read_bytes()), unreadable),
         (written(folder / "page.png", b"<!doctype html><html></html>"), unreadable),
         (written(folder / "eps.png", saved(folder / "a.eps", picture).read_bytes()), unreadable),
         (written(folder / "pdf.png", saved(folder / "a.pdf", picture).read_bytes()), unreadable),
@@ -123,7 +111,7 @@ def bad_files(folder):
         (folder / "dangling.png").symlink_to(folder / "nowhere.png")
         os.mkfifo(folder / "pipe.png")
         with socket.socket(socket.AF_UNIX) as listener, contextlib.suppress(OSError):
-            listener.bind(str(folder / "socket.png"))  # its name may be too long for a socket
+            listener.bind(str(folder / "socket.png"))  # the path may be too long for a socket
         cases += [
             (folder / "loop.png", unreadable),
             (folder / "dangling.png", missing),
@@ -137,7 +125,7 @@ def bad_files(folder):
 
 
 def bad_arrays():
-    """(image, status) of arrays and objects."""
+    """Return (image, status) of arrays and objects."""
     values, unreadable = Status.BAD_VALUES, Status.UNREADABLE
     unit = torch.from_numpy(pixels().copy()).permute(2, 0, 1) / 255
     broken = [unit.clone() for _ in range(2)]
@@ -156,7 +144,7 @@ def bad_arrays():
 
 
 def without_plain_values(values):
-    """Tensors and arrays of many kinds whose values are not there, or not to be compared."""
+    """Return tensors and arrays without values, or with values that cannot be compared."""
     array = values.numpy()
     return [
         values.to_sparse(),
@@ -174,7 +162,7 @@ def without_plain_values(values):
 
 
 def bad_masks(folder):
-    """(mask of the photograph, status)."""
+    """Return (mask of the photograph, status)."""
     bad = Status.BAD_MASK
     cases = [
         (mask()[:-1], bad),
@@ -204,7 +192,7 @@ def scorer():
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """(image, mask, status) of all bad inputs."""
+    """All bad inputs, as (image, mask, status)."""
     folder = tmp_path_factory.mktemp("bad")
     (folder / "masks").mkdir()
     flat = np.full((64, 64, 3), 127, np.uint8)
@@ -221,29 +209,28 @@ def rows(tmp_path_factory):
 
 @pytest.fixture
 def meddling(monkeypatch):
-    """One file may not be read (root may read all), another one grows while it is."""
-    plain_open, plain_decode = Path.open, decoding._open
+    """Deny reading one file, even for root, and let another one grow while it is read."""
+    plain_open, plain_decode = Path.open, decoding._decode_file
 
     def opened(path, *arguments, **options):
         if path.name == "no_permission.png":
             raise PermissionError(13, "Permission denied", str(path))
         return plain_open(path, *arguments, **options)
 
-    def decoded(file, name):
-        image = plain_decode(file, name)
+    def decoded(file, name, limit):
         if name.endswith("growing.png"):
             with plain_open(Path(name), "ab") as writer:
                 writer.write(b"more")
-        return image
+        return plain_decode(file, name, limit)
 
     monkeypatch.setattr(Path, "open", opened)
-    monkeypatch.setattr(decoding, "_open", decoded)
+    monkeypatch.setattr(decoding, "_decode_file", decoded)
 
 
-def good_rows():
-    """Images that are what they seem, (image, mask)."""
+def mixed(bad):
+    """Mix good rows (image, mask) with bad ones; return all rows and the positions of both."""
     bear = EXAMPLES / "gens/bear_plushie/repainted.jpg"
-    return [
+    good = [
         (PHOTOGRAPH, MASK),
         (EXAMPLES / "gens/robot_toy/repainted.jpg", None),
         (pixels(), np.matrix(mask())),
@@ -252,22 +239,18 @@ def good_rows():
         (PHOTOGRAPH, AutoMask()),
     ]
 
-
-def mixed(bad):
-    """Good rows among bad ones, (image, mask), and the places of both."""
     together, good_places, bad_places = [], [], []
-    good = good_rows()
     for number, row in enumerate(bad):
-        if number % 4 == 0:
+        if number % 6 == 0:
             good_places.append(len(together))
-            together.append(good[number // 4 % len(good)])
+            together.append(good[number // 6 % len(good)])
         bad_places.append(len(together))
         together.append(row[:2])
     return together, good_places, bad_places
 
 
 @pytest.mark.parametrize("batch_size", [1, None])
-def test_good_rows_are_as_if_the_bad_ones_were_not_there(scorer, rows, meddling, batch_size):
+def test_bad_rows_leave_good_rows_unchanged(scorer, rows, meddling, batch_size):
     together, good, bad = mixed(rows)
     assert len(good) > 10
 
@@ -296,11 +279,11 @@ def test_good_rows_are_as_if_the_bad_ones_were_not_there(scorer, rows, meddling,
         if batch_size == 1:
             assert one.score == alone.score
             np.testing.assert_array_equal(one.visual_similarity, alone.visual_similarity)
-        else:  # what shares a batch may change the last bits, which may decide for a point
+        else:  # the batch may change last bits and so move a point across the threshold
             assert abs(one.score - alone.score) <= 1.5 / alone.n_matched
 
 
-def test_bad_references_cost_their_own_rows_only(scorer, rows, meddling):
+def test_bad_references_affect_only_their_rows(scorer, rows, meddling):
     images, masks, statuses = zip(*rows, strict=True)
     generation = {"gen_masks": [MASK], "batch_size": 1}
     found = scorer.score(
@@ -313,7 +296,7 @@ def test_bad_references_cost_their_own_rows_only(scorer, rows, meddling):
     assert found.score[-1] == clean.score[0]
 
 
-def test_odd_files_of_the_same_pixels_score_the_same(scorer, tmp_path):
+def test_unusual_files_of_the_same_pixels_score_the_same(scorer, tmp_path):
     paths = lossless(tmp_path)
     assert len(paths) >= 14
     found = scorer.score(
@@ -333,19 +316,16 @@ def test_odd_files_of_the_same_pixels_score_the_same(scorer, tmp_path):
     assert ids == pq.read_table(tmp_path / "scores.parquet")["gen_id"].to_pylist() == printable
 
 
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_rotated_photographs_with_rotated_masks_score_like_upright_ones(
-    scorer, tmp_path, orientation
-):
+@pytest.mark.parametrize("orientation", [3, 5, 6])
+def test_rotated_photographs_score_like_upright_ones(scorer, tmp_path, orientation):
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    top = mask().shape[0] * 3 // 4  # not square: a turned mask that is not turned back shows
+    exif = exif_of(orientation)
+    top = mask().shape[0] * 3 // 4  # not square, to reveal a mask that is not turned back
     upright, subject = pixels()[:top], mask()[:top]
     photograph = saved(tmp_path / "a.png", decoding.orient(upright, inverse), exif=exif)
     turned = decoding.orient(subject, inverse)
     with_exif = saved(tmp_path / "m.png", Image.fromarray(turned).convert("L"), exif=exif)
-    masks = [subject, with_exif, turned]  # the photograph tells how the last one lies
+    masks = [subject, with_exif, turned]  # the content decides about the last one
     found = scorer.score(
         [REFERENCE], [upright, *[photograph] * len(masks)], ref_masks=[REFERENCE_MASK],
         gen_masks=[subject, *masks], batch_size=1,
@@ -354,8 +334,8 @@ def test_rotated_photographs_with_rotated_masks_score_like_upright_ones(
     assert len(set(found.score.tolist())) == 1
 
 
-def test_odd_images_have_a_row_each(scorer, tmp_path):
-    """Other pixels than the photograph's, or hardly any: scored, or nothing matched."""
+def test_unusual_images_have_one_row_each(scorer, tmp_path):
+    """Altered or nearly absent pixels are scored, or match nothing."""
     picture, rng = Image.fromarray(pixels()), np.random.default_rng(0)
     deep = pixels()[..., 0].astype(np.uint16) * 257
     images = [
@@ -390,13 +370,7 @@ def test_odd_images_have_a_row_each(scorer, tmp_path):
     assert np.array_equal(np.isnan(found.score), found.status != "ok")
 
 
-def test_the_same_image_often_gives_the_same_row_often(scorer):
-    found = scorer.score([REFERENCE], [PHOTOGRAPH, "nowhere.png"] * 3, batch_size=1)
-    assert found.status.tolist() == ["ok", "missing_file"] * 3
-    assert len(set(found.score[::2].tolist())) == 1
-
-
-def test_a_manifest_of_bad_files_gives_as_many_rows(rows, meddling, tmp_path, capsys):
+def test_a_manifest_of_bad_files_gives_one_row_each(rows, meddling, tmp_path, capsys):
     paths = [(str(row[0]), row[2].value) for row in rows if isinstance(row[0], Path)
              and row[1] is None and "\0" not in str(row[0])]  # fmt: skip
     paths.insert(5, (str(PHOTOGRAPH), "ok"))
@@ -411,6 +385,6 @@ def test_a_manifest_of_bad_files_gives_as_many_rows(rows, meddling, tmp_path, ca
     assert "without a score" in capsys.readouterr().out
 
 
-def test_every_status_without_a_score_is_met_here(rows):
+def test_every_status_without_a_score_occurs_here(rows):
     met = {row[2].value for row in rows} | {Status.NO_MATCH.value}
     assert met == WITHOUT_SCORE

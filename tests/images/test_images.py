@@ -1,4 +1,4 @@
-"""Images: every conversion has its exact pixels, every bad array its status."""
+"""Loading and framing: exact pixels of every conversion, and the status of every bad array."""
 
 from __future__ import annotations
 
@@ -45,13 +45,10 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
     assert loaded.notes == ("16-bit->8-bit", "grey->rgb")
 
 
-def test_dark_16_bit_ppm_is_not_taken_for_8_bits(tmp_path):
+def test_16_bit_ppm_is_scaled_and_16_bit_colour_keeps_the_high_byte(tmp_path):
     data = b"P5\n3 1\n65535\n" + struct.pack(">3H", 0, 129, 255)
     loaded = load_image(written(tmp_path / "a.pgm", data))
-    np.testing.assert_array_equal(loaded.pixels, grey([[0, 1, 1]]))
-
-
-def test_16_bit_colour_keeps_the_high_byte(tmp_path):
+    np.testing.assert_array_equal(loaded.pixels, grey([[0, 1, 1]]))  # dark, but not 8-bit
     data = b"\0" + struct.pack(">6H", 0xFFFF, 0x12FF, 0x0100, 0, 255, 256)
     loaded = load_image(written(tmp_path / "a.png", png(2, 1, data, depth=16)))
     assert loaded.pixels.tolist() == [[[255, 0x12, 1], [0, 0, 1]]]
@@ -95,10 +92,10 @@ def test_cmyk_also_adobe_inverted(tmp_path, suffix):
 def test_transparency_becomes_a_mask_and_lies_on_white(tmp_path):
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 200, 128], [0, 0, 255, 127]]])
     rgba = rgba.astype(np.uint8)
-    wanted = [[[10, 20, 30], [255, 255, 255], [127, 177, 227], [128, 128, 255]]]
+    expected = [[[10, 20, 30], [255, 255, 255], [127, 177, 227], [128, 128, 255]]]
     for source in (rgba, Image.fromarray(rgba), saved(tmp_path / "a.png", rgba)):
         loaded = load_image(source)
-        assert loaded.pixels.tolist() == wanted
+        assert loaded.pixels.tolist() == expected
         assert loaded.alpha.dtype == bool
         assert loaded.alpha.tolist() == [[True, False, True, False]]
         assert loaded.notes == ("transparency on white",)
@@ -182,7 +179,7 @@ def test_srgb_profile_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("profile", [b"garbage" * 40, icc_profile(b"GRAY")])
-def test_icc_profile_that_fails_is_ignored_and_noted(tmp_path, profile):
+def test_an_unusable_icc_profile_is_ignored_and_noted(tmp_path, profile):
     loaded = load_image(saved(tmp_path / "a.png", PIXELS, icc_profile=profile))
     np.testing.assert_array_equal(loaded.pixels, PIXELS)
     assert len(loaded.notes) == 1
@@ -268,7 +265,7 @@ def masked(shape, box):
 
 
 @pytest.mark.parametrize(
-    ("shape", "subject", "wanted"),
+    ("shape", "subject", "expected"),
     [
         ((100, 200), (60, 40, 100, 60), (56, 26, 104, 74)),  # 40 wide, margin 4: a square of 48
         ((100, 200), (0, 40, 40, 60), (0, 26, 48, 74)),  # moved inwards at the left
@@ -278,9 +275,9 @@ def masked(shape, box):
         ((1, 1), (0, 0, 1, 1), (0, 0, 1, 1)),
     ],
 )
-def test_subject_box(shape, subject, wanted):
+def test_subject_box(shape, subject, expected):
     mask = masked(shape, subject)
-    assert subject_box(mask, "subject") == wanted
+    assert subject_box(mask, "subject") == expected
     assert subject_box(mask, "image") == (0, 0, shape[1], shape[0])
 
 
@@ -311,10 +308,10 @@ def test_to_input_is_pillows_resize_in_minus_one_to_one(name):
     result = to_input(pixels, (3, 4, 45, 30), 16, name)
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     resized = Image.fromarray(pixels).resize((16, 16), filters[name], box=(3, 4, 45, 30))
-    wanted = np.asarray(resized, np.float32).transpose(2, 0, 1) / 127.5 - 1
+    expected = np.asarray(resized, np.float32).transpose(2, 0, 1) / 127.5 - 1
     assert (result.dtype, result.shape) == (torch.float32, (3, 16, 16))
     assert result.is_contiguous()
-    np.testing.assert_allclose(result.numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
 
 
 def test_to_input_keeps_pixels_of_the_same_size_and_the_ends_of_the_range():
@@ -326,18 +323,14 @@ def test_to_input_keeps_pixels_of_the_same_size_and_the_ends_of_the_range():
 
 
 def test_one_pixel_fills_the_square():
-    loaded = load_image(Image.new("RGB", (1, 1), (255, 0, 51)))
-    result = to_input(loaded.pixels, (0, 0, 1, 1), 32)
-    wanted = np.broadcast_to(np.array([1, -1, -0.6]).reshape(3, 1, 1), (3, 32, 32))
-    np.testing.assert_allclose(result.numpy(), wanted, atol=1e-6)
+    result = to_input(np.array([[[255, 0, 51]]], np.uint8), (0, 0, 1, 1), 32)
+    expected = np.broadcast_to(np.array([1, -1, -0.6]).reshape(3, 1, 1), (3, 32, 32))
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 9, 8), (-1, 0, 8, 8), (4, 4, 4, 8), (5, 0, 3, 8)])
-def test_to_input_refuses_boxes_outside_the_image(box):
+def test_to_input_refuses_invalid_boxes_and_filters(box):
     with pytest.raises(ValueError, match="8 x 8"):
         to_input(np.zeros((8, 8, 3), np.uint8), box, 4)
-
-
-def test_to_input_refuses_another_interpolation():
     with pytest.raises(ValueError, match="'lanczos'"):
         to_input(np.zeros((8, 8, 3), np.uint8), (0, 0, 8, 8), 4, "lanczos")

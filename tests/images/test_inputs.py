@@ -15,7 +15,7 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
 
 
 class _BytesPath:
-    def __fspath__(self) -> bytes:
+    def __fspath__(self):
         return b"a.png"
 
 
@@ -23,8 +23,8 @@ class _BytesPath:
     "single",
     ["a.png", Path("a.png"), b"a.png", Image.new("RGB", (2, 2)), IMAGE, torch.zeros(3, 4, 5)],
 )
-def test_a_single_image_is_a_list_of_one(single: object) -> None:
-    assert len(image_list(single, "gens")) == 1  # type: ignore[arg-type]
+def test_a_single_image_is_a_list_of_one(single):
+    assert len(image_list(single, "gens")) == 1
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_a_single_image_is_a_list_of_one(single: object) -> None:
         (name for name in ("a.png", "b.png")),
     ],
 )  # fmt: skip
-def test_paths_of_many_kinds_are_texts(paths: object) -> None:
-    assert image_list(paths, "gens") == ["a.png", "b.png"]  # type: ignore[arg-type]
+def test_paths_of_many_kinds_are_texts(paths):
+    assert image_list(paths, "gens") == ["a.png", "b.png"]
 
 
-def test_a_batch_array_is_a_list_of_its_images() -> None:
+def test_a_batch_array_is_a_list_of_its_images():
     assert [i.shape for i in image_list(np.stack([IMAGE] * 3), "gens")] == [(4, 5, 3)] * 3
     assert [i.shape for i in image_list(torch.zeros(2, 3, 4, 5), "gens")] == [(3, 4, 5)] * 2
 
@@ -58,47 +58,47 @@ def test_a_batch_array_is_a_list_of_its_images() -> None:
         (Path(__file__).parent, "gens is the folder"),
     ],
 )
-def test_what_has_no_order_or_is_no_image_is_refused(images: object, words: str) -> None:
+def test_unordered_values_and_folders_are_refused(images, words):
     with pytest.raises(TypeError, match=words):
-        image_list(images, "gens")  # type: ignore[arg-type]
+        image_list(images, "gens")
     if images is not None:  # a mask's None is the whole image
         with pytest.raises(TypeError, match=words.replace("gens is", "gen_masks is")):
-            mask_list(images, 2, "gen")  # type: ignore[arg-type]
+            mask_list(images, 2, "gen")
 
 
-def test_names_are_paths_or_positions() -> None:
+def test_names_are_paths_or_positions():
     assert image_names(["x/a.png", IMAGE, Path("b.png")], "gen") == ["x/a.png", "gen[1]", "b.png"]
 
 
-def test_equal_lists_pair_in_order_and_one_reference_serves_all() -> None:
+def test_equal_lists_pair_in_order_and_one_reference_serves_all():
     assert pair_up(None, 3, 3).tolist() == [[0, 0], [1, 1], [2, 2]]
     assert pair_up(None, 1, 3).tolist() == [[0, 0], [0, 1], [0, 2]]
 
 
 @pytest.mark.parametrize(("refs", "gens"), [(0, 0), (1, 0), (3, 0)])
-def test_no_generation_gives_no_pair(refs: int, gens: int) -> None:
+def test_no_generation_gives_no_pair(refs, gens):
     assert pair_up(None, refs, gens).shape == (0, 2)
 
 
 @pytest.mark.parametrize(("refs", "gens"), [(2, 3), (3, 1), (0, 2)])
-def test_unequal_lists_are_never_guessed(refs: int, gens: int) -> None:
+def test_unequal_lists_are_never_guessed(refs, gens):
     with pytest.raises(PairingError, match=f"{refs} references with {gens} generations"):
         pair_up(None, refs, gens)
 
 
 @pytest.mark.parametrize("pairs", [[[0, 3]], [[2, 0]], [[-1, 0]]])
-def test_a_pair_out_of_range_is_refused(pairs: list[list[int]]) -> None:
+def test_a_pair_out_of_range_is_refused(pairs):
     with pytest.raises(PairingError, match="must lie in"):
         pair_up(pairs, 2, 3)
 
 
 @pytest.mark.parametrize("pairs", [[0, 1], [[0, 1, 2]], [[0.0, 1.0]]])
-def test_pairs_of_another_shape_or_type_are_refused(pairs: list[object]) -> None:
+def test_pairs_of_another_shape_or_type_are_refused(pairs):
     with pytest.raises(PairingError, match="integers"):
-        pair_up(pairs, 3, 3)  # type: ignore[arg-type]
+        pair_up(pairs, 3, 3)
 
 
-def test_masks_need_one_entry_per_image() -> None:
+def test_masks_need_one_entry_per_image():
     assert mask_list(None, 2, "gen") == [None, None]
     assert mask_list(["m.png", None], 2, "gen") == ["m.png", None]
     with pytest.raises(PairingError, match="1 masks for 2 images"):

@@ -1,4 +1,4 @@
-"""The folder for FiftyOne, checked against what its importer reads (1.22, read with it once)."""
+"""The folder for FiftyOne, checked against the rules of its importer (release 1.22)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vsm_fast import VSMScorer, VSMScores
+from vsm_fast import VSMScorer
 from vsm_fast.cli.main import main
 from vsm_fast.integrations.fiftyone import heatmap_pixels, to_fiftyone
 
@@ -27,19 +26,19 @@ FIELD_TYPES = {
     "fiftyone.core.fields.IntField": int,
     "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.Heatmap)": dict,
 }
-OWN = {"filepath", "tags", "metadata", "_media_type"}  # fields that every sample of FiftyOne has
+OWN = {"filepath", "tags", "metadata", "_media_type"}  # fields of every FiftyOne sample
 
 
 @pytest.fixture(scope="module")
-def scores() -> VSMScores:
+def scores():
     scorer = VSMScorer.from_pretrained("tiny", device="cpu")
     masks = [str(TOYS / "repainted_mask.png"), None, None]
     found = scorer.score([REFERENCE], GENS, gen_masks=masks, heatmaps=True)
     return found.with_columns({"id": ["a", "b", "c"], "subject": ["robot_toy"] * 3})
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Metadata and samples, after the checks that FiftyOne's importer makes."""
+def _read(folder):
+    """Return metadata and samples after the checks of FiftyOne's importer."""
     metadata = json.loads((folder / "metadata.json").read_text())
     assert "version" not in metadata  # with it, documents of that version's database are expected
     assert metadata["media_type"] == "image"
@@ -60,7 +59,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return metadata, samples
 
 
-def test_a_folder_has_a_sample_a_pair(scores: VSMScores, tmp_path: Path) -> None:
+def test_a_folder_has_a_sample_a_pair(scores, tmp_path):
     to_fiftyone(scores, tmp_path / "new", name="toys")
     metadata, samples = _read(tmp_path / "new")
     assert metadata["name"] == "toys"
@@ -75,9 +74,7 @@ def test_a_folder_has_a_sample_a_pair(scores: VSMScores, tmp_path: Path) -> None
     assert "vsm_heatmap" not in samples[2]
 
 
-def test_a_heat_map_is_zero_off_the_subject_and_nowhere_else(
-    scores: VSMScores, tmp_path: Path
-) -> None:
+def test_a_heat_map_is_zero_off_the_subject_and_nowhere_else(scores, tmp_path):
     to_fiftyone(scores, tmp_path)
     drawn = np.asarray(Image.open(tmp_path / "fields" / "vsm_heatmap" / "000000.png"))
     heat = scores.heatmap(0)
@@ -89,7 +86,7 @@ def test_a_heat_map_is_zero_off_the_subject_and_nowhere_else(
     assert ends.tolist() == [[1, 255, 0]]
 
 
-def test_a_copied_folder_can_be_moved(scores: VSMScores, tmp_path: Path) -> None:
+def test_a_copied_folder_can_be_moved(scores, tmp_path):
     to_fiftyone(scores, tmp_path / "here", copy_images=True)
     shutil.move(tmp_path / "here", tmp_path / "there")
     _, samples = _read(tmp_path / "there")
@@ -98,12 +95,12 @@ def test_a_copied_folder_can_be_moved(scores: VSMScores, tmp_path: Path) -> None
     assert samples[2]["filepath"] == GENS[2]
 
 
-def test_images_without_a_file_are_written(tmp_path: Path) -> None:
+def test_images_without_a_file_are_written(tmp_path):
     image = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
     scores = VSMScorer.from_pretrained("tiny", device="cpu").score([image], [image])
     with pytest.raises(ValueError, match=r"images=\[\.\.\.\]"):
         to_fiftyone(scores, tmp_path / "a")
-    with pytest.raises(ValueError, match="one a pair, 1; got 2"):
+    with pytest.raises(ValueError, match="one per pair, 1; got 2"):
         to_fiftyone(scores, tmp_path / "a", [image, image])
     assert not (tmp_path / "a").exists()
     to_fiftyone(scores, tmp_path / "a", [image])
@@ -113,20 +110,20 @@ def test_images_without_a_file_are_written(tmp_path: Path) -> None:
     assert written.size == (32, 24)
 
 
-def test_no_pair_gives_an_empty_data_set(tmp_path: Path) -> None:
+def test_no_pair_gives_an_empty_data_set(tmp_path):
     scores = VSMScorer.from_pretrained("tiny", device="cpu").score([REFERENCE], [])
     to_fiftyone(scores, tmp_path)
     assert _read(tmp_path)[1] == []
 
 
-def test_a_folder_with_something_in_it_is_left_alone(scores: VSMScores, tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_left_alone(scores, tmp_path):
     (tmp_path / "samples.json").write_text("mine")
     with pytest.raises(FileExistsError, match="not empty"):
         to_fiftyone(scores, tmp_path)
     assert (tmp_path / "samples.json").read_text() == "mine"
 
 
-def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_it(tmp_path, capsys):
     out = tmp_path / "fiftyone"
     arguments = ["score", "--refs", REFERENCE, "--gens", GENS[0], "--fiftyone", str(out)]
     assert main(arguments) == 0

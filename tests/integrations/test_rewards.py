@@ -1,4 +1,4 @@
-"""Scores of tensors on their device against the ordinary way, with the embedded model."""
+"""Rewards of tensors against scores of images, with the embedded model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SUBJECTS = ("bear_plushie", "colorful_sneaker", "robot_toy")
 
 
-def _photo(side: str, subject: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _photo(side, subject, name):
     folder = EXAMPLES / side / subject
     image = np.array(Image.open(folder / f"{name}.jpg").convert("RGB"))
     mask = np.array(Image.open(folder / f"{name}_mask.png").convert("L")) > 127
@@ -34,16 +34,16 @@ OF_SUBJECT = [0, 0, 1, 1, 2, 2]
 
 
 @pytest.fixture(scope="module")
-def scorer() -> VSMScorer:
+def scorer():
     return VSMScorer.from_pretrained("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def reward(scorer: VSMScorer) -> VSMReward:
+def reward(scorer):
     return VSMReward(scorer, REFERENCES, [mask.numpy() for mask in REF_MASKS])
 
 
-def test_rewards_are_scores(scorer: VSMScorer, reward: VSMReward) -> None:
+def test_rewards_are_scores(scorer, reward):
     found = reward(GENERATIONS, MASKS, reference=OF_SUBJECT)
     scores = scorer.score(
         reward.references,
@@ -56,7 +56,7 @@ def test_rewards_are_scores(scorer: VSMScorer, reward: VSMReward) -> None:
     np.testing.assert_array_less(np.abs(found.numpy() - scores.score), 2.5 / scores.n_matched)
 
 
-def test_descriptors_of_tensors_are_those_of_images(scorer: VSMScorer) -> None:
+def test_descriptors_of_tensors_are_those_of_images(scorer):
     tensors = scorer.describe_tensors(REFERENCES, REF_MASKS)
     images = scorer.describe(REFERENCES, [mask.numpy() for mask in REF_MASKS])
     torch.testing.assert_close(tensors.offsets, images.offsets)
@@ -65,14 +65,13 @@ def test_descriptors_of_tensors_are_those_of_images(scorer: VSMScorer) -> None:
     torch.testing.assert_close(tensors.visual, images.visual, atol=5e-3, rtol=0)
 
 
-def test_batches_change_rounding_only(reward: VSMReward) -> None:
+def test_batches_change_rounding_only(reward):
     together = reward(GENERATIONS, MASKS, reference=OF_SUBJECT)
-    for size in (1, 4):
-        parts = reward(GENERATIONS, MASKS, reference=torch.tensor(OF_SUBJECT), batch_size=size)
-        torch.testing.assert_close(parts, together, atol=0.02, rtol=0)
+    parts = reward(GENERATIONS, MASKS, reference=torch.tensor(OF_SUBJECT), batch_size=4)
+    torch.testing.assert_close(parts, together, atol=0.02, rtol=0)
 
 
-def test_what_has_no_score_is_undefined_and_not_zero(scorer: VSMScorer) -> None:
+def test_a_missing_score_is_undefined_and_not_zero(scorer):
     images = torch.stack([GENERATIONS[0]] * 3)
     images[1, 0, 5, 5] = math.nan
     masks = torch.stack([MASKS[0]] * 3)
@@ -83,16 +82,13 @@ def test_what_has_no_score_is_undefined_and_not_zero(scorer: VSMScorer) -> None:
     assert chosen.tolist() == [found[0].item(), -1.0, -1.0]
 
 
-def test_nothing_matched_is_undefined(scorer: VSMScorer) -> None:
+def test_thresholds_apply(scorer):
     assert VSMReward(scorer, REFERENCES[:1], semantic_threshold=1.0)(GENERATIONS[:1]).isnan().all()
-
-
-def test_a_threshold_counts(scorer: VSMScorer) -> None:
     strict = VSMReward(scorer, REFERENCES[:1], visual_threshold=1.0)
     assert strict([GENERATIONS[0]], [MASKS[0]]).tolist() == [0.0]
 
 
-def test_a_reward_can_enter_a_loss_and_has_no_gradient(reward: VSMReward) -> None:
+def test_a_reward_can_enter_a_loss_and_has_no_gradient(reward):
     images = torch.stack(GENERATIONS[:2]).requires_grad_()
     weight = torch.ones(2, requires_grad=True)
     found = reward(images, torch.stack(MASKS[:2]), reference=[0, 0])
@@ -102,43 +98,31 @@ def test_a_reward_can_enter_a_loss_and_has_no_gradient(reward: VSMReward) -> Non
     assert images.grad is None
 
 
-def test_as_many_references_as_generations_pair_up(reward: VSMReward) -> None:
+def test_as_many_references_as_generations_pair_up(reward):
     found = reward(GENERATIONS[::2], MASKS[::2])
     torch.testing.assert_close(found, reward(GENERATIONS[::2], MASKS[::2], reference=[0, 1, 2]))
-
-
-def test_no_generation_gives_no_reward(reward: VSMReward) -> None:
     assert reward(torch.empty(0, 3, 8, 8), reference=[]).shape == (0,)
 
 
 @pytest.mark.parametrize("wrong", [[0, 3], [-1, 0], [0], [0.0, 1.0]])
-def test_references_that_are_not_there_are_refused(reward: VSMReward, wrong: list[int]) -> None:
+def test_missing_references_are_refused(reward, wrong):
     with pytest.raises(PairingError, match="reference must"):
         reward(GENERATIONS[:2], reference=wrong)
 
 
-def test_references_are_not_guessed(reward: VSMReward) -> None:
-    with pytest.raises(PairingError, match="2 generations with 3 references"):
-        reward(GENERATIONS[:2])
-
-
-def test_masks_of_described_references_are_refused(reward: VSMReward) -> None:
-    with pytest.raises(PairingError, match="describe"):
-        VSMReward(reward.scorer, reward.references, [None])
-
-
-def test_references_of_another_model_are_refused(scorer: VSMScorer) -> None:
+def test_references_of_another_model_are_refused(scorer):
     rows = torch.ones(1, 4)
     other = Descriptors(rows, rows, torch.tensor([0, 1]), torch.tensor([0]), (2, 2))
     with pytest.raises(ModelError, match="another model"):
         VSMReward(scorer, other)
 
 
-def test_images_in_another_range_are_refused(reward: VSMReward) -> None:
+def test_wrong_input_is_refused(reward):
+    with pytest.raises(PairingError, match="2 generations with 3 references"):
+        reward(GENERATIONS[:2])
+    with pytest.raises(PairingError, match="describe"):
+        VSMReward(reward.scorer, reward.references, [None])
     with pytest.raises(InputError, match="clamp"):
         reward([GENERATIONS[0] * 2 - 1], reference=[0])
-
-
-def test_a_batch_size_below_one_is_refused(reward: VSMReward) -> None:
     with pytest.raises(ValueError, match="batch_size"):
         reward(GENERATIONS[:1], reference=[0], batch_size=0)

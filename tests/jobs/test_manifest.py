@@ -19,7 +19,7 @@ from job_inputs import picture, write_tar
 from vsm_fast.errors import InputError, PairingError, Status
 from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import load_mask
-from vsm_fast.images.stored import RemoteImage, StoredImage
+from vsm_fast.images.storage import RemoteImage, StoredImage
 from vsm_fast.jobs.manifest import Manifest, read_manifest
 from vsm_fast.jobs.records import Notes
 

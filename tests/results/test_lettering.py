@@ -1,4 +1,4 @@
-"""Names in pictures: which font, what of a name it can show, and how a long name is cut."""
+"""Text in pictures: the font, its glyphs, and cuts of long names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,7 @@ from vsm_fast.results.lettering import drawable, elide, has_glyph, pillow_font
 PLAIN = ImageFont.load_default(20)  # Pillow's own
 
 
-@pytest.fixture
-def without_matplotlib(monkeypatch):
-    monkeypatch.setattr(lettering, "find_spec", lambda name: None)
-    lettering.dejavu_sans.cache_clear()
-    yield
-    lettering.dejavu_sans.cache_clear()
-
-
-def test_with_matplotlib_accents_and_greek_are_drawn():
+def test_matplotlibs_font_has_accents_and_greek():
     pytest.importorskip("matplotlib")
     font = pillow_font(20)
     assert font.getname()[0] == "DejaVu Sans"
@@ -30,7 +22,7 @@ def test_with_matplotlib_accents_and_greek_are_drawn():
     assert not has_glyph(font, "你")
 
 
-def test_finding_the_font_does_not_import_matplotlib():
+def test_locating_the_font_does_not_import_matplotlib():
     code = (
         "import sys; from vsm_fast.results import lettering; "
         "lettering.pillow_font(9); print([*sys.modules])"
@@ -39,12 +31,10 @@ def test_finding_the_font_does_not_import_matplotlib():
     assert "'matplotlib'" not in seen.stdout
 
 
-@pytest.mark.usefixtures("without_matplotlib")
-def test_without_matplotlib_pillow_has_the_font():
+def test_pillows_font_is_the_fallback(monkeypatch):
+    monkeypatch.setattr(lettering, "dejavu_sans", lettering.dejavu_sans.__wrapped__)
+    monkeypatch.setattr(lettering, "find_spec", lambda name: None)
     assert pillow_font(20).getname() == PLAIN.getname()
-
-
-def test_glyphs_of_pillows_font():
     assert all(has_glyph(PLAIN, character) for character in "az09 ?…")
     assert not any(has_glyph(PLAIN, character) for character in "äτ你")
 
@@ -60,15 +50,15 @@ def test_glyphs_of_pillows_font():
         ("", ""),
     ],
 )
-def test_what_the_font_lacks_becomes_the_base_letter_or_a_question_mark(name, shown):
+def test_missing_glyphs_become_the_base_letter_or_a_question_mark(name, shown):
     assert drawable(name, lambda character: has_glyph(PLAIN, character)) == shown
 
 
-def test_what_the_font_has_stays():
+def test_available_glyphs_stay():
     assert drawable("Ba\u0308r你", lambda character: True) == "Bär你"
 
 
-def test_long_names_keep_both_ends():
+def test_long_names_keep_both_ends_and_fill_the_room():
     name = "first/" + "x" * 3000 + "/last.png"
     cut = elide(name, PLAIN.getlength, 300)
     assert cut.startswith("first/")
@@ -76,10 +66,11 @@ def test_long_names_keep_both_ends():
     assert PLAIN.getlength(cut) <= 300
     kept = len(cut) - 1
     longer = f"{name[: kept + 1 - (kept + 1) // 2]}…{name[-((kept + 1) // 2) :]}"
-    assert PLAIN.getlength(longer) > 300  # no room was left unused
+    assert PLAIN.getlength(longer) > 300
 
 
-def test_short_names_stay_and_hopeless_ones_are_dots():
-    assert elide("short", PLAIN.getlength, 300) == "short"
-    assert elide("long name", PLAIN.getlength, 1) == "…"
-    assert elide("", PLAIN.getlength, 0) == ""
+@pytest.mark.parametrize(
+    ("name", "room", "shown"), [("short", 300, "short"), ("long name", 1, "…"), ("", 0, "")]
+)
+def test_short_names_stay_and_hopeless_ones_become_dots(name, room, shown):
+    assert elide(name, PLAIN.getlength, room) == shown

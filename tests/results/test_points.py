@@ -1,5 +1,6 @@
-"""Matched points of real photographs: where they go, and as columns of a table."""
+"""Matched points of photographs: their targets, and their columns in a table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_an_image_is_matched_to_itself_point_by_point(scores):
     np.testing.assert_allclose(points.semantic_similarity, 1, atol=1e-5)
 
 
-def test_points_are_those_that_were_counted(scores):
+def test_points_are_the_counted_ones(scores):
     points = scores[0].points
     assert len(points.cells) == scores.n_matched[0] < len(points.subject_cells)
     assert len(points.subject_cells) == scores.n_source[0]
@@ -70,11 +71,15 @@ def test_targets_are_semantic_nearest_neighbours(scorer, scores):
         assert said == pytest.approx(float(row.max()), abs=1e-5)
 
 
-def test_a_described_reference_has_no_frame(scorer):
+def test_descriptors_keep_the_frame_of_the_reference_if_they_know_it(scorer, scores):
     reference = scorer.describe([REFERENCE], [REFERENCE_MASK])
-    found = scorer.score(reference, [REPAINTED], gen_masks=[REPAINTED_MASK], heatmaps=True)
-    assert found[0].points.reference is None
-    assert point_columns(found.points)["ref_box"].to_pylist() == [None]
+    for known in (True, False):
+        reference = reference if known else replace(reference, subjects=())
+        found = scorer.score(reference, [REPAINTED], gen_masks=[REPAINTED_MASK], heatmaps=True)
+        frame = scores[0].points.reference if known else None
+        assert found[0].points.reference == frame
+        box = list(frame.box) if known else None
+        assert point_columns(found.points)["ref_box"].to_pylist() == [box]
 
 
 def test_columns_of_a_table(scores, tmp_path):
@@ -93,17 +98,13 @@ def test_columns_of_a_table(scores, tmp_path):
     assert not set(POINT_COLUMNS) & set(pq.read_schema(tmp_path / "plain.parquet").names)
 
 
-def test_points_that_were_not_kept_are_not_made_up(scorer):
-    found = scorer.score([REFERENCE], [REPAINTED])
-    assert found[0].points is None
+def test_missing_and_unequal_points_are_refused(scores):
+    without = replace(scores, points=None)
+    assert without[0].points is None
     with pytest.raises(ValueError, match="heatmaps=True"):
-        found.to_arrow(points=True)
-
-
-def test_unequal_columns_are_refused(scores):
-    evidence = scores[0].evidence
+        without.to_arrow(points=True)
     with pytest.raises(ValueError, match="one entry for each"):
-        MatchedPoints(evidence, [0, 1], [0.9, 0.9], None)
+        MatchedPoints(scores[0].evidence, [0, 1], [0.9, 0.9], None)
 
 
 def test_the_command(tmp_path, capsys):

@@ -13,7 +13,7 @@ from vsm_fast.cli.options import INPUTS, MANY, Weights, option
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
-    from vsm_fast.images.stored import ImageLocation
+    from vsm_fast.images.storage import ImageLocation
     from vsm_fast.jobs.pairing import Pairing, PairRow
 
 PAIRING_HELP = """\

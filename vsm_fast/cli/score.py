@@ -24,7 +24,7 @@ from vsm_fast.cli.options import (
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
-    from vsm_fast.images.stored import ImageLocation
+    from vsm_fast.images.storage import ImageLocation
     from vsm_fast.jobs.pairing import PairRow
     from vsm_fast.results.scores import VSMScores
 

@@ -1,7 +1,7 @@
-"""The first stage: what callers have, to what the network sees of it.
+"""First stage: sources of images and masks to network input.
 
-One image goes through ``stored`` (bytes that are no local file), ``decoding`` (a file to pixels),
-``loading`` (any source to upright sRGB), ``masks`` and ``automatic_masks`` (its subject),
-``framing`` (the region, resized) and comes out of ``subjects`` as a ``Subject``; ``feeding`` does
-that for many, ahead of the network, and ``tensor_subjects`` for a batch on a GPU.
+``storage`` locates files, ``decoding`` reads them, ``loading`` converts any source to upright sRGB,
+``masks`` and ``automatic_masks`` supply the subject mask, and ``framing`` crops and resizes.
+``subjects`` combines these steps into one ``Subject``. ``feeding`` prepares batches ahead of the
+network; ``tensors`` prepares a batch on its own device.
 """

@@ -1,4 +1,4 @@
-"""Subject masks for images that come without one: by GrabCut, or by Grounding DINO and SAM."""
+"""Automatic subject masks: GrabCut, or Grounding DINO and SAM."""
 
 from __future__ import annotations
 
@@ -22,31 +22,28 @@ Method = Literal["auto", "grabcut", "grounded-sam"]
 METHODS: tuple[Method, ...] = ("auto", "grabcut", "grounded-sam")
 
 _LEAST_SIDE = 8  # pixels
-_MOST_SLENDER = 16  # times as long as wide; detectors scale what is longer to no width at all
-_one_at_a_time = Lock()  # a model is loaded once, and fills the machine by itself
+_MOST_SLENDER = 16  # aspect ratio; detectors scale longer images to zero width
+_model_lock = Lock()  # one load, and one call at a time: a model uses the whole machine
 
 
 @dataclass(frozen=True)
 class AutoMask:
-    """In the place of a mask: find the subject.
-
-    An alpha channel is preferred where an image has one.
+    """Request to find the subject, in place of a mask. An alpha channel takes precedence.
 
     Attributes:
-        subject: What to look for, like ``"bear plushie"``; underscores and numbers, as in names
-            of folders, are left out. Only Grounding DINO reads it.
-        method: ``"grabcut"`` (extra ``masks``): central and unlike the rest. ``"grounded-sam"``
-            (extra ``pairs``): Grounding DINO finds what ``subject`` says and SAM outlines it,
-            fetched from the Hub on first use. ``"auto"``: grounded-sam where a subject is named
-            and transformers and both models are here already, or where a model is named;
-            else grabcut.
+        subject: Name of the subject, like ``"bear plushie"``; underscores and numbers, as in folder
+            names, are ignored. Only Grounding DINO uses it.
+        method: ``"grabcut"``: a central subject unlike its surroundings. ``"grounded-sam"`` (extra
+            ``lab``): Grounding DINO locates ``subject`` and SAM outlines it; both are fetched from
+            the Hub on first use. ``"auto"``: grounded-sam if a model is named, or if a subject is
+            named and transformers and both models are installed; else grabcut.
         detector: Grounding DINO as ``"owner/name"``, ``"owner/name@revision"`` or a folder;
-            None = the usual one.
+            None = the default model.
         sam: The same for SAM.
-        device: ``"auto"`` (CUDA when there is one), or a torch device, of these models.
+        device: Device of these models: ``"auto"`` (CUDA if available), or a torch device.
 
     Raises:
-        ValueError: Another method, or a model or no subject with a method that does not fit it.
+        ValueError: If ``method`` is unknown, or does not fit the model or subject.
     """
 
     subject: str = ""
@@ -58,20 +55,20 @@ class AutoMask:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(
-                f"a method of masks is one of {', '.join(METHODS)}; got {self.method!r}."
+                f"method of masks must be one of {', '.join(METHODS)}; got {self.method!r}."
             )
         names_model = self.detector is not None or self.sam is not None
         if self.method == "grabcut" and names_model:
             raise ValueError(
-                "GrabCut loads no model; leave detector and sam out, or take grounded-sam."
+                "GrabCut loads no model. Omit detector and sam, or choose grounded-sam."
             )
         if not self.subject.strip() and (names_model or self.method == "grounded-sam"):
             raise ValueError(
-                "Grounding DINO must be told what to look for, like AutoMask('bear plushie')."
+                "Grounding DINO needs the name of the subject, like AutoMask('bear plushie')."
             )
 
     def chosen_method(self) -> Literal["grabcut", "grounded-sam"]:
-        """``"grabcut"`` or ``"grounded-sam"``: what ``"auto"`` is here."""
+        """Return the method in use, with ``"auto"`` resolved."""
         if self.method != "auto":
             return self.method
         if self.detector is not None or self.sam is not None:
@@ -79,33 +76,31 @@ class AutoMask:
         return "grounded-sam" if self.subject.strip() and _models_are_here() else "grabcut"
 
     def load(self) -> None:
-        """Load what finds the mask, so that what is missing is known before the work.
+        """Load the method, so that missing parts are reported before the work starts.
 
         Raises:
-            ImportError: A package is missing; names the extra.
-            ModelError: A model is missing; says how to fetch it.
-            ValueError: A model's name makes no sense.
+            ImportError: If a package is missing. Names the extra.
+            ModelError: If a model is missing. Says how to fetch it.
+            ValueError: If the name of a model is invalid.
         """
         if self.chosen_method() == "grabcut":
-            from vsm_fast.images.grabcut import GrabCutMasker
-
-            GrabCutMasker()
+            import vsm_fast.images.grabcut  # noqa: F401 - needs OpenCV
         else:
-            with _one_at_a_time:
+            with _model_lock:
                 self._models()
 
     def find(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-        """Mask the subject of an image; from any thread.
+        """Find the subject of an image. Thread-safe.
 
         Args:
             pixels: uint8 [H, W, 3], RGB.
 
         Returns:
-            bool [H, W], True on the subject; None when there is none, and for images under
-            8 pixels wide or 16 times as long as wide.
+            bool [H, W], True on the subject; None if there is none, for sides under 8 pixels, and
+            for aspect ratios above 16.
 
         Raises:
-            ImportError, ModelError, ValueError: As :meth:`load`.
+            ImportError, ModelError, ValueError: As in :meth:`load`.
         """
         short, long = sorted(pixels.shape[:2])
         if short < _LEAST_SIDE or long > _MOST_SLENDER * short:
@@ -114,26 +109,22 @@ class AutoMask:
             from vsm_fast.images.grabcut import GrabCutMasker
 
             return GrabCutMasker()(pixels, self.subject)
-        with _one_at_a_time:
+        with _model_lock:
             return self._models()(pixels, self.subject)
 
     def _models(self) -> GroundedSam:
-        """Both models, loaded again where a folder is another one than at the last call."""
-        states = [
-            folder_state(Path(name).absolute())
-            for name in (self.detector, self.sam)
-            if name is not None
-        ]
-        return _grounded_sam(self.detector, self.sam, self.device, tuple(states))
+        """Return both models, reloaded if a folder has changed since the last call."""
+        folders = [Path(name).absolute() for name in (self.detector, self.sam) if name is not None]
+        states = tuple(folder_state(folder) for folder in folders)
+        return _grounded_sam(self.detector, self.sam, self.device, states)
 
 
 @lru_cache(maxsize=1)
 def _models_are_here() -> bool:
-    """Whether Grounding DINO and SAM can be had without fetching anything."""
+    """Return whether Grounding DINO and SAM are available without a download."""
     if find_spec("transformers") is None:
         return False
-    from vsm_fast.images.grounded_sam import GROUNDING_DINO
-    from vsm_fast.images.sam import SAM
+    from vsm_fast.images.grounded_sam import GROUNDING_DINO, SAM
     from vsm_fast.model.pretrained import ModelSource, find_folder
 
     try:
@@ -148,8 +139,7 @@ def _models_are_here() -> bool:
 def _grounded_sam(
     detector: str | None, sam: str | None, device: str, _states: tuple[FolderState, ...]
 ) -> GroundedSam:
-    from vsm_fast.images.grounded_sam import GROUNDING_DINO, GroundedSam
-    from vsm_fast.images.sam import SAM
+    from vsm_fast.images.grounded_sam import GROUNDING_DINO, SAM, GroundedSam
     from vsm_fast.model.pretrained import ModelSource
 
     return GroundedSam.from_pretrained(

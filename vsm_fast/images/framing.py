@@ -1,4 +1,4 @@
-"""Which region of an image the network sees, and that region as its input."""
+"""Region of an image that the network sees, and its resize to network input."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ Framing = Literal["image", "subject"]
 Interpolation = Literal["bicubic", "bilinear"]
 Box = tuple[int, int, int, int]
 _MARGIN = 0.1  # of the longer side, around a subject
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def subject_box(mask: NDArray[np.bool_], framing: Framing) -> Box:
-    """The region of an image that the network sees.
+    """Return the region of an image that the network sees.
 
     Args:
         mask: bool [H, W], the subject.
         framing: ``"image"``: the whole image (the paper). ``"subject"``: the bounding box of the
-            mask, grown on each side by 10 % of its longer side and as square as the image
-            allows; at a border it is moved inwards. An empty mask gives the whole image.
+            mask, grown on each side by 10 % of its longer side, as square as the image allows and
+            moved inwards at a border; an empty mask gives the whole image.
 
     Returns:
         (left, top, right, bottom) in pixels, inside the image, right and bottom exclusive.
 
     Raises:
-        ValueError: Another framing.
+        ValueError: If ``framing`` has another value.
     """
     height, width = mask.shape
     if framing not in ("image", "subject"):
@@ -51,19 +48,25 @@ def subject_box(mask: NDArray[np.bool_], framing: Framing) -> Box:
 
 
 def frame_margin(longer: int) -> int:
-    """Pixels between a subject, ``longer`` along its longer side, and its frame."""
+    """Return the margin in pixels around a subject with this longer side."""
     return round(_MARGIN * longer)
 
 
+def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
+    length = min(side, limit)
+    start = min(max((low + high - length) // 2, 0), limit - length)
+    return start, start + length
+
+
 def on_grey(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The subject on mid grey, which the network sees as zero.
+    """Put the subject on mid grey, which is zero in network input.
 
     Args:
         pixels: uint8 [H, W, 3], RGB.
         mask: bool [H, W], the subject.
 
     Returns:
-        uint8 [H, W, 3]; the image itself when the mask is all True.
+        uint8 [H, W, 3]; ``pixels`` itself if the mask is all True.
     """
     if mask.all():
         return pixels
@@ -79,7 +82,7 @@ def to_input(
     resolution: int,
     interpolation: Interpolation = "bicubic",
 ) -> torch.Tensor:
-    """Resize a region to the network's square without keeping its aspect.
+    """Resize a region to the network's square input, ignoring its aspect ratio.
 
     Args:
         pixels: uint8 [H, W, 3], RGB.
@@ -91,12 +94,12 @@ def to_input(
         float32 [3, resolution, resolution] in [-1, 1].
 
     Raises:
-        ValueError: The box is empty or leaves the image, or another interpolation.
+        ValueError: If the box is empty or leaves the image, or ``interpolation`` is unknown.
 
-    Source: arXiv 2509.21989 for the square; which filter the authors use is not published.
+    Source: arXiv 2509.21989 for the square; the authors have not published their filter.
     """
     resized = resized_region(pixels, box, resolution, interpolation)
-    # By numpy: torch would start a team of threads for it beside the one that runs the network.
+    # By numpy: torch would start threads that compete with the network's.
     channels_first = resized.transpose(2, 0, 1).astype(np.float32, order="C")
     channels_first /= 127.5
     channels_first -= 1
@@ -106,7 +109,7 @@ def to_input(
 def resized_region(
     pixels: NDArray[np.uint8], box: Box, resolution: int, interpolation: Interpolation
 ) -> NDArray[np.uint8]:
-    """:func:`to_input` before it becomes a tensor, uint8 [resolution, resolution, 3]."""
+    """Resize a region like :func:`to_input`, to uint8 [resolution, resolution, 3]."""
     check_box(box, pixels.shape[:2])
     if interpolation not in _RESAMPLING:
         raise ValueError(
@@ -117,20 +120,14 @@ def resized_region(
 
 
 def check_box(box: Box, size: tuple[int, ...]) -> None:
-    """Refuse a box that is empty or leaves an image of ``size`` (height, width).
+    """Check that a box is not empty and lies inside an image of ``size`` (height, width).
 
     Raises:
-        ValueError: It does.
+        ValueError: If it does not.
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
         raise ValueError(
-            f"box (left, top, right, bottom) must hold a pixel and lie inside the image of "
+            f"box (left, top, right, bottom) must contain a pixel and lie inside the image of "
             f"{size[1]} x {size[0]} (width x height); got {tuple(box)}."
         )
-
-
-def _span(low: int, high: int, side: int, limit: int) -> tuple[int, int]:
-    length = min(side, limit)
-    start = min(max((low + high - length) // 2, 0), limit - length)
-    return start, start + length

@@ -1,4 +1,4 @@
-"""What callers may pass as images, masks and pairs, brought into one form."""
+"""Normalisation of the images, masks and pairs that callers pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vsm_fast.errors import PairingError
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.loading import ImageSource
 from vsm_fast.images.masks import Mask
-from vsm_fast.images.stored import StoredImage
+from vsm_fast.images.storage import StoredImage
 
 Images = ImageSource | Sequence[ImageSource]
 Masks = Mask | Sequence[Mask]
@@ -25,30 +25,30 @@ _NAMED = (str, os.PathLike, StoredImage)
 
 
 def image_list(images: Images, side: str) -> list[ImageSource]:
-    """A list of images; a single one becomes a list of one.
+    """Return images as a list; a single image becomes a list of one.
 
-    An array or tensor with one axis more than an image is a batch: [B, H, W, 3], [B, 3, H, W].
-    An array of texts is a list of paths. Paths of bytes are decoded.
+    An array or tensor with one axis more than an image is a batch: [B, H, W, 3], [B, 3, H, W]. An
+    array of strings is a list of paths. Paths of bytes are decoded.
 
     Args:
-        images: As callers pass it.
-        side: What to call it in an error.
+        images: Images as passed by the caller.
+        side: Name of the argument in errors.
 
     Raises:
-        TypeError: It has no order (a set), no images (a dictionary, a number), or is a folder.
+        TypeError: If it has no order (a set), no images (a dictionary, a number), or is a folder.
     """
     return _listed(images, 4, side)
 
 
 def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
-    """One mask, ``AutoMask`` or None per image.
+    """Return one mask, ``AutoMask`` or None per image.
 
-    One ``AutoMask`` or the text ``"auto"`` in the place of the list is for every image. In a list
-    a text is always a path, so that a file called ``auto`` is ``["auto"]`` or ``Path("auto")``.
+    A single ``AutoMask``, or the string ``"auto"`` instead of a list, applies to every image. In a
+    list a string is always a path: ``["auto"]`` or ``Path("auto")`` is a file called ``auto``.
 
     Raises:
-        PairingError: There are not as many masks as images.
-        TypeError: As :func:`image_list`.
+        PairingError: If the number of masks differs from the number of images.
+        TypeError: If the masks are not listed, as in :func:`image_list`.
     """
     if isinstance(masks, str) and masks == "auto":
         masks = AutoMask()
@@ -64,8 +64,7 @@ def mask_list(masks: Masks, count: int, side: str) -> list[Mask]:
 
 
 def _listed(values: Any, batch_axes: int, name: str) -> list[Any]:
-    """One image or mask, a batch of them in one array, or any sequence, as a list."""
-    if isinstance(values, str | bytes | os.PathLike) and os.path.isdir(values):  # noqa: PTH112 - takes any name
+    if isinstance(values, str | bytes | os.PathLike) and os.path.isdir(values):  # noqa: PTH112 - bytes and NULs too
         raise TypeError(
             f"{name} is the folder {os.fsdecode(values)!r}. List its files, as in "
             "sorted(Path(folder).glob('*.png')), or pair two folders by vsm-fast score --refs DIR "
@@ -78,14 +77,14 @@ def _listed(values: Any, batch_axes: int, name: str) -> list[Any]:
         listed = values.tolist()
     elif isinstance(values, torch.Tensor) and (values.is_nested or values.layout != torch.strided):
         raise TypeError(
-            f"{name} is one sparse or nested tensor. Pass to_dense(), or a list of its images."
+            f"{name} is a sparse or nested tensor. Pass to_dense(), or a list of its images."
         )
     elif isinstance(values, np.ndarray | torch.Tensor):
         listed = list(values) if values.ndim == batch_axes else [values]
     elif isinstance(values, Set | Mapping) or not isinstance(values, Iterable):
         raise TypeError(
-            f"{name} is a {type(values).__name__}, which has no order or is no image. Pass a list, "
-            "in the order that the results shall have."
+            f"{name} is a {type(values).__name__}, which has no order or no images. Pass a list in "
+            "the order of the results."
         )
     else:
         listed = list(values)
@@ -96,27 +95,25 @@ def _listed(values: Any, batch_axes: int, name: str) -> list[Any]:
 
 
 def image_names(images: Sequence[ImageSource] | Descriptors, side: str) -> list[str]:
-    """A name per image: its path, or side and position, like ``gen[3]``."""
+    """Return a name per image: its path, or side and position like ``gen[3]``."""
     if isinstance(images, Descriptors):
-        known = [subject.name for subject in images.subjects] or [""] * len(images)
-        return [name or f"{side}[{i}]" for i, name in enumerate(known)]
-    return [
-        str(_key(image)) if isinstance(image, _NAMED) else f"{side}[{i}]"
-        for i, image in enumerate(images)
-    ]
+        names = [subject.name for subject in images.subjects] or [""] * len(images)
+    else:
+        names = [str(_key(image)) if isinstance(image, _NAMED) else "" for image in images]
+    return [name or f"{side}[{position}]" for position, name in enumerate(names)]
 
 
 def pair_up(pairs: ArrayLike | None, references: int, generations: int) -> NDArray[np.int64]:
-    """The pairs to score, int64 [P, 2]: (reference, generation) positions.
+    """Return the pairs to score, int64 [P, 2]: (reference, generated image) positions.
 
     Args:
-        pairs: The pairs wanted, or None: one reference against every generation, or lists of
-            equal length in order.
+        pairs: Requested pairs. None: one reference against every generated image, or lists of equal
+            length in order.
         references: Number of references.
-        generations: Number of generations.
+        generations: Number of generated images.
 
     Raises:
-        PairingError: The lists do not pair up, or a position is out of range.
+        PairingError: If the lists cannot be paired, or a position is out of range.
     """
     if pairs is None:
         if references == generations:
@@ -127,34 +124,34 @@ def pair_up(pairs: ArrayLike | None, references: int, generations: int) -> NDArr
             f"cannot pair {references} references with {generations} generations: pass one "
             "reference, lists of equal length, or pairs=[(reference, generation), ...]."
         )
-    wanted = np.asarray(pairs)
-    if wanted.size == 0:
+    requested = np.asarray(pairs)
+    if requested.size == 0:
         return np.empty((0, 2), np.int64)
-    if wanted.ndim != 2 or wanted.shape[1] != 2 or wanted.dtype.kind not in "iu":
+    if requested.ndim != 2 or requested.shape[1] != 2 or requested.dtype.kind not in "iu":
         raise PairingError(
-            f"pairs must be integers [P, 2] of (reference, generation); got {wanted.dtype} "
-            f"{list(wanted.shape)}."
+            f"pairs must be integers [P, 2] of (reference, generation); got {requested.dtype} "
+            f"{list(requested.shape)}."
         )
-    if wanted.min() < 0 or (wanted >= [references, generations]).any():
+    if requested.min() < 0 or (requested >= [references, generations]).any():
         raise PairingError(
             f"pairs must lie in [0, {references}) x [0, {generations}); got "
-            f"{wanted.min(0).tolist()} to {wanted.max(0).tolist()}."
+            f"{requested.min(0).tolist()} to {requested.max(0).tolist()}."
         )
-    return wanted.astype(np.int64)
+    return requested.astype(np.int64)
 
 
 def distinct(
     images: Sequence[ImageSource], masks: Sequence[Mask]
 ) -> tuple[list[int], NDArray[np.int64]]:
-    """Which images differ, as far as their names tell: by where they and their masks are.
+    """Find the distinct images by the locations of image and mask; pixels count as distinct.
 
     Args:
-        images: Sources of images; pixels are taken to differ.
-        masks: One per image, or ``AutoMask``, or None.
+        images: Sources of images.
+        masks: One per image: a source, ``AutoMask``, or None.
 
     Returns:
-        Positions of the first of each, and int64 [len(images)]: for every image the index of the
-        equal one among these.
+        Positions of the D distinct images, and int64 [len(images)]: the index of each image among
+        these D.
     """
     seen: dict[object, int] = {}
     first: list[int] = []
@@ -173,5 +170,4 @@ def distinct(
 
 
 def _key(image: str | os.PathLike[str] | StoredImage) -> str | StoredImage:
-    """Equal for images that are the same by their names; as text, the name."""
     return image if isinstance(image, StoredImage) else os.fspath(image)

@@ -1,4 +1,4 @@
-"""Images of any kind to upright sRGB pixels of 8 bits."""
+"""Loading of images from any source as upright 8-bit sRGB pixels."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from PIL import Image
 
 from vsm_fast.errors import InputError, Status, out_of_memory
 from vsm_fast.images.decoding import Decoded, check_size, decode, default_max_pixels, orient
-from vsm_fast.images.stored import StoredImage
+from vsm_fast.images.storage import StoredImage
 
 if TYPE_CHECKING:
     from PIL import ImageCms
 
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor | StoredImage
-TOLERANCE = 1e-3  # beyond [0, 1]: rounding of a network's output, not another range
+TOLERANCE = 1e-3  # beyond [0, 1]: rounding in a network's output, not another range
 _NAMES = {"1": "1-bit", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
 _HIGH = {"I": "16-bit", "F": "float"}  # and the modes I;16, I;16B, I;16L, I;16N
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A decoded image, upright and in sRGB.
+    """Upright sRGB image.
 
     Attributes:
-        pixels: uint8 [H, W, 3], RGB; transparent parts lie on white.
+        pixels: uint8 [H, W, 3], RGB; transparent parts are composited on white.
         alpha: bool [H, W], True where alpha > 127; None without transparency.
-        notes: Conversions that were done, like ``"cmyk->rgb"`` or ``"exif rotated"``.
-        orientation: EXIF orientation in 1..8 that the stored image had; it is applied already.
+        notes: Conversions, like ``"cmyk->rgb"`` or ``"exif rotated"``.
+        orientation: EXIF orientation of the stored image in 1..8, already applied.
     """
 
     pixels: NDArray[np.uint8]
@@ -54,12 +54,12 @@ class LoadedImage:
 
 
 def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedImage:
-    """Load an image as upright sRGB pixels of 8 bits.
+    """Load an image as upright 8-bit sRGB pixels.
 
-    EXIF orientation and an embedded ICC profile are applied. Of an animation the first frame
-    counts (of an open PIL image, the frame it stands at). 16-bit grey is scaled by 255 / 65535,
-    float grey and float arrays by 255, both rounded; 16-bit colour is cut to its high byte.
-    Transparent parts are composited on white, because the colours under them are arbitrary.
+    EXIF orientation and an embedded ICC profile are applied. An animation contributes its first
+    frame, an open PIL image its current one. 16-bit grey is scaled by 255 / 65535, float grey and
+    float arrays by 255, both rounded; 16-bit colour keeps its high byte. Transparent parts are
+    composited on white, because the colours under them are arbitrary.
 
     Args:
         source: One of
@@ -69,15 +69,12 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedI
             - a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA);
             - a float array [H, W, 3] in [0, 1];
             - a tensor [3, H, W], float in [0, 1] or uint8, on any device.
-        max_pixels: Largest width x height, checked from a file's header before it is decoded;
-            None = 80 million, or what the environment's ``VSM_FAST_MAX_PIXELS`` says.
-
-    Returns:
-        The image and what was done to it.
+        max_pixels: Largest width x height, checked before a file is decoded; None = 80 million,
+            or the value of the environment variable ``VSM_FAST_MAX_PIXELS``.
 
     Raises:
-        InputError: ``MISSING_FILE``, ``UNREADABLE`` (no image, damaged, wrong shape or type),
-            ``TOO_LARGE`` or ``BAD_VALUES`` (NaN, Inf, or not in [0, 1]).
+        InputError: With ``MISSING_FILE``, ``UNREADABLE`` (no image, damaged, wrong shape or type),
+            ``TOO_LARGE`` or ``BAD_VALUES`` (NaN, Inf, or outside [0, 1]).
     """
     limit = default_max_pixels() if max_pixels is None else max_pixels
     if isinstance(source, str | os.PathLike | Image.Image | StoredImage):
@@ -85,7 +82,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedI
     if isinstance(source, np.ma.MaskedArray):
         raise InputError(
             Status.UNREADABLE,
-            "a masked array has values that do not count. Pass array.filled(value).",
+            "a masked array has undefined values. Pass array.filled(value).",
         )
     if isinstance(source, np.ndarray):
         return _from_array(np.asarray(source), limit)  # np.matrix has no third axis
@@ -98,56 +95,49 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None) -> LoadedI
 
 
 def _from_decoded(decoded: Decoded) -> LoadedImage:
-    notes = list(decoded.notes)
+    image, notes = decoded.image, list(decoded.notes)
+    profile = image.info.get("icc_profile")
+    alpha = None
     try:
-        rgb, alpha = _colours(decoded.image, notes)
+        if image.mode.startswith("I;16") or image.mode in _HIGH:
+            grey, alpha = _high_depth(image, notes)
+            image = Image.fromarray(grey)
+        if image.has_transparency_data:
+            straight = image.convert("LA") if image.mode == "La" else image
+            full = straight.convert("RGBA")
+            alpha = np.asarray(full.getchannel("A"))
+            is_grey = image.mode in ("1", "L", "LA", "La")
+            colours = full.getchannel("R") if is_grey else full.convert("RGB")
+        else:
+            target = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+            colours = image.convert(target)
+        managed = _managed(colours, profile, notes) if profile else None
+        if image.mode not in ("RGB", "RGBA", "RGBX"):
+            notes.append(f"{_NAMES.get(image.mode, image.mode.lower())}->rgb")
+        rgb = np.array(colours.convert("RGB") if managed is None else managed)
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError(Status.TOO_LARGE, "the image does not fit into the memory.") from error
+        raise InputError(Status.TOO_LARGE, "the image does not fit into memory.") from error
     except (ValueError, OSError) as error:
         raise InputError(
             Status.UNREADABLE,
             f"an image of mode {decoded.image.mode} cannot be converted to RGB: {error}. "
             "Save it as an RGB PNG.",
         ) from error
-    rgb, shown = _on_white(rgb, alpha, notes)
+    pixels, mask = _on_white(rgb, alpha, notes)
     return LoadedImage(
-        orient(rgb, decoded.pending),
-        None if shown is None else orient(shown, decoded.pending),
+        orient(pixels, decoded.pending),
+        None if mask is None else orient(mask, decoded.pending),
         tuple(notes),
         decoded.orientation,
     )
 
 
-def _colours(
-    image: Image.Image, notes: list[str]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Pixels in sRGB uint8 [H, W, 3], and alpha uint8 [H, W], of a loaded image of any mode."""
-    profile = image.info.get("icc_profile")
-    alpha = None
-    if image.mode.startswith("I;16") or image.mode in _HIGH:
-        grey, alpha = _high_depth(image, notes)
-        image = Image.fromarray(grey)
-    if image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image
-        full = straight.convert("RGBA")
-        alpha = np.asarray(full.getchannel("A"))
-        grey_like = image.mode in ("1", "L", "LA", "La")
-        colours = full.getchannel("R") if grey_like else full.convert("RGB")
-    else:
-        kept = {"1": "L", "L": "L", "CMYK": "CMYK"}
-        colours = image.convert(kept.get(image.mode, "RGB"))
-    rgb = _managed(colours, profile, notes) if profile else None
-    if image.mode not in ("RGB", "RGBA", "RGBX"):
-        notes.append(f"{_NAMES.get(image.mode, image.mode.lower())}->rgb")
-    return np.array(colours.convert("RGB") if rgb is None else rgb), alpha
-
-
 def _high_depth(
     image: Image.Image, notes: list[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Grey of 8 bits, and alpha, of an image of modes I;16, I and F."""
+    """Convert an image of mode I;16, I or F to 8-bit grey and alpha."""
     values = np.asarray(image)
     kind = _HIGH.get(image.mode, "16-bit")
     if image.mode == "F":
@@ -160,7 +150,7 @@ def _high_depth(
                 f"an image of 32-bit integers must lie in [0, 65535]; its values run from {low} "
                 f"to {high}. Save it with 8 or 16 bits.",
             )
-        # Pillow reads 16-bit PNG and PPM as "I" too; only elsewhere can "I" hold 8-bit values.
+        # Pillow reads 16-bit PNG and PPM as "I" too; in other formats "I" can hold 8-bit values.
         if image.mode == "I" and image.format not in ("PNG", "PPM") and high <= 255:
             kind, grey = "32-bit", values.astype(np.uint8)
         else:
@@ -173,7 +163,7 @@ def _high_depth(
 
 
 def _managed(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image | None:
-    """The image in sRGB, or None if its profile changes nothing or cannot be used."""
+    """Convert an image to sRGB; None if its profile has no effect or is unusable."""
     from PIL import ImageCms
 
     try:
@@ -193,14 +183,14 @@ def _managed(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Imag
 
 @lru_cache(maxsize=32)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of images of a mode to sRGB; None where it would change nothing visible."""
+    """Return the transform from a profile to sRGB; None if it changes nothing visible."""
     from PIL import ImageCms
 
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
     transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     if mode == "CMYK":
         return transform
-    # Names of profiles do not tell: "sRGB" occurs in linear ones, and sRGB is called "c2".
+    # Profile names are unreliable: "sRGB" occurs in linear profiles, and sRGB is also called "c2".
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(64, 64, 3)
     probe = Image.fromarray(cube if mode == "RGB" else np.ascontiguousarray(cube[..., 0]))
@@ -212,7 +202,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 def _on_white(
     rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, notes: list[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-    """The colours on white and the alpha mask; an opaque alpha counts as none."""
+    """Composite colours on white and return the alpha mask; an opaque alpha counts as none."""
     if alpha is None or alpha.min() == 255:
         return rgb, None
     weight = alpha[..., None].astype(np.uint16)
@@ -221,7 +211,7 @@ def _on_white(
     return mixed.astype(np.uint8), alpha > 127
 
 
-def _from_array(array: NDArray[Any], max_pixels: int) -> LoadedImage:
+def _from_array(array: NDArray[Any], max_pixels: int, name: str = "the array") -> LoadedImage:
     floating = array.dtype.kind == "f"
     channels = array.shape[2:] if array.ndim == 3 else ()
     fits = channels == (3,) if floating else array.ndim == 2 or channels in ((1,), (3,), (4,))
@@ -231,24 +221,44 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> LoadedImage:
             "an image array must be uint8 [H, W], [H, W, 3] or [H, W, 4], or float [H, W, 3] in "
             f"[0, 1]; got {array.dtype} {list(array.shape)}.{_advice(array.shape)}",
         )
-    check_size(array.shape[1], array.shape[0], "the array", max_pixels)
+    check_size(array.shape[1], array.shape[0], name, max_pixels)
     if floating:
-        return LoadedImage(_unit_to_bytes(array, "the array"), None, ("float->8-bit",))
+        return LoadedImage(_unit_to_bytes(array, name), None, ("float->8-bit",))
     notes: list[str] = []
     if not channels or channels == (1,):
         notes.append("grey->rgb")
         array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
-    # A copy: callers may reuse their buffer while the image is still wanted.
-    rgb = np.array(array[..., :3], order="C")
+    rgb = np.array(array[..., :3], order="C")  # a copy: callers may reuse their buffer
     pixels, alpha = _on_white(rgb, array[..., 3] if channels == (4,) else None, notes)
     return LoadedImage(pixels, alpha, tuple(notes))
 
 
+def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> LoadedImage:
+    if tensor.is_nested:
+        raise InputError(
+            Status.UNREADABLE, "an image is a nested tensor. Pass its parts: tensor.unbind()."
+        )
+    numeric = tensor.dtype == torch.uint8 or tensor.dtype.is_floating_point
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or not numeric:
+        raise InputError(
+            Status.UNREADABLE,
+            f"an image tensor must be [3, H, W], float in [0, 1] or uint8; got "
+            f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}."
+            f"{_advice(tuple(tensor.shape))}",
+        )
+    check_size(tensor.shape[2], tensor.shape[1], "the tensor", max_pixels)  # before the copy
+    try:
+        values = tensor_values(tensor)
+    except TypeError as error:
+        raise InputError(Status.UNREADABLE, str(error)) from error
+    return _from_array(values.transpose(1, 2, 0), max_pixels, "the tensor")
+
+
 def tensor_values(tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor's values as an array in the machine's memory, floating ones as float32.
+    """Copy a tensor to an array in main memory; floating-point values become float32.
 
     Raises:
-        TypeError: It has none that can be read: sparse, nested, quantised, on the device "meta".
+        TypeError: If it has no readable values: sparse, nested, quantised, or on device "meta".
     """
     try:
         values = tensor.detach().cpu()
@@ -258,36 +268,9 @@ def tensor_values(tensor: torch.Tensor) -> NDArray[Any]:
             raise
         raise TypeError(
             f"a tensor of layout {str(tensor.layout).removeprefix('torch.')} on {tensor.device} "
-            f"has no values to read: {str(error).splitlines()[0]} Pass a dense one in memory, by "
-            "to_dense() or dequantize()."
+            f"has no readable values: {str(error).splitlines()[0]} Pass a dense tensor in memory, "
+            "by to_dense() or dequantize()."
         ) from error
-
-
-def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> LoadedImage:
-    if tensor.is_nested:
-        raise InputError(
-            Status.UNREADABLE, "an image is a nested tensor. Pass its parts: tensor.unbind()."
-        )
-    if (
-        tensor.ndim != 3
-        or tensor.shape[0] != 3
-        or not (tensor.dtype == torch.uint8 or tensor.dtype.is_floating_point)
-    ):
-        raise InputError(
-            Status.UNREADABLE,
-            f"an image tensor must be [3, H, W], float in [0, 1] or uint8; got "
-            f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}."
-            f"{_advice(tuple(tensor.shape))}",
-        )
-    check_size(tensor.shape[2], tensor.shape[1], "the tensor", max_pixels)
-    try:
-        values = tensor_values(tensor).transpose(1, 2, 0)
-    except TypeError as error:
-        raise InputError(Status.UNREADABLE, str(error)) from error
-    if tensor.dtype == torch.uint8:
-        return LoadedImage(np.array(values, order="C"), None)
-    pixels = _unit_to_bytes(values, "the tensor")
-    return LoadedImage(pixels, None, ("float->8-bit",))
 
 
 def _advice(shape: tuple[int, ...]) -> str:
@@ -301,14 +284,14 @@ def _advice(shape: tuple[int, ...]) -> str:
 
 
 def _unit_to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Values in [0, 1] as uint8 in [0, 255], rounded to the nearest."""
+    """Scale values in [0, 1] to uint8 in [0, 255], rounded to nearest."""
     low, high = float(values.min()), float(values.max())  # NaN if any value is
     if not np.isfinite([low, high]).all():
         count = int((~np.isfinite(values)).sum())
         raise InputError(
             Status.BAD_VALUES,
-            f"{name} holds {count} values of {values.size} that are NaN or Inf; finite ones in "
-            "[0, 1] were wanted.",
+            f"{name} contains NaN or Inf: {count} values of {values.size}. Pass finite values in "
+            "[0, 1].",
         )
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         hint = "(x + 1) / 2 maps [-1, 1] to it" if low < 0 else "x / 255 maps [0, 255] to it"

@@ -1,7 +1,7 @@
-"""Which file is the mask of which image, told by their names.
+"""Assignment of masks to images by file name.
 
 ``NAME_mask.*`` is the mask of ``NAME.*``, with any suffix. Names are compared in NFC; case counts
-only where it tells two images apart.
+only where it distinguishes two images.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ MASK_ENDING = "_mask"
 
 
 def stem_of(name: str) -> str:
-    """The file name without folder and suffix, in NFC: systems compose accents differently."""
+    """Return the file name without folder and suffix, with accents in NFC."""
     return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(name))[0])  # noqa: PTH119, PTH122
 
 
 def is_mask_name(name: str) -> bool:
-    """Whether a file is named like a mask."""
+    """Return whether a file is named like a mask."""
     return stem_of(name).casefold().endswith(MASK_ENDING)
 
 
 @dataclass(frozen=True)
 class MaskNames:
-    """Masks by image.
+    """Masks and the images that they fit.
 
     Attributes:
-        masks: Candidates of each image that has some.
-        owners: Images that each mask could belong to; empty for a mask of no image.
+        masks: Candidate masks of each image that has any.
+        owners: Candidate images of each mask; empty for a mask without an image.
     """
 
     masks: Mapping[str, Sequence[str]]
     owners: Mapping[str, Sequence[str]]
 
     def of(self, image: str) -> str | None:
-        """The mask of an image; None = it has none.
+        """Return the mask of an image, or None.
 
         Raises:
-            PairingError: Names fit several masks, or a mask fits several images.
+            PairingError: If several masks fit the image, or its mask fits several images.
         """
         masks = self.masks.get(image, ())
         if len(masks) > 1:
@@ -62,13 +62,13 @@ def match_masks(images: Iterable[str], masks: Iterable[str], *, bare: bool = Fal
     Args:
         images: Paths or names of the images of one folder.
         masks: Paths or names of the masks of one folder.
-        bare: A mask may also be called ``NAME.*`` itself, as in a folder of masks only.
+        bare: Accept ``NAME.*`` as a mask too, as in a folder of masks only.
     """
     exact, folded = defaultdict(list), defaultdict(list)
     for image in images:
         exact[stem_of(image)].append(image)
         folded[stem_of(image).casefold()].append(image)
-    found: dict[str, list[str]] = defaultdict(list)
+    candidates: dict[str, list[str]] = defaultdict(list)
     owners: dict[str, Sequence[str]] = {}
     for mask in masks:
         stem = stem_of(mask)
@@ -79,5 +79,5 @@ def match_masks(images: Iterable[str], masks: Iterable[str], *, bare: bool = Fal
         fitting += [folded[s.casefold()] for s in stems if s.casefold() in folded]
         owners[mask] = fitting[0] if fitting else ()
         for image in owners[mask]:
-            found[image].append(mask)
-    return MaskNames(found, owners)
+            candidates[image].append(mask)
+    return MaskNames(candidates, owners)

@@ -1,4 +1,4 @@
-"""One image prepared for the network: decoded, masked, framed and resized."""
+"""Preparation of one image for the network: decoding, masking, framing and resizing."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from vsm_fast.errors import Flag, InputError, Status
 from vsm_fast.images.framing import Box, on_grey, subject_box, to_input
 from vsm_fast.images.loading import ImageSource, load_image
 from vsm_fast.images.masks import Mask, reduce_mask, subject_mask
-from vsm_fast.images.stored import StoredImage
+from vsm_fast.images.storage import StoredImage
 from vsm_fast.model.config import ModelConfig
 
-# A share of so few points has a standard error of up to 0.1.
+# The standard error of a share of so few points reaches 0.1.
 _LEAST_CELLS = 25
-# On average. Photographs shrunk to 2.4 pixels per cell score like large ones (0.01 apart, as far
-# as at 40), at 0.6 they are 0.12 apart, at 0.14 they are 0.6 apart: 14 pairs of DreamBooth.
+# Mean over the subject. DreamBooth photographs shrunk to 2.4 pixels per cell score within 0.01 of
+# the large ones, like those at 40 pixels; the difference is 0.12 at 0.6 and 0.6 at 0.14.
 _LEAST_PIXELS_PER_CELL = 2
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One image, framed and ready for the network, or the reason why it is not.
+    """One image ready for the network, or the reason why it is unusable.
 
     Attributes:
-        status: ``OK``, or what the rows of this image will say.
-        reason: The status for people; "" when ok.
-        notes: Conversions that were done to the image or its mask, and reasons of flags.
-        flags: Why to doubt what follows from this image.
-        mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found the
-            mask: ``"grabcut"``, ``"grounded-sam"``; "" when unknown.
+        status: ``OK``, or the status of every row with this image.
+        reason: Explanation of the status; "" if ok.
+        notes: Conversions of the image or its mask, and reasons of flags.
+        flags: Reasons to doubt the scores of this image.
+        mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
+            ``"grounded-sam"``; "" if unknown.
         pixels: float32 [3, R, R] in [-1, 1]; None unless ok.
         cell_mask: bool [h, w], the subject on the descriptor grid; None unless ok.
         box: (left, top, right, bottom) in pixels of the region that the network sees.
-        size: (H, W) of the image in pixels; zeros where it is not known.
+        size: (H, W) of the image in pixels; zeros if unknown.
         mask: bool [H, W], the subject on the image; None unless ok.
-        name: The path that the image came from; "" for pixels.
+        name: Path of the image; "" for pixels.
     """
 
     status: Status = Status.OK
@@ -55,11 +55,11 @@ class Subject:
     name: str = ""
 
     def without_pixels(self) -> Subject:
-        """The same after its pixels went into a batch."""
+        """Return the subject without its pixels, which a batch holds."""
         return replace(self, pixels=None)
 
     def summary(self) -> Subject:
-        """The same without pixels and masks: what is kept of a described reference."""
+        """Return the subject without pixels and masks, as descriptors keep it."""
         return replace(self, pixels=None, cell_mask=None, mask=None)
 
 
@@ -70,15 +70,16 @@ def prepare_subject(
 
     Args:
         source: The image.
-        mask_source: Its subject mask, or ``AutoMask`` to find it, or None.
-        name: What to call the image in a reason.
-        config: The model that will see it.
+        mask_source: Its subject mask, ``AutoMask``, or None.
+        name: Name of an image without a path, in reasons.
+        config: Configuration of the model that receives the image.
 
     Returns:
-        The prepared subject; a bad image or mask gives a status, never an exception.
+        The prepared subject; a bad image or mask gives a status instead of an exception.
 
     Raises:
-        ImportError, ModelError: What finds masks is not here.
+        ImportError: If an automatic mask needs a missing package.
+        ModelError: If an automatic mask needs a missing model.
     """
     path = ""
     if isinstance(source, str | os.PathLike):
@@ -87,16 +88,16 @@ def prepare_subject(
         path = source.name
     name = path or name
     try:
-        subject = _prepared(source, mask_source, name, config)
+        subject = _prepare(source, mask_source, name, config)
     except InputError as error:
         message = str(error)
         subject = Subject(error.status, message if name in message else f"{name}: {message}")
-    except MemoryError:  # others of the batch may fit
-        subject = Subject(Status.TOO_LARGE, f"{name} does not fit into the memory.")
+    except MemoryError:  # the other images of the batch may fit
+        subject = Subject(Status.TOO_LARGE, f"{name} does not fit into memory.")
     return replace(subject, name=path)
 
 
-def _prepared(source: ImageSource, mask_source: Mask, name: str, config: ModelConfig) -> Subject:
+def _prepare(source: ImageSource, mask_source: Mask, name: str, config: ModelConfig) -> Subject:
     image = load_image(source)
     mask = subject_mask(mask_source, image)
     notes = image.notes + tuple(f"mask: {note}" for note in mask.notes)
@@ -121,6 +122,6 @@ def _prepared(source: ImageSource, mask_source: Mask, name: str, config: ModelCo
         pixels=to_input(pixels, box, backbone.resolution, backbone.interpolation),
         cell_mask=cells,
         box=box,
-        size=(mask.pixels.shape[0], mask.pixels.shape[1]),
+        size=image.size,
         mask=mask.pixels,
     )

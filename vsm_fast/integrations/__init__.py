@@ -1,1 +1,1 @@
-"""VSM inside other libraries: TorchMetrics, rewards, diffusers, FiftyOne."""
+"""Integrations: TorchMetrics, rewards, diffusers, FiftyOne."""

@@ -1,4 +1,4 @@
-"""VSM beside diffusers: what a pipeline returned, and previews while it is still generating."""
+"""Scores of the output of diffusers pipelines, and of previews during generation."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def score_pipeline_output(
     gen_masks: Masks = None,
     heatmaps: bool = False,
 ) -> VSMScores:
-    """Score what a diffusers pipeline returned against the picture of its subject.
+    """Score the output of a diffusers pipeline against a reference of its subject.
 
     Args:
-        output: What the call of the pipeline returned, with or without ``return_dict``, of any
-            ``output_type`` but ``"latent"``; or its images.
-        reference: One for every image, or as many as images; or what ``scorer.describe`` returned.
+        output: Output of the pipeline, with or without ``return_dict``, of any ``output_type`` but
+            ``"latent"``; or its images.
+        reference: One for every image, or one per image; or descriptors of ``scorer.describe``.
         scorer: The model.
-        ref_mask: Subject of the reference; None = its alpha channel, else the whole image.
-        gen_masks: Subjects of the generated images, one (or None) per image.
-        heatmaps: Keep what ``scores.heatmap(i)`` needs.
+        ref_mask: Subject mask of the reference; None = its alpha channel, else the whole image.
+        gen_masks: Subject masks of the generated images, one (or None) per image.
+        heatmaps: Keep the evidence for ``scores.heatmap(i)``.
 
     Returns:
         One row per image.
 
     Raises:
-        InputError: ``output`` holds latents.
-        PairingError: References, images and masks that do not pair up.
+        InputError: If ``output`` contains latents.
+        PairingError: If references, images and masks cannot be paired.
     """
     images: Images = output[0] if isinstance(output, tuple) else getattr(output, "images", output)
     listed = image_list(images, "images")
@@ -50,7 +50,7 @@ def score_pipeline_output(
         if isinstance(image, Tensor) and image.shape[:1] != (3,):
             raise InputError(
                 Status.UNREADABLE,
-                f"the output holds latents {list(image.shape)}, not images; call the pipeline "
+                f"the output contains latents {list(image.shape)}, not images. Call the pipeline "
                 "with output_type 'pil', 'np' or 'pt'.",
             )
     return scorer.score(
@@ -63,9 +63,10 @@ class PreviewScore:
     """Scores of one preview of a batch.
 
     Attributes:
-        step: Denoising step that it was taken after, counted from 0.
+        step: Denoising step before the preview, counted from 0.
         timestep: The scheduler's time of that step.
-        score: Of each image, in [0, 1]; what the reward gives where undefined, NaN by default.
+        score: Score of each image in [0, 1]; the reward's ``undefined``, NaN by default, without
+            a score.
     """
 
     step: int
@@ -74,25 +75,25 @@ class PreviewScore:
 
 
 class VSMCallback:
-    """Scores previews of images while a diffusers pipeline generates them.
+    """Callback for ``callback_on_step_end`` that scores previews during generation.
 
-    Pass it as ``callback_on_step_end``. Previews are the latents as they are, decoded: early ones
-    hold noise, which lowers their score or leaves it undefined, so compare curves at equal steps.
+    Previews are the current latents, decoded. Noise in early previews lowers their score or leaves
+    it undefined, so compare curves at equal steps.
 
     Args:
         reward: Scores the previews.
         every: Steps between previews; the last step is always scored.
-        masks: bool or uint8 [B, H, W], where the subject will be; None = the whole images.
+        masks: Expected subject masks, bool or uint8 [B, H, W]; None = the whole images.
         reference: Position of each image's reference among those of ``reward``, [B]; None as there.
         decode: (pipeline, latents) -> images [B, 3, H, W] in [0, 1]; None = :func:`decode_latents`.
-        stop: Looks at the curve after each preview; True ends the generation there, and the
-            pipeline decodes what it has.
+        stop: Called with the curve after each preview; True ends the generation early, and the
+            pipeline decodes its current latents.
 
     Attributes:
-        curve: The previews of the current or last generation, in order.
+        curve: Previews of the current or last generation, in order.
 
     Raises:
-        ValueError: ``every`` is below 1.
+        ValueError: If ``every`` is below 1.
 
     Example:
         >>> callback = VSMCallback(reward, every=5)  # doctest: +SKIP
@@ -122,32 +123,31 @@ class VSMCallback:
     def __call__(
         self, pipeline: Any, step: int, timestep: Tensor | float, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        """Score a preview if it is time; diffusers calls this.
+        """Score a preview if one is due; called by diffusers.
 
         Raises:
-            ValueError: ``stop`` was given and this pipeline cannot be interrupted.
+            ValueError: If ``stop`` is set and the pipeline cannot be interrupted.
         """
         if step == 0:
             self.curve.clear()
         if self._stop is not None and not hasattr(pipeline, "_interrupt"):
             raise ValueError(
-                f"{type(pipeline).__name__} cannot be interrupted, so stop= has no effect on it; "
-                "leave it out."
+                f"{type(pipeline).__name__} cannot be interrupted, so stop= has no effect. Omit it."
             )
         last = step + 1 == getattr(pipeline, "num_timesteps", None)
         if not last and (step + 1) % self._every:
             return tensors
         with torch.no_grad():
             images = self._decode(pipeline, tensors["latents"])
-            found = self._reward(images, self._masks, reference=self._reference)
-        self.curve.append(PreviewScore(step, float(timestep), tuple(found.tolist())))
+            scores = self._reward(images, self._masks, reference=self._reference)
+        self.curve.append(PreviewScore(step, float(timestep), tuple(scores.tolist())))
         if self._stop is not None and self._stop(self.curve):
             pipeline._interrupt = True
         return tensors
 
 
 def decode_latents(pipeline: Any, latents: Tensor) -> Tensor:
-    """Decode latents with a pipeline's own autoencoder, as the pipeline does at its end.
+    """Decode latents with a pipeline's own autoencoder, like the pipeline itself.
 
     Args:
         pipeline: With ``vae`` and ``image_processor``.
@@ -157,13 +157,13 @@ def decode_latents(pipeline: Any, latents: Tensor) -> Tensor:
         float [B, 3, H, W] in [0, 1].
 
     Raises:
-        ValueError: Latents of another form, like those that FLUX packs.
+        ValueError: If latents have another form, like FLUX's packed latents.
     """
     if latents.ndim != 4:
         raise ValueError(
-            f"{type(pipeline).__name__} has latents {list(latents.shape)}; only [B, C, h, w] are "
-            "decoded here. Pass decode=lambda pipeline, latents: ..., which returns images "
-            "[B, 3, H, W] in [0, 1]; docs/how-to/integrations.md has FLUX's."
+            f"{type(pipeline).__name__} has latents {list(latents.shape)}; only [B, C, h, w] is "
+            "supported. Pass decode=lambda pipeline, latents: ..., returning images [B, 3, H, W] "
+            "in [0, 1]; docs/how-to/integrations.md shows it for FLUX."
         )
     vae = pipeline.vae
     shift = getattr(vae.config, "shift_factor", None) or 0

@@ -1,4 +1,4 @@
-"""VSM as a TorchMetrics metric, for training and validation loops."""
+"""VSM as a TorchMetrics metric."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def visual_semantic_matching(
 
     Args:
         preds: Generated images, [B, 3, H, W] or tensors [3, H, W]; float in [0, 1] or uint8.
-        target: References, as many, or one for all; or what ``VSMScorer.describe`` returned.
-        preds_mask: The generated subjects, bool or uint8 [B, H, W] or tensors [H, W]; None = the
-            whole images.
-        target_mask: The reference subjects.
-        model: A model's name or folder, loaded where ``preds`` are and kept; or a scorer.
-        reduction: ``"mean"`` over the pairs that have a score, or ``"none"``.
+        target: References, one per image or one for all; or descriptors of ``VSMScorer.describe``.
+        preds_mask: Subject masks of ``preds``, bool or uint8 [B, H, W] or tensors [H, W]; None =
+            the whole images.
+        target_mask: Subject masks of ``target``.
+        model: Name or folder of a model, loaded on the device of ``preds`` and cached; or a scorer.
+        reduction: ``"mean"`` over the pairs with a score, or ``"none"``.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
 
     Returns:
-        float32 [] or [B] in [0, 1], 1 = consistent; NaN where undefined.
+        float32 [] or [B] in [0, 1], 1 = consistent; NaN if undefined.
 
     Raises:
-        InputError: Images or masks of another type or shape, or finite values beyond [0, 1].
-        PairingError: Images that do not pair up.
-        ModelError: The model is missing or altered.
-        ValueError: A threshold outside [-1, 1], or another reduction.
+        InputError: If images or masks have another type or shape, or finite values beyond [0, 1].
+        PairingError: If images cannot be paired.
+        ModelError: If the model is missing or altered.
+        ValueError: If a threshold is outside [-1, 1], or ``reduction`` is unknown.
 
     Source: arXiv 2509.21989, the definition of VSM.
 
@@ -74,7 +74,11 @@ def visual_semantic_matching(
         tensor([1., 1.])
     """
     _check_reduction(reduction)
-    scorer = model if isinstance(model, VSMScorer) else _load(model, _device(preds))
+    if isinstance(model, VSMScorer):
+        scorer = model
+    else:
+        first = preds if isinstance(preds, Tensor) else next(iter(preds), torch.empty(0))
+        scorer = cached_scorer(model, device=str(first.device))
     scores = _scores(
         scorer, preds, target, preds_mask, target_mask, semantic_threshold, visual_threshold
     )
@@ -87,45 +91,45 @@ class VisualSemanticMatching(Metric):
     ``VSM`` is the share of the points ``j`` of a generated image with a semantic match in its
     reference whose best visual similarity ``v_j`` to any point of the reference exceeds ``τ_v``.
 
-    As input to ``forward`` and ``update`` the metric accepts, generations first as in TorchMetrics
-    (``VSMScorer.score(refs, gens)`` has the references first; pass both by name),
+    ``forward`` and ``update`` take generated images first, as in TorchMetrics
+    (``VSMScorer.score(refs, gens)`` takes references first; pass both by name):
 
     - ``preds``: generated images, [B, 3, H, W] or tensors [3, H, W]; float in [0, 1] or uint8;
-    - ``target``: references, as many, or one for all; or what ``VSMScorer.describe`` returned, so
-      that a reference is described once;
-    - ``preds_mask``, ``target_mask``: their subjects, bool or uint8 [B, H, W] or tensors [H, W];
-      None = the whole images.
+    - ``target``: references, one per image or one for all; or descriptors of
+      ``VSMScorer.describe``, computed once;
+    - ``preds_mask``, ``target_mask``: their subject masks, bool or uint8 [B, H, W] or tensors
+      [H, W]; None = the whole images.
 
-    As output of ``forward`` and ``compute`` it returns the mean over the pairs that have a score,
-    float32 [] in [0, 1] with 1 = consistent, or with ``reduction="none"`` every score, [pairs].
+    ``forward`` and ``compute`` return the mean over the pairs with a score, float32 [] in [0, 1],
+    1 = consistent; with ``reduction="none"`` every score, [pairs].
 
-    A pair is undefined where no point matched, a mask is empty, or NaN or Inf is among the pixels.
-    It never counts as 0: it is left out of the mean, counted in the state ``n_undefined``, and NaN
-    among the single scores. The mean is NaN where no pair has a score. A warning is given once.
+    A pair is undefined if no point matches, a mask is empty, or pixels contain NaN or Inf. It never
+    counts as 0: the mean omits it, the state ``n_undefined`` counts it, and its single score is
+    NaN. The mean is NaN if no pair has a score. A warning is issued once.
 
-    The model's weights are no part of the metric's state: the metric follows the module that it is
-    part of to its device, copies share one network, and no checkpoint grows. Between processes
-    only sums are exchanged.
+    The weights are not part of the metric's state: the metric moves with its module, copies share
+    one network, and checkpoints do not grow. Processes exchange only sums.
 
     Args:
-        model: A model's name or folder, loaded on first use onto the metric's device; or a scorer,
-            which stays where it is. A folder that is replaced later is an error: a mean is one of
-            one model.
+        model: Name or folder of a model, loaded on first use on the metric's device; or a scorer,
+            which stays on its device. Replacing the folder later is an error, because a mean
+            belongs to one model.
         reduction: ``"mean"``, or ``"none"`` to keep every score.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
         **kwargs: Options of ``torchmetrics.Metric``.
 
     Attributes:
-        score_sum: float32 [], of the pairs that have a score.
-        n_scored: int64 [], how many these are.
-        n_undefined: int64 [], pairs without a score. Of all processes inside
+        score_sum: float32 [], sum of the scores.
+        n_scored: int64 [], pairs with a score.
+        n_undefined: int64 [], pairs without a score; of all processes inside
             ``with metric.sync_context():``.
         scores: float32 tensors, only with ``reduction="none"``.
 
     Raises:
-        ImportError: torchmetrics is not installed (extra ``metric``).
-        ValueError: Another reduction; ``update`` also for a threshold outside [-1, 1].
+        ImportError: If torchmetrics is not installed.
+        ValueError: If ``reduction`` is unknown; in ``update`` also if a threshold is outside
+            [-1, 1].
 
     Source: arXiv 2509.21989, the definition of VSM.
 
@@ -176,17 +180,17 @@ class VisualSemanticMatching(Metric):
 
     @property
     def scorer(self) -> VSMScorer:
-        """The model, on the metric's device unless it was given as a scorer.
+        """The scorer, on the metric's device unless the caller supplied it.
 
         Raises:
-            ModelError: Its folder was replaced since the metric used it.
+            ModelError: If its folder was replaced since the last use.
         """
         if isinstance(self._model, _Shared):
             return self._model.scorer
-        found = _load(self._model, self.device)
-        require_same_model(self._identity, found.identity)
-        self._identity = found.identity
-        return found
+        scorer = cached_scorer(self._model, device=str(self.device))
+        require_same_model(self._identity, scorer.identity)
+        self._identity = scorer.identity
+        return scorer
 
     @pinned()
     def update(
@@ -196,37 +200,38 @@ class VisualSemanticMatching(Metric):
         preds_mask: TensorImages | None = None,
         target_mask: TensorImages | None = None,
     ) -> None:
-        """Score a batch and add it up.
+        """Score a batch and add it to the state.
 
         Args:
             preds: Generated images.
-            target: References, as many, or one for all; or described ones.
-            preds_mask: The generated subjects; None = the whole images.
-            target_mask: The reference subjects; None = the whole images.
+            target: References, one per image or one for all; or descriptors.
+            preds_mask: Subject masks of ``preds``; None = the whole images.
+            target_mask: Subject masks of ``target``; None = the whole images.
 
         Raises:
-            InputError: Images or masks of another type or shape, or finite values beyond [0, 1].
-            PairingError: Images that do not pair up.
+            InputError: If images or masks have another type or shape, or finite values beyond
+                [0, 1].
+            PairingError: If images cannot be paired.
         """
-        found = _scores(self.scorer, preds, target, preds_mask, target_mask, *self._thresholds)
-        found = found.to(self.score_sum.device)
-        undefined = found.isnan()
-        # Not in place: what reset() made in inference mode may not be changed outside of it.
-        self.score_sum = self.score_sum + found.nansum()
+        scores = _scores(self.scorer, preds, target, preds_mask, target_mask, *self._thresholds)
+        scores = scores.to(self.score_sum.device)
+        undefined = scores.isnan()
+        # Not in place: tensors that reset() creates in inference mode are immutable outside it.
+        self.score_sum = self.score_sum + scores.nansum()
         self.n_scored = self.n_scored + (~undefined).sum()
         self.n_undefined = self.n_undefined + undefined.sum()
         if self.reduction == "none":
             assert isinstance(self.scores, list)
-            self.scores.append(found)
+            self.scores.append(scores)
 
     @pinned()
     def compute(self) -> Tensor:
-        """The mean, or every score; see the class."""
+        """Return the mean, or every score; see the class."""
         if self.n_undefined > 0:
             from torchmetrics.utilities import rank_zero_warn
 
             rank_zero_warn(
-                "VisualSemanticMatching: some pairs have no score. They are not part of the mean; "
+                "VisualSemanticMatching: some pairs have no score. The mean omits them, and "
                 "n_undefined counts them.",
                 UserWarning,
             )
@@ -236,17 +241,17 @@ class VisualSemanticMatching(Metric):
         return torch.cat([self.score_sum.new_empty(0), *parts])
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value, or several as they followed each other.
+        """Plot one value, or a series of values.
 
         Args:
-            val: What ``forward`` or ``compute`` returned, or a list of that; None computes.
+            val: Result of ``forward`` or ``compute``, or a list of results; None computes.
             ax: A matplotlib axis to draw on.
 
         Returns:
             A matplotlib figure and its axis.
 
         Raises:
-            ModuleNotFoundError: matplotlib is not installed.
+            ModuleNotFoundError: If matplotlib is not installed.
 
         Example:
             >>> import torch
@@ -261,22 +266,12 @@ class VisualSemanticMatching(Metric):
 
 @dataclass(frozen=True)
 class _Shared:
-    """A scorer that copies of a metric have in common."""
+    """Scorer shared by copies of a metric."""
 
     scorer: VSMScorer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
-
-
-def _load(model: str | os.PathLike[str], device: torch.device) -> VSMScorer:
-    return cached_scorer(model, device=str(device))
-
-
-def _device(images: TensorImages) -> torch.device:
-    if isinstance(images, Tensor):
-        return images.device
-    return images[0].device if len(images) else torch.device("cpu")
 
 
 def _check_reduction(reduction: str) -> None:
@@ -293,7 +288,7 @@ def _scores(
     semantic_threshold: float | None,
     visual_threshold: float | None,
 ) -> Tensor:
-    """float32 [B], NaN where undefined."""
+    """Return float32 [B], NaN if undefined."""
     if not isinstance(target, Descriptors):
         target, target_mask = scorer.describe_tensors(target, target_mask), None
     reward = VSMReward(

@@ -1,4 +1,4 @@
-"""VSM as a reward: scores of batches of tensors, on their device and without gradients."""
+"""VSM as a reward: scores of tensor batches on their device, without gradients."""
 
 from __future__ import annotations
 
@@ -18,31 +18,29 @@ from vsm_fast.torch_state import pinned
 
 
 class VSMReward:
-    """Scores generated tensors against references, which are described once.
+    """Reward for generated tensors, scored against references whose descriptors it keeps.
 
-    Images, features, descriptors and scores stay on the scorer's device; no image is decoded,
-    resized or compared on the CPU. Scores are those of :meth:`VSMScorer.score` but for rounding:
-    a point at a threshold may fall on its other side.
+    Images, features, descriptors and scores stay on the scorer's device. Scores equal those of
+    :meth:`VSMScorer.score` up to rounding, which can move a point across a threshold.
 
     Args:
         scorer: The model.
-        references: As for :meth:`VSMScorer.describe`, or what it returned.
-        ref_masks: Their subject masks; only with images.
+        references: Images as in :meth:`VSMScorer.describe`, or their descriptors.
+        ref_masks: Subject masks of the reference images.
         semantic_threshold: In [-1, 1]; None = the model's.
         visual_threshold: In [-1, 1]; None = the model's.
-        undefined: Reward where there is no score: no point matched, an empty mask, or NaN or Inf
-            among the pixels. NaN by default, so that nobody takes "no answer" for "inconsistent"
-            unawares.
+        undefined: Reward without a score: no matched point, an empty mask, or NaN or Inf among the
+            pixels. The default NaN cannot be mistaken for "inconsistent".
 
     Attributes:
         scorer: The model.
         references: Descriptors of the references.
 
     Raises:
-        InputError: A reference or its mask cannot be used.
-        PairingError: Masks that are not as many as the references, or for described ones.
-        ModelError: The references were described by another model.
-        ValueError: A threshold outside [-1, 1].
+        InputError: If a reference or its mask is unusable.
+        PairingError: If the masks do not match the references in number, or accompany descriptors.
+        ModelError: If the descriptors belong to another model.
+        ValueError: If a threshold is outside [-1, 1].
 
     Source: arXiv 2509.21989, the definition of VSM.
 
@@ -73,8 +71,7 @@ class VSMReward:
             references = scorer.describe(references, ref_masks)
         elif ref_masks is not None:
             raise PairingError(
-                "ref_masks came with references that are described already; pass the masks to "
-                "describe() instead."
+                "ref_masks cannot be applied to descriptors. Pass the masks to describe() instead."
             )
         self.references = scorer.ready(references)
 
@@ -90,39 +87,28 @@ class VSMReward:
         """Score a batch.
 
         Args:
-            generations: [B, 3, H, W], or tensors [3, H, W] of any sizes; float in [0, 1] or uint8.
-            masks: bool or uint8 [B, H, W], or tensors [H, W]: the generated subjects; None = the
-                whole images.
-            reference: Position in ``references`` of each generation's, [B]. None: the only one, or
-                as many references as generations pair up.
+            generations: Generated images, [B, 3, H, W] or tensors [3, H, W] of any sizes; float in
+                [0, 1] or uint8.
+            masks: Subject masks, bool or uint8 [B, H, W] or tensors [H, W]; None = whole images.
+            reference: Position of each image's reference in ``references``, [B]. None: a single
+                reference serves all images, several pair up in order.
             batch_size: Images per forward pass; None chooses.
 
         Returns:
-            float32 [B] in [0, 1] on the scorer's device, 1 = consistent; ``undefined`` where there
-            is no score.
+            float32 [B] in [0, 1] on the scorer's device, 1 = consistent; ``undefined`` without a
+            score.
 
         Raises:
-            InputError: Images or masks of another type or shape, or finite values beyond [0, 1].
-            PairingError: Generations that do not pair up with the references.
+            InputError: If images or masks have another type or shape, or finite values beyond
+                [0, 1].
+            PairingError: If images and references cannot be paired.
         """
-        pairs = self._pairs(len(generations), reference)
-        described = self.scorer.describe_tensors(generations, masks, batch_size=batch_size)
-        thresholds = [self._visual]
-        matches = match(
-            described, self.references, pairs, self._semantic, visual_thresholds=thresholds
-        )
-        n_matched, n_passed = count(matches, thresholds).unbind(1)
-        score = n_passed.float() / n_matched.float()
-        return score.where(n_matched > 0, self._undefined)
-
-    def _pairs(self, generations: int, reference: Sequence[int] | Tensor | None) -> Tensor:
-        """int64 [B, 2]: (generation, reference) positions."""
-        references = len(self.references)
+        count_all, references = len(generations), len(self.references)
         if reference is not None:
             chosen = torch.as_tensor(reference).cpu()
-            if chosen.shape != (generations,) or (generations and chosen.is_floating_point()):
+            if chosen.shape != (count_all,) or (count_all and chosen.is_floating_point()):
                 raise PairingError(
-                    f"reference must be {generations} whole numbers, one a generation; got "
+                    f"reference must be {count_all} whole numbers, one per generated image; got "
                     f"{chosen.dtype} {list(chosen.shape)}."
                 )
             if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < references:
@@ -131,12 +117,20 @@ class VSMReward:
                     f"{int(chosen.max())}."
                 )
         elif references == 1:
-            chosen = torch.zeros(generations, dtype=torch.int64)
-        elif references == generations:
-            chosen = torch.arange(generations)
+            chosen = torch.zeros(count_all, dtype=torch.int64)
+        elif references == count_all:
+            chosen = torch.arange(count_all)
         else:
             raise PairingError(
-                f"cannot pair {generations} generations with {references} references: say which "
+                f"cannot pair {count_all} generations with {references} references. Choose them "
                 "with reference=[...]."
             )
-        return torch.stack([torch.arange(generations), chosen.long()], dim=1)
+        pairs = torch.stack([torch.arange(count_all), chosen.long()], dim=1)
+        described = self.scorer.describe_tensors(generations, masks, batch_size=batch_size)
+        thresholds = [self._visual]
+        matches = match(
+            described, self.references, pairs, self._semantic, visual_thresholds=thresholds
+        )
+        n_matched, n_passed = count(matches, thresholds).unbind(1)
+        score = n_passed.float() / n_matched.float()
+        return score.where(n_matched > 0, self._undefined)

@@ -22,8 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vsm_fast.errors import InputError, PairingError, Status
-from vsm_fast.images.storage import beside, is_remote, open_binary, version_of
-from vsm_fast.images.stored import StoredImage, checked_read
+from vsm_fast.images.storage import (
+    StoredImage,
+    beside,
+    checked_read,
+    is_remote,
+    open_binary,
+    version_of,
+)
 from vsm_fast.jobs.records import Record, refuse_twice
 
 _ROWS = 4096  # of text at a time

@@ -13,8 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vsm_fast.errors import PairingError
-from vsm_fast.images.storage import beside, files_in, filesystem, is_folder, is_remote, suffix_of
-from vsm_fast.images.stored import ImageLocation, RemoteImage, StoredImage
+from vsm_fast.images.storage import (
+    ImageLocation,
+    RemoteImage,
+    StoredImage,
+    beside,
+    files_in,
+    filesystem,
+    is_folder,
+    is_remote,
+    suffix_of,
+)
 from vsm_fast.jobs.arrow_tables import saved_files, table_records
 from vsm_fast.jobs.pairing import Pairing, PairRow
 from vsm_fast.jobs.records import Notes, Record

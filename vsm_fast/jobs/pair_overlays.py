@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from vsm_fast.images.loading import load_image
-from vsm_fast.images.stored import ImageLocation
+from vsm_fast.images.storage import ImageLocation
 from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.results.overlay import save_overlay
 from vsm_fast.results.scores import VSMResult

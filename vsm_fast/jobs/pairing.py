@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vsm_fast.errors import PairingError
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.images.mask_names import stem_of
-from vsm_fast.images.stored import ImageLocation
+from vsm_fast.images.storage import ImageLocation
 from vsm_fast.jobs.folders import Side, find_masks, read_side
 from vsm_fast.jobs.records import Notes, some
 

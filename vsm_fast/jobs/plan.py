@@ -19,7 +19,7 @@ import numpy as np
 
 from vsm_fast.errors import PairingError
 from vsm_fast.images.automatic_masks import AutoMask
-from vsm_fast.images.stored import ImageLocation
+from vsm_fast.images.storage import ImageLocation
 from vsm_fast.jobs.errors import JobError
 from vsm_fast.jobs.pairing import Pairing, PairRow
 from vsm_fast.jobs.records import Notes

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.images.automatic_masks import AutoMask
-from vsm_fast.images.storage import version_of
-from vsm_fast.images.stored import ImageLocation, StoredImage
+from vsm_fast.images.storage import ImageLocation, StoredImage, version_of
 from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.scorer import VSMScorer
 

@@ -15,7 +15,7 @@ import torch
 
 from vsm_fast import __version__
 from vsm_fast.images.automatic_masks import AutoMask
-from vsm_fast.images.stored import ImageLocation
+from vsm_fast.images.storage import ImageLocation
 from vsm_fast.jobs.pair_overlays import save_pair_overlays
 from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.jobs.plan import Shard

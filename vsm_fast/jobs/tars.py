@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from vsm_fast.errors import PairingError
-from vsm_fast.images.storage import open_binary, read_range
-from vsm_fast.images.stored import StoredImage, checked_read
+from vsm_fast.images.storage import StoredImage, checked_read, open_binary, read_range
 from vsm_fast.jobs.records import Notes, Record, is_hidden
 from vsm_fast.jobs.text_tables import unique_keys
 

@@ -1,4 +1,4 @@
-"""Collects the scores of batches into one table, in the order of the pairs."""
+"""Collection of the scores of batches into one table, in the order of the pairs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NONE = np.empty(0, np.float32)
 
 @dataclass(frozen=True)
 class MatchedSides:
-    """What was matched in one batch.
+    """Input of the matching of one batch.
 
     Attributes:
-        generations: Descriptors of the batch's generations.
+        generations: Descriptors of the batch's generated images.
         references: Descriptors of the references.
         pairs: int64 [p, 2], (image of ``generations``, image of ``references``) of each pair.
     """
@@ -34,22 +34,15 @@ class MatchedSides:
     references: Descriptors
     pairs: NDArray[np.int64]
 
-    def cells(self, pair: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Grid cells of all points of a pair's generation, and of its reference."""
-        generation, reference = self.pairs[pair].tolist()
-        sides = (self.generations, generation), (self.references, reference)
-        mine, theirs = (side.cells[side.rows(image)].numpy() for side, image in sides)
-        return mine, theirs
-
 
 @dataclass
 class ScoreCollector:
     """Rows of the result, filled batch by batch.
 
     Args:
-        pairs: int64 [P, 2], (reference, generation) of each row.
-        visual_threshold: Of the score column.
-        heatmaps: Keep the evidence of heat maps, and the matched points.
+        pairs: int64 [P, 2], (reference, generated image) of each row.
+        visual_threshold: Threshold of the score column.
+        heatmaps: Keep the evidence of heat maps and the matched points.
     """
 
     pairs: NDArray[np.int64]
@@ -70,20 +63,20 @@ class ScoreCollector:
         self,
         rows: NDArray[np.int64],
         matches: Matches,
-        described: MatchedSides,
+        sides: MatchedSides,
         references: Sequence[Subject],
         generations: Sequence[Subject],
         first: int,
     ) -> None:
-        """Take in the matches of one batch.
+        """Add the matches of one batch.
 
         Args:
             rows: int64 [p], the row of each pair of ``matches``.
-            matches: Of the batch's pairs.
-            described: What was matched.
+            matches: Matches of the batch's pairs.
+            sides: Input of the matching.
             references: All references.
-            generations: The batch's generations.
-            first: Position of the batch's first generation among all.
+            generations: The batch's generated images.
+            first: Position of the batch's first generated image among all.
         """
         kept_all = matches.kept.cpu().numpy()
         visual_all = matches.visual_similarity.float().cpu().numpy()
@@ -94,43 +87,56 @@ class ScoreCollector:
         self._score[rows] = score(matches, [self.visual_threshold]).score[:, 0].numpy()
         for position, row in enumerate(rows.tolist()):
             points = slice(offsets[position], offsets[position + 1])
-            reference, generation = self.pairs[row].tolist()
-            subject = generations[generation - first]
+            reference = references[self.pairs[row, 0]]
+            generation = generations[self.pairs[row, 1] - first]
             kept, visual = kept_all[points], visual_all[points]
             self._n_source[row] = len(kept)
             self._similarity[row] = visual[kept]
-            self._set_text(row, references[reference], subject, bool(kept.any()))
+            self._set_text(row, reference, generation, bool(kept.any()))
             if self.heatmaps and kept.any():
-                assert subject.mask is not None  # a subject with points was prepared
-                cells, reference_cells = described.cells(position)
+                assert generation.mask is not None  # a subject with points was prepared
+                gen_image, ref_image = sides.pairs[position].tolist()
+                gen, ref = sides.generations, sides.references
                 evidence = HeatmapEvidence.pack(
-                    cells, kept, visual, described.generations.grid, subject.box, subject.mask
+                    gen.cells[gen.rows(gen_image)].numpy(),
+                    kept,
+                    visual,
+                    gen.grid,
+                    generation.box,
+                    generation.mask,
                 )
-                targets = reference_cells[targets_all[points][kept]].astype(np.int32)
-                semantic, frame = semantic_all[points][kept], _frame(references[reference])
+                ref_cells = ref.cells[ref.rows(ref_image)].numpy()
+                # Descriptors from elsewhere carry no size of their image.
+                frame = GridFrame(reference.box, reference.size) if any(reference.size) else None
                 self._evidence[row] = evidence
-                self._points[row] = MatchedPoints(evidence, targets, semantic, frame)
+                self._points[row] = MatchedPoints(
+                    evidence,
+                    ref_cells[targets_all[points][kept]].astype(np.int32),
+                    semantic_all[points][kept],
+                    frame,
+                )
 
     def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
+        status, reason = Status.OK, ""
         if reference.status is not Status.OK:
-            status: Status = reference.status
-            reason = f"reference: {reference.reason}"
+            status, reason = reference.status, f"reference: {reference.reason}"
         elif generation.status is not Status.OK:
             status, reason = generation.status, f"generation: {generation.reason}"
         elif not matched:
             status = Status.NO_MATCH
-            reason = "no point of the generation matches the reference semantically."
-        else:
-            status, reason = Status.OK, ""
+            reason = "no point of the generated image matches the reference semantically."
         notes = [f"reference: {note}" for note in reference.notes]
         notes += [f"generation: {note}" for note in generation.notes]
-        self._columns["status"][row] = status.value
-        self._columns["reason"][row] = reason
-        raised = {*reference.flags, *generation.flags}
-        self._columns["notes"][row] = "; ".join(notes)
-        self._columns["flags"][row] = ",".join(flag for flag in Flag if flag in raised)
-        self._columns["ref_mask_origin"][row] = reference.mask_origin
-        self._columns["gen_mask_origin"][row] = generation.mask_origin
+        flags = {*reference.flags, *generation.flags}
+        for name, text in (
+            ("status", status.value),
+            ("reason", reason),
+            ("notes", "; ".join(notes)),
+            ("flags", ",".join(flag for flag in Flag if flag in flags)),
+            ("ref_mask_origin", reference.mask_origin),
+            ("gen_mask_origin", generation.mask_origin),
+        ):
+            self._columns[name][row] = text
 
     def finish(
         self,
@@ -139,10 +145,8 @@ class ScoreCollector:
         model: str,
         semantic_threshold: float,
     ) -> VSMScores:
-        """The table of all rows."""
+        """Return the table of all rows."""
         n_matched = np.array([len(part) for part in self._similarity], np.int64)
-        offsets = np.concatenate([[0], n_matched.cumsum()]).astype(np.int64)
-        similarity = np.concatenate([_NONE, *self._similarity])
         return VSMScores(
             score=self._score,
             n_matched=n_matched,
@@ -150,8 +154,8 @@ class ScoreCollector:
             status=np.array(self._columns.pop("status"), object),
             ref_id=np.array([ref_ids[ref] for ref in self.pairs[:, 0]], object),
             gen_id=np.array([gen_ids[gen] for gen in self.pairs[:, 1]], object),
-            visual_similarity=similarity,
-            offsets=offsets,
+            visual_similarity=np.concatenate([_NONE, *self._similarity]),
+            offsets=np.concatenate([[0], n_matched.cumsum()]).astype(np.int64),
             semantic_threshold=semantic_threshold,
             visual_threshold=self.visual_threshold,
             model=model,
@@ -159,8 +163,3 @@ class ScoreCollector:
             points=self._points if self.heatmaps else None,
             **self._columns,  # type: ignore[arg-type]
         )
-
-
-def _frame(reference: Subject) -> GridFrame | None:
-    """Where the grid lies on a reference, unless it was described by somebody else."""
-    return GridFrame(reference.box, reference.size) if any(reference.size) else None

@@ -1,20 +1,20 @@
-"""Text in CSV files that a spreadsheet opens: a cell that starts like a formula would be one.
+"""CSV cells protected against evaluation as spreadsheet formulas.
 
-A single quote in front marks it as text, as spreadsheets themselves write it.
+A leading single quote marks a cell as text, the convention of spreadsheets themselves.
 """
 
 from __future__ import annotations
 
 import re
 
-_FORMULA = re.compile("'*[=+@\t\r\n-]")  # with the quotes that such a text may have already
+_FORMULA = re.compile("'*[=+@\t\r\n-]")  # including quotes that the text already has
 
 
 def as_text(cell: str) -> str:
-    """The cell of a text, which no spreadsheet computes."""
+    """Return a text as a cell that no spreadsheet evaluates."""
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def original(cell: str) -> str:
-    """The text of a cell that :func:`as_text` made."""
+    """Return the text behind a cell of :func:`as_text`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

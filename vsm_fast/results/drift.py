@@ -1,4 +1,4 @@
-"""How far two runs of one model differ: another precision, runtime or version of a library."""
+"""Difference between two runs of one model, in other precisions, runtimes or library versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Drift:
         flipped: Points with another verdict (not matched, consistent, inconsistent).
         score: Largest difference of two scores; infinite if only one of them is defined.
         mean_score: Mean difference of the scores.
-        similarity: Largest difference of the visual similarities of points that matched in both.
+        similarity: Largest difference of visual similarity among points matched in both runs.
     """
 
     pairs: int
@@ -46,47 +46,42 @@ class Drift:
         )
 
 
-def drift(wanted: VSMScores, found: VSMScores) -> Drift:
-    """Compare the scores of the same pairs.
+def drift(baseline: VSMScores, other: VSMScores) -> Drift:
+    """Compare two runs over the same pairs.
 
     Args:
-        wanted: Of the run that the other is measured against, with heat maps kept.
-        found: Of the other run, with heat maps kept.
+        baseline: Scores of the first run, with heat maps.
+        other: Scores of the second run, with heat maps.
 
     Raises:
-        ValueError: Not the same pairs, or heat maps were not kept.
+        ValueError: If the pairs differ, or heat maps were not kept.
     """
-    for scores in (wanted, found):
-        if scores.evidence is None:
-            raise ValueError("points cannot be compared: score with heatmaps=True.")
-    same = len(wanted) == len(found) and np.array_equal(wanted.gen_id, found.gen_id)
-    if not same or not np.array_equal(wanted.ref_id, found.ref_id):
+    if baseline.evidence is None or other.evidence is None:
+        raise ValueError("points cannot be compared without heat maps. Score with heatmaps=True.")
+    same = len(baseline) == len(other) and np.array_equal(baseline.gen_id, other.gen_id)
+    if not same or not np.array_equal(baseline.ref_id, other.ref_id):
         raise ValueError(
-            f"drift is between scores of the same pairs; got {len(wanted)} and {len(found)} pairs, "
-            "or other images."
+            f"drift needs scores of the same pairs; got {len(baseline)} and {len(other)} pairs, or "
+            "other images."
         )
-    defined = np.isfinite(wanted.score), np.isfinite(found.score)
-    both = defined[0] & defined[1]
-    distance = np.abs(wanted.score - found.score)[both]
+    defined = np.isfinite(baseline.score), np.isfinite(other.score)
+    distance = np.abs(baseline.score - other.score)[defined[0] & defined[1]]
     points = flipped = 0
     largest = 0.0
-    for before, after in zip(wanted.evidence or (), found.evidence or (), strict=True):
+    for before, after in zip(baseline.evidence, other.evidence, strict=True):
         if before is None or after is None:
-            known = before or after
-            points += 0 if known is None else len(known.cells)
-            flipped += 0 if known is None else int(known.kept.sum())
+            only = before or after
+            points += 0 if only is None else len(only.cells)
+            flipped += 0 if only is None else int(only.kept.sum())
             continue
         points += len(before.cells)
-        verdicts = (
-            _verdicts(before, wanted.visual_threshold),
-            _verdicts(after, found.visual_threshold),
-        )
-        flipped += int((verdicts[0] != verdicts[1]).sum())
-        kept = before.kept & after.kept
-        apart = np.abs(before.visual_similarity - after.visual_similarity)[kept]
+        first = _verdicts(before, baseline.visual_threshold)
+        flipped += int((first != _verdicts(after, other.visual_threshold)).sum())
+        both = before.kept & after.kept
+        apart = np.abs(before.visual_similarity - after.visual_similarity)[both]
         largest = max(largest, float(apart.max(initial=0)))
     return Drift(
-        len(wanted),
+        len(baseline),
         points,
         flipped,
         float("inf") if (defined[0] != defined[1]).any() else float(distance.max(initial=0)),

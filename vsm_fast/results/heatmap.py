@@ -1,7 +1,7 @@
-"""Heat maps: where on the generated subject the visual test failed.
+"""Heat maps: regions of the generated subject that fail the visual test.
 
-A pair keeps only the raw material (``HeatmapEvidence``, a few kilobytes); the map at pixel
-resolution is made when somebody asks for it.
+A pair keeps only ``HeatmapEvidence``, a few kilobytes; the map at pixel resolution is drawn on
+request.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SMOOTHING_SIGMA = 1.0  # cells
-SMOOTHING_REACH = 3  # cells along each axis; farther judged cells have no say
+SMOOTHING_REACH = 3  # cells along each axis; judged cells farther away have no influence
 
 
 @dataclass(frozen=True, eq=False)
 class HeatmapEvidence:
-    """What one pair keeps so that its heat map can be drawn later.
+    """Compact input of the heat map of one pair.
 
     Attributes:
         cells: int32 [n], row-major index in ``grid`` of each point of the generated subject.
         kept: bool [n], True where the point matched the reference semantically (was judged).
         visual_similarity: float32 [n] in [-1, 1], best visual similarity; read where kept.
         grid: (rows, columns) of the descriptor grid.
-        box: (left, top, right, bottom) in pixels, the region of the generated image that the
-            grid covers.
-        size: (height, width) in pixels of the generated image.
-        packed_mask: uint8 [ceil(height * width / 8)], the subject mask, one bit a pixel.
+        box: (left, top, right, bottom) in pixels, the region of the generated image under the grid.
+        size: (height, width) of the generated image in pixels.
+        packed_mask: uint8 [ceil(height * width / 8)], the subject mask, one bit per pixel.
     """
 
     cells: NDArray[np.int32]
@@ -66,7 +65,7 @@ class HeatmapEvidence:
         if self.packed_mask.shape != (-(-height * width // 8),):
             raise ValueError(
                 f"packed_mask must hold one bit for each of {height} x {width} pixels; got shape "
-                f"{self.packed_mask.shape}. Use HeatmapEvidence.pack to make it from a mask."
+                f"{self.packed_mask.shape}. Use HeatmapEvidence.pack to create it from a mask."
             )
 
     @staticmethod
@@ -78,10 +77,10 @@ class HeatmapEvidence:
         box: tuple[int, int, int, int],
         mask: ArrayLike,
     ) -> HeatmapEvidence:
-        """Make the evidence from a plain mask.
+        """Create the evidence from a plain mask.
 
         Args:
-            cells: int [n], see the class.
+            cells: int [n], as in the class, like all but ``mask``.
             kept: bool [n].
             visual_similarity: float [n] in [-1, 1].
             grid: (rows, columns).
@@ -110,56 +109,52 @@ class HeatmapEvidence:
 
 
 def inconsistency(visual_similarity: ArrayLike, visual_threshold: float) -> NDArray[np.float32]:
-    """How inconsistent a point looks: 0 at similarity 1, exactly 0.5 at the threshold.
+    """Map visual similarity to inconsistency: 0 at similarity 1, exactly 0.5 at the threshold.
 
-    ``0.5 * (1 - similarity) / (1 - threshold)``, clipped to [0, 1]: a point that passes the
-    visual test is below 0.5 (or equal to it, where float32 cannot tell them apart).
+    ``0.5 * (1 - similarity) / (1 - threshold)``, clipped to [0, 1]: a point that passes the visual
+    test is below 0.5, or equal to it within the precision of float32.
 
     Args:
         visual_similarity: float, any shape, in [-1, 1].
-        visual_threshold: the visual threshold, in [-1, 1).
+        visual_threshold: In [-1, 1).
 
     Returns:
         float32, same shape, in [0, 1].
 
     Raises:
-        ValueError: the threshold is not in [-1, 1).
+        ValueError: If the threshold is not in [-1, 1).
 
-    Source: a display scale of this project; arXiv 2509.21989 shows the failing points only.
+    Source: a display scale of this project; arXiv 2509.21989 shows only the failing points.
     """
     if not -1 <= visual_threshold < 1:
         raise ValueError(
             f"visual_threshold must lie in [-1, 1) to draw a heat map; got {visual_threshold}."
         )
     similarity = np.asarray(visual_similarity, np.float32).astype(np.float64)
-    # Scores compare in float32, so the threshold that maps to 0.5 is the float32 one.
+    # Scores compare in float32, so the float32 threshold maps to 0.5.
     threshold = float(np.float32(visual_threshold))
     value = 0.5 * ((1.0 - similarity) / (1.0 - threshold))
     return np.clip(value, 0.0, 1.0).astype(np.float32)
 
 
 def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.float32]:
-    """The heat map of one pair at the resolution of its generated image.
+    """Draw the heat map of one pair at the resolution of its generated image.
 
-    Judged cells show their ``inconsistency``; the other cells take a Gaussian average of the
-    judged cells around them, or the nearest judged cell when none is in reach. The grid is then
-    resampled bilinearly over the box, cell centre to pixel centre.
+    Judged cells show their :func:`inconsistency`; :func:`cells_to_pixels` fills and resamples the
+    others.
 
     Args:
-        evidence: the pair's raw material.
-        visual_threshold: the visual threshold that 0.5 stands for, in [-1, 1).
+        evidence: Evidence of the pair.
+        visual_threshold: Visual threshold at 0.5, in [-1, 1).
 
     Returns:
         float32 [H, W] in [0, 1], 1 = inconsistent; NaN off the subject.
 
     Raises:
-        ValueError: no point was judged, or the threshold is not in [-1, 1).
+        ValueError: If no point was judged, or the threshold is not in [-1, 1).
     """
     if not evidence.kept.any():
-        raise ValueError(
-            "no point of this pair matched the reference semantically, so there is nothing to "
-            "draw a heat map from."
-        )
+        raise ValueError("this pair has no heat map: no point matched the reference semantically.")
     cells = evidence.cells[evidence.kept]
     values = inconsistency(evidence.visual_similarity[evidence.kept], visual_threshold)
     return cells_to_pixels(cells, values, evidence.grid, evidence.box, evidence.mask)
@@ -168,12 +163,12 @@ def heatmap(evidence: HeatmapEvidence, visual_threshold: float) -> NDArray[np.fl
 def cell_centres(
     cells: NDArray[np.integer[Any]], grid: tuple[int, int], box: tuple[int, int, int, int]
 ) -> NDArray[np.float64]:
-    """Where the centres of cells of the descriptor grid are.
+    """Locate the centres of cells of the descriptor grid.
 
     Args:
         cells: int [n], row-major indices in ``grid``.
         grid: (rows, columns).
-        box: (left, top, right, bottom) in pixels, the region that the grid covers.
+        box: (left, top, right, bottom) in pixels, the region under the grid.
 
     Returns:
         float64 [n, 2], (x, y) in pixels; the first pixel's centre is at 0.5.
@@ -192,13 +187,13 @@ def cells_inside(
     grid: tuple[int, int],
     box: tuple[int, int, int, int],
 ) -> NDArray[np.bool_]:
-    """Whether the centre of each cell lies in a mask.
+    """Test whether the centres of cells lie in a mask.
 
     Args:
         mask: bool [H, W].
-        cells: As for :func:`cell_centres`.
-        grid: As for :func:`cell_centres`.
-        box: As for :func:`cell_centres`; inside the mask's picture.
+        cells: int [n], as in :func:`cell_centres`, like ``grid``.
+        grid: (rows, columns).
+        box: (left, top, right, bottom) in pixels, inside the mask.
 
     Returns:
         bool [n].
@@ -214,17 +209,17 @@ def cells_to_pixels(
     box: tuple[int, int, int, int],
     mask: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """Values of some cells of the descriptor grid as a smooth map over the image.
+    """Draw values of some cells of the descriptor grid as a smooth map over the image.
 
-    The other cells are filled by :func:`fill_cells`; the grid is then resampled bilinearly over
-    the box, cell centre to pixel centre.
+    :func:`fill_cells` fills the other cells. The grid is then resampled bilinearly over the box,
+    cell centre to pixel centre; beyond the outer centres the edge value holds.
 
     Args:
         cells: int [n], n >= 1, row-major indices in ``grid``, each at most once.
         values: float32 [n].
         grid: (rows, columns).
-        box: (left, top, right, bottom) in pixels, the region that the grid covers.
-        mask: bool [H, W], the pixels that get a value.
+        box: (left, top, right, bottom) in pixels, the region under the grid.
+        mask: bool [H, W], the pixels to draw.
 
     Returns:
         float32 [H, W]; NaN off the mask and outside the box.
@@ -234,28 +229,36 @@ def cells_to_pixels(
     known = np.zeros(rows * columns, np.bool_)
     dense[cells], known[cells] = values, True
     filled = fill_cells(dense.reshape(grid), known.reshape(grid))
-
     left, top, right, bottom = box
+    above, below, part_y = _neighbours(rows, bottom - top)
+    before, after, part_x = _neighbours(columns, right - left)
+    tall = filled[above] + (filled[below] - filled[above]) * part_y[:, None]
+    smooth = tall[:, before] + (tall[:, after] - tall[:, before]) * part_x
     result = np.full(mask.shape, np.nan, np.float32)
-    region = result[top:bottom, left:right]
     inside = mask[top:bottom, left:right]
-    region[inside] = _resize_bilinear(filled, bottom - top, right - left)[inside]
+    result[top:bottom, left:right][inside] = smooth[inside]
     return result
 
 
 def fill_cells(values: NDArray[np.float32], judged: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Give every cell of the grid a value from the judged cells.
+    """Interpolate the judged cells over the whole grid.
 
     Args:
         values: float32 [h, w], read where judged.
         judged: bool [h, w], True on at least one cell.
 
     Returns:
-        float32 [h, w]: judged cells unchanged; others the normalised Gaussian average (sigma
-        one cell) of the judged cells at most three cells away along each axis, or the nearest
+        float32 [h, w]: judged cells unchanged; other cells the normalised Gaussian average (sigma
+        one cell) of the judged cells at most three cells away along each axis, else the nearest
         judged cell.
     """
-    down, across = (_gaussian_band(length) for length in judged.shape)
+    bands: list[NDArray[np.float64]] = []
+    for length in judged.shape:
+        cell = np.arange(length)
+        distance = np.abs(cell[:, None] - cell[None])
+        gaussian = np.exp(-0.5 * (distance / SMOOTHING_SIGMA) ** 2)
+        bands.append(np.where(distance <= SMOOTHING_REACH, gaussian, 0.0))
+    down, across = bands
     weight = down @ judged @ across
     total = down @ np.where(judged, values, 0.0) @ across
     with np.errstate(invalid="ignore"):
@@ -269,26 +272,10 @@ def fill_cells(values: NDArray[np.float32], judged: NDArray[np.bool_]) -> NDArra
     return filled.astype(np.float32)
 
 
-def _gaussian_band(length: int) -> NDArray[np.float64]:
-    """float64 [length, length]: Gaussian weight between cells, zero out of reach."""
-    cell = np.arange(length)
-    distance = np.abs(cell[:, None] - cell[None])
-    weight = np.exp(-0.5 * (distance / SMOOTHING_SIGMA) ** 2)
-    return np.where(distance <= SMOOTHING_REACH, weight, 0.0)
-
-
-def _resize_bilinear(grid: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Bilinear resampling with half-pixel centres; beyond the outer centres the edge holds."""
-    above, below, part_y = _neighbours(grid.shape[0], height)
-    before, after, part_x = _neighbours(grid.shape[1], width)
-    tall = grid[above] + (grid[below] - grid[above]) * part_y[:, None]
-    return np.asarray(tall[:, before] + (tall[:, after] - tall[:, before]) * part_x, np.float32)
-
-
 def _neighbours(
     cells: int, pixels: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Per pixel along one axis: the two cells around its centre and the part of the second."""
+    """Return per pixel along one axis the two cells around it and the weight of the second."""
     centre = (np.arange(pixels) + 0.5) * (cells / pixels) - 0.5
     centre = np.clip(centre, 0, cells - 1)
     first = np.floor(centre).astype(np.int64)

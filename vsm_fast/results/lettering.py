@@ -1,8 +1,9 @@
-"""Lettering of pictures: a font with as many letters as can be had, and names that it can show."""
+"""Text in pictures: a font with wide coverage, and names reduced to its glyphs and the space."""
 
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -17,15 +18,12 @@ if TYPE_CHECKING:
 
     Font = FreeTypeFont | BitmapFont
 
-REPLACEMENT = "?"
-
 
 def pillow_font(size: int) -> Font:
-    """The font that pictures made with Pillow are lettered in.
+    """Return the font of pictures made with Pillow.
 
-    DejaVu Sans (Latin with accents, Greek, Cyrillic, not Chinese, Japanese or Korean) when
-    matplotlib, which brings it along, is installed; else the font inside Pillow, which has little
-    beyond ASCII.
+    It is DejaVu Sans (accented Latin, Greek, Cyrillic) if matplotlib is installed. Pillow's font
+    covers little beyond ASCII.
 
     Args:
         size: Height of the letters in pixels.
@@ -36,9 +34,9 @@ def pillow_font(size: int) -> Font:
 
 @lru_cache(maxsize=1)
 def dejavu_sans() -> Path | None:
-    """The file of DejaVu Sans in matplotlib, which is not imported; None where it is missing."""
-    found = find_spec("matplotlib")
-    for folder in (found.submodule_search_locations or ()) if found else ():
+    """Locate DejaVu Sans in matplotlib without importing it; None if it is missing."""
+    spec = find_spec("matplotlib")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
         if path.is_file():
             return path
@@ -46,57 +44,48 @@ def dejavu_sans() -> Path | None:
 
 
 def has_glyph(font: Font, character: str) -> bool:
-    """Whether a font draws a character as anything but its box for unknown ones."""
+    """Return whether a font has a glyph for a character."""
     if character.isspace():
         return True
-    unknown = font.getmask("\uffff")  # assigned to nothing, in no font
+    unknown = font.getmask("\uffff")  # a noncharacter, which no font has
     drawn = font.getmask(character)
     return drawn.size != unknown.size or bytes(drawn) != bytes(unknown)
 
 
 def drawable(text: str, shows: Callable[[str], bool]) -> str:
-    """A name with only what can be drawn, in one line.
+    """Reduce a name to one line of drawable characters.
 
     Args:
-        text: Any name, such as that of a file.
+        text: Any name, such as a file name.
         shows: Whether a character can be drawn.
 
     Returns:
-        The name; a character that cannot be drawn becomes its base letter (``é`` to ``e``) when
-        that can, else ``?``.
+        The name, with each other character replaced by its base letter (``é`` by ``e``) if that can
+        be drawn, else by ``?``.
     """
-    composed = unicodedata.normalize("NFC", text)  # some file systems store e + accent
-    return "".join(_shown(character, shows) for character in composed)
 
+    def shown(character: str) -> str:
+        base = unicodedata.normalize("NFKD", character)[0]
+        forms = (form for form in (character, base) if form.isprintable() and shows(form))
+        return next(forms, "?") if character.isprintable() else "?"
 
-def _shown(character: str, shows: Callable[[str], bool]) -> str:
-    if not character.isprintable():
-        return REPLACEMENT
-    if shows(character):
-        return character
-    base = unicodedata.normalize("NFKD", character)[0]
-    return base if base.isprintable() and shows(base) else REPLACEMENT
+    composed = unicodedata.normalize("NFC", text)  # some file systems store letter + accent
+    return "".join(map(shown, composed))
 
 
 def elide(text: str, width_of: Callable[[str], float], room: float) -> str:
-    """Cut a name in the middle until it fits: both ends of a file name tell files apart.
+    """Cut a name in the middle until it fits, because both ends of a file name are informative.
 
     Args:
-        text: The name, already :func:`drawable`.
-        width_of: Its width as it will be drawn.
-        room: The width that there is, in the same unit.
+        text: A :func:`drawable` name.
+        width_of: Width of a text as drawn.
+        room: Available width, in the same unit.
     """
+
+    def cut(kept: int) -> str:
+        return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
     if width_of(text) <= room:
         return text
-    shortest, longest = 1, len(text)  # characters kept; the first always fits or nothing does
-    while longest - shortest > 1:
-        middle = (shortest + longest) // 2
-        if width_of(_cut(text, middle)) <= room:
-            shortest = middle
-        else:
-            longest = middle
-    return _cut(text, shortest) if shortest > 1 else "…"
-
-
-def _cut(text: str, kept: int) -> str:
-    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    fitting = bisect_right(range(len(text)), room, key=lambda kept: width_of(cut(kept)))
+    return cut(max(0, fitting - 1))

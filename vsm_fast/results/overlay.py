@@ -1,10 +1,11 @@
-"""Overlay panels: reference, generation and heat map side by side, as one PNG."""
+"""Overlay panels: reference, generated image and heat map side by side."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,8 +14,8 @@ from PIL import Image, ImageDraw
 from vsm_fast.files import replacing
 from vsm_fast.results.lettering import drawable, elide, has_glyph, pillow_font
 
-# Blue to pale to vermilion: hue AND lightness differ for every common kind of colour blindness,
-# and lightness runs up to the threshold and down again, so that 0.5 stands out in grey too.
+# Blue to pale to vermilion: hue and lightness differ under every common colour blindness.
+# Lightness peaks at the threshold, so 0.5 also stands out in grey.
 COLOUR_ANCHORS = np.array(
     [
         (16, 64, 140),
@@ -27,26 +28,26 @@ COLOUR_ANCHORS = np.array(
     ],
     np.float32,
 )
-BLEND = 0.62  # share of the heat map's colour on the subject
-DIMMED = 0.45  # share of the photograph off the subject; the rest is light grey
+BLEND = 0.62  # weight of the heat map's colour on the subject
+DIMMED = 0.45  # weight of the photograph off the subject; the rest is light grey
 DIMMED_TOWARDS = 225
 
 _MARGIN = 28
 _GAP = 16
 _LEGEND = 156
 _MAX_PANEL = 360  # longer side of a panel in pixels
-_MIN_SLOT = 240  # narrow panels get this much room, so that title and legend stay legible
+_MIN_SLOT = 240  # least width of a panel's slot, for a legible title and legend
 _INK = (32, 34, 38)
 _FAINT = (105, 110, 118)
 _PAPER = (255, 255, 255)
 
 
 def colour_map(values: ArrayLike) -> NDArray[np.uint8]:
-    """Colours of inconsistencies, safe for colour-blind readers.
+    """Map inconsistency to colours that are safe for colour-blind readers.
 
     Args:
         values: float, any shape, in [0, 1]; 0 = consistent (blue), 0.5 = the threshold (pale),
-            1 = inconsistent (vermilion). NaN is treated as 0.5.
+            1 = inconsistent (vermilion). NaN counts as 0.5.
 
     Returns:
         uint8 [..., 3], RGB.
@@ -60,14 +61,14 @@ def colour_map(values: ArrayLike) -> NDArray[np.uint8]:
 
 
 def blend(generation: Image.Image, heat: ArrayLike) -> Image.Image:
-    """The generated image with its heat map on the subject and the rest dimmed to grey.
+    """Blend a heat map over the subject and dim the rest of the image to grey.
 
     Args:
-        generation: the generated image, any mode, W x H pixels.
+        generation: Generated image of any mode, W x H pixels.
         heat: float [H, W] in [0, 1], NaN off the subject.
 
     Raises:
-        ValueError: the heat map does not have the size of the image.
+        ValueError: If the heat map and the image differ in size.
     """
     photograph = np.asarray(generation.convert("RGB"), np.float32)
     values = np.asarray(heat, np.float32)
@@ -77,21 +78,20 @@ def blend(generation: Image.Image, heat: ArrayLike) -> Image.Image:
             f"{list(photograph.shape[:2])} (height, width); got {list(values.shape)}."
         )
     grey = luminance(photograph)
-    # The photograph's lightness stays visible under the colour, its hue does not: two hues
-    # on top of each other cannot be read off the legend.
+    # Only the photograph's lightness stays under the colour: mixed hues would not match the legend.
     subject = grey * (1 - BLEND) + colour_map(values) * BLEND
     result = np.where(np.isnan(values)[..., None], dimmed(grey), subject)
     return Image.fromarray(np.rint(result).astype(np.uint8))
 
 
 def luminance(photograph: ArrayLike) -> NDArray[np.float32]:
-    """Lightness of a photograph: [H, W, 3], RGB -> float32 [H, W, 1], on the same scale."""
+    """Return the lightness of an RGB image [H, W, 3] as float32 [H, W, 1], on the same scale."""
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     return (np.asarray(photograph, np.float32) @ weights)[..., None]
 
 
 def dimmed(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What lies off the subject, pale enough to stay in the background; float32 [H, W, 1]."""
+    """Dim lightness, float32 [H, W, 1], for the background of the subject."""
     return grey * DIMMED + DIMMED_TOWARDS * (1 - DIMMED)
 
 
@@ -105,25 +105,26 @@ def overlay_panel(
     n_matched: int | None = None,
     n_source: int | None = None,
 ) -> Image.Image:
-    """One picture that shows a pair: reference, generation, heat map and legend.
+    """Draw one pair as reference, generated image, heat map and legend.
 
     Args:
-        reference: the reference image.
-        generation: the generated image, W x H pixels.
+        reference: Reference image.
+        generation: Generated image, W x H pixels.
         heat: float [H, W] in [0, 1], NaN off the subject.
-        score: in [0, 1], or NaN.
-        title: name of the pair; cut in the middle where it is too long.
-        threshold: visual threshold of the score and of the heat map's 0.5.
-        n_matched: number of matched points, shown when given.
-        n_source: number of points of the generated subject, shown when ``n_matched`` is.
+        score: In [0, 1], or NaN.
+        title: Name of the pair; cut in the middle if too long.
+        threshold: Visual threshold of the score and of 0.5 in the heat map.
+        n_matched: Number of matched points; None omits it.
+        n_source: Number of points of the generated subject, shown with ``n_matched``.
 
     Returns:
         RGB image, at most about 1,340 pixels wide.
     """
-    panels = [
-        _fit(image)
-        for image in (reference.convert("RGB"), generation.convert("RGB"), blend(generation, heat))
-    ]
+    panels = []
+    for image in (reference.convert("RGB"), generation.convert("RGB"), blend(generation, heat)):
+        scale = min(_MAX_PANEL / max(image.size), 4.0)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        panels.append(image.resize(size, Image.Resampling.LANCZOS))
     slots = [max(_MIN_SLOT, panel.width) for panel in panels]
     body = max(_MIN_SLOT, *(panel.height for panel in panels))
     head = 50
@@ -132,7 +133,10 @@ def overlay_panel(
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
 
-    text = _score_text(score, n_matched, n_source)
+    text = "VSM undefined" if math.isnan(score) else f"VSM {score:.3f}"
+    if n_matched is not None:
+        of = "" if n_source is None else f" of {n_source:,}"
+        text += f"   {n_matched:,}{of} points matched"
     font = pillow_font(22)
     text_width = math.ceil(draw.textlength(text, font=font))
     draw.text((width - _MARGIN - text_width, _MARGIN), text, font=font, fill=_INK)
@@ -149,78 +153,37 @@ def overlay_panel(
         draw.text((left, top - 27), caption, font=pillow_font(17), fill=_FAINT)
         canvas.paste(panel, (left + (slot - panel.width) // 2, top + (body - panel.height) // 2))
         left += slot + _GAP
-    _draw_legend(canvas, draw, left + 4, top, body, threshold)
-    return canvas
 
-
-def save_overlay(
-    path: str | os.PathLike[str],
-    reference: Image.Image,
-    generation: Image.Image,
-    heat: ArrayLike,
-    score: float,
-    title: str,
-    threshold: float,
-    n_matched: int | None = None,
-    n_source: int | None = None,
-) -> None:
-    """Write ``overlay_panel(...)`` to a PNG file, whole or not at all.
-
-    Args:
-        path: file to write, ending in .png.
-        reference: see ``overlay_panel``, like all that follow.
-        generation: W x H pixels.
-        heat: float [H, W] in [0, 1], NaN off the subject.
-        score: in [0, 1], or NaN.
-        title: name of the pair.
-        threshold: visual threshold.
-        n_matched: number of matched points.
-        n_source: number of points of the generated subject.
-
-    Raises:
-        ValueError: the path does not end in .png.
-    """
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"an overlay is a PNG file; got the path {os.fspath(path)!r}.")
-    panel = overlay_panel(reference, generation, heat, score, title, threshold, n_matched, n_source)
-    with replacing(path) as temporary:
-        panel.save(temporary, format="PNG")
-
-
-def _draw_legend(
-    canvas: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    left: int,
-    top: int,
-    body: int,
-    threshold: float,
-) -> None:
-    """A vertical colour bar, inconsistent at the top, with a tick at the threshold."""
+    # Legend: a vertical colour bar, inconsistent at the top, with a tick at the threshold.
+    left += 4
     bar, length = 20, min(body, _MAX_PANEL)
     ramp = colour_map(np.linspace(1, 0, length))
     canvas.paste(Image.fromarray(np.repeat(ramp[:, None], bar, axis=1)), (left, top))
     draw.rectangle((left, top, left + bar - 1, top + length - 1), outline=_FAINT)
-    text_left = left + bar + 10
+    text_left, middle = left + bar + 10, top + length // 2
     font, small = pillow_font(16), pillow_font(14)
     draw.text((text_left, top), "1  inconsistent", font=font, fill=_INK, anchor="lt")
     draw.text((text_left, top + length - 1), "0  consistent", font=font, fill=_INK, anchor="lb")
-    middle = top + length // 2
     draw.line((left, middle, left + bar + 5, middle), fill=_INK, width=2)
     draw.text((text_left, middle - 3), "0.5  threshold", font=font, fill=_INK, anchor="ls")
     value = f"similarity {threshold:g}"
     draw.text((text_left, middle + 4), value, font=small, fill=_FAINT, anchor="lt")
+    return canvas
 
 
-def _fit(image: Image.Image) -> Image.Image:
-    """Scale so that the longer side is the panel's, small images up to four times."""
-    scale = min(_MAX_PANEL / max(image.size), 4.0)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
+def save_overlay(path: str | os.PathLike[str], *panel: Any, **options: Any) -> None:
+    """Write an :func:`overlay_panel` to a PNG file, atomically.
 
+    Args:
+        path: File to write, ending in .png.
+        *panel: Arguments of :func:`overlay_panel`.
+        **options: Arguments of :func:`overlay_panel` by name.
 
-def _score_text(score: float, n_matched: int | None, n_source: int | None) -> str:
-    text = "VSM undefined" if math.isnan(score) else f"VSM {score:.3f}"
-    if n_matched is not None:
-        of = "" if n_source is None else f" of {n_source:,}"
-        text += f"   {n_matched:,}{of} points matched"
-    return text
+    Raises:
+        ValueError: If the path does not end in .png.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"an overlay is a PNG file; got the path {os.fspath(path)!r}.")
+    image = overlay_panel(*panel, **options)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")

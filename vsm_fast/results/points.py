@@ -1,7 +1,8 @@
-"""Matched points: which point of the reference each point of a generation went to, and how alike.
+"""Matched points: the reference point of each matched point of a generated image.
 
-A pair keeps a kilobyte or two of them beside its heat map's evidence; tables hold them as columns
-of lists, from which a program without the images can count at other thresholds and show where.
+The points of a pair take one or two kilobytes beside the evidence of its heat map. Tables store
+them as columns of lists, so that other programs can apply other thresholds and locate the points
+without the images.
 """
 
 from __future__ import annotations
@@ -19,20 +20,28 @@ from vsm_fast.results.heatmap import HeatmapEvidence
 if TYPE_CHECKING:
     import pyarrow
 
-# Columns of a table, in their order; see :func:`point_columns`.
-POINT_COLUMNS = (
-    "point_cell", "point_target", "point_semantic", "point_visual",
-    "gen_cells", "gen_box", "gen_size", "ref_box", "ref_size",
-)  # fmt: skip
+# Columns of a table, with the attribute of MatchedPoints behind each and its type in Arrow.
+_COLUMNS = {
+    "point_cell": ("cells", "int32"),
+    "point_target": ("targets", "int32"),
+    "point_semantic": ("semantic_similarity", "float32"),
+    "point_visual": ("visual_similarity", "float32"),
+    "gen_cells": ("subject_cells", "int32"),
+    "gen_box": ("generation.box", "int32"),
+    "gen_size": ("generation.size", "int32"),
+    "ref_box": ("reference.box", "int32"),
+    "ref_size": ("reference.size", "int32"),
+}
+POINT_COLUMNS = tuple(_COLUMNS)
 
 
 @dataclass(frozen=True)
 class GridFrame:
-    """Where the descriptor grid lies on an image.
+    """Position of the descriptor grid on an image.
 
     Attributes:
-        box: (left, top, right, bottom) in pixels, the region that the grid covers.
-        size: (height, width) in pixels of the image.
+        box: (left, top, right, bottom) in pixels, the region under the grid.
+        size: (height, width) of the image in pixels.
     """
 
     box: Box
@@ -41,13 +50,13 @@ class GridFrame:
 
 @dataclass(frozen=True, eq=False)
 class MatchedPoints:
-    """The ``m`` matched points of one pair, among the ``n`` of its generated subject.
+    """The ``m`` matched points of one pair, among the ``n`` points of its generated subject.
 
     Attributes:
-        evidence: What is known of the generation's points.
+        evidence: The points of the generated image.
         targets: int32 [m], cells of the reference's grid: the semantic nearest neighbours.
-        semantic_similarity: float32 [m] in [-1, 1], to these.
-        reference: Where the grid lies on the reference; None where it was described before.
+        semantic_similarity: float32 [m] in [-1, 1], to these neighbours.
+        reference: Position of the grid on the reference; None if unknown.
     """
 
     evidence: HeatmapEvidence
@@ -68,7 +77,7 @@ class MatchedPoints:
 
     @property
     def cells(self) -> NDArray[np.int32]:
-        """Row-major cells of the generation's grid, int32 [m]."""
+        """Row-major cells of the generated image's grid, int32 [m]."""
         return self.evidence.cells[self.evidence.kept]
 
     @property
@@ -83,15 +92,15 @@ class MatchedPoints:
 
     @property
     def generation(self) -> GridFrame:
-        """Where the grid lies on the generated image."""
+        """Position of the grid on the generated image."""
         return GridFrame(self.evidence.box, self.evidence.size)
 
 
 def point_columns(points: Sequence[MatchedPoints | None]) -> dict[str, pyarrow.Array]:
-    """Columns of lists, one row a pair; null where a pair has no matched point.
+    """Return columns of lists with one row per pair; null without a matched point.
 
     Args:
-        points: Of each pair.
+        points: Matched points of each pair.
 
     Returns:
         ``POINT_COLUMNS``: cells are int32, similarities float32; ``*_box`` are (left, top, right,
@@ -99,24 +108,10 @@ def point_columns(points: Sequence[MatchedPoints | None]) -> dict[str, pyarrow.A
     """
     import pyarrow as pa
 
-    def lists(name: str, kind: pyarrow.DataType) -> pyarrow.Array:
-        values = [None if one is None else getattr(one, name) for one in points]
-        return pa.array(values, type=pa.list_(kind))
-
-    def frames(side: str, name: str) -> pyarrow.Array:
-        found = [None if one is None else getattr(one, side) for one in points]
-        values = [None if frame is None else getattr(frame, name) for frame in found]
-        return pa.array(values, type=pa.list_(pa.int32()))
-
-    columns = (
-        lists("cells", pa.int32()),
-        lists("targets", pa.int32()),
-        lists("semantic_similarity", pa.float32()),
-        lists("visual_similarity", pa.float32()),
-        lists("subject_cells", pa.int32()),
-        frames("generation", "box"),
-        frames("generation", "size"),
-        frames("reference", "box"),
-        frames("reference", "size"),
-    )
-    return dict(zip(POINT_COLUMNS, columns, strict=True))
+    columns = {}
+    for name, (path, kind) in _COLUMNS.items():
+        values: list[object] = list(points)
+        for attribute in path.split("."):
+            values = [None if value is None else getattr(value, attribute) for value in values]
+        columns[name] = pa.array(values, type=pa.list_(getattr(pa, kind)()))
+    return columns

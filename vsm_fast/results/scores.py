@@ -1,4 +1,4 @@
-"""Results: the scores of many pairs as columns, and one pair as a small record."""
+"""Scores of many pairs as columns, and of one pair as a record."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vsm_fast import __version__
 from vsm_fast.errors import Status
+from vsm_fast.extras import required
 from vsm_fast.files import replacing
 from vsm_fast.results import csv_cells
 from vsm_fast.results.heatmap import HeatmapEvidence
@@ -28,44 +29,23 @@ if TYPE_CHECKING:
 
 __all__ = ["HeatmapEvidence", "VSMResult", "VSMScores"]
 
-_TEXT_COLUMNS = (
-    "status",
-    "reason",
-    "ref_id",
-    "gen_id",
-    "notes",
-    "flags",
-    "ref_mask_origin",
-    "gen_mask_origin",
-)
-_TABLE_COLUMNS = tuple(
-    dict.fromkeys(("ref_id", "gen_id", "score", "n_matched", "n_source", *_TEXT_COLUMNS))
-)
+_OPTIONAL_TEXTS = ("reason", "notes", "flags", "ref_mask_origin", "gen_mask_origin")
+_TEXT_COLUMNS = ("ref_id", "gen_id", "status", *_OPTIONAL_TEXTS)
+_TABLE_COLUMNS = (
+    "ref_id", "gen_id", "score", "n_matched", "n_source", "status", *_OPTIONAL_TEXTS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class VSMResult:
-    """The result of one pair.
+    """Result of one pair: its row of :class:`VSMScores`.
 
     Attributes:
-        index: position of the pair in its ``VSMScores``.
-        ref_id: name of the reference image.
-        gen_id: name of the generated image.
-        score: in [0, 1], 1 = consistent; NaN where undefined.
-        n_matched: number of points that matched the reference semantically.
-        n_source: number of points of the generated subject.
-        status: ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
-        reason: the same for people, ``""`` when ok.
-        notes: conversions that were done to the images, and reasons of flags, ``""`` when none.
-        flags: why to look at the pair before its score is believed, the values of
-            ``vsm_fast.Flag`` joined by ``,``; ``""`` when nothing speaks against it.
-        ref_mask_origin: ``"given"``, ``"alpha"``, ``"whole image"``, or the method that found
-            the mask; ``""`` when not read.
-        gen_mask_origin: the same for the generated image.
-        visual_threshold: the threshold that ``score`` is at.
+        index: Position of the pair in its ``VSMScores``.
+        visual_threshold: Threshold of ``score``.
         visual_similarity: float32 [n_matched] in [-1, 1], of the matched points.
-        evidence: raw material of the heat map, None when none was kept.
-        points: the matched points, None when none were kept.
+        evidence: Evidence of the heat map; None if not kept.
+        points: Matched points; None if not kept.
     """
 
     index: int
@@ -91,7 +71,7 @@ class VSMResult:
         return self.status == Status.OK.value
 
     def heatmap(self, visual_threshold: float | None = None) -> NDArray[np.float32]:
-        """The heat map of this pair; see ``VSMScores.heatmap``."""
+        """Draw the heat map of this pair; see ``VSMScores.heatmap``."""
         if not self.ok:
             raise ValueError(
                 f"pair {self.index} ({self.ref_id} / {self.gen_id}) has no score, so it has no "
@@ -107,33 +87,32 @@ class VSMResult:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VSMScores:
-    """The scores of ``P`` pairs, as columns.
+    """Scores of ``P`` pairs, as columns.
 
-    ``len``, indexing and iteration give one ``VSMResult`` a pair.
+    ``len``, indexing and iteration give one ``VSMResult`` per pair.
 
     Attributes:
-        score: float32 [P] in [0, 1], at ``visual_threshold``; NaN where undefined.
-        n_matched: int64 [P], points that matched the reference semantically.
+        score: float32 [P] in [0, 1], at ``visual_threshold``; NaN if undefined.
+        n_matched: int64 [P], points that match the reference semantically.
         n_source: int64 [P], points of the generated subject.
-        status: str [P], ``"ok"`` or why there is no score; the values of ``vsm_fast.Status``.
+        status: str [P], ``"ok"`` or the reason of a missing score, a value of ``vsm_fast.Status``.
         ref_id: str [P], names of the reference images.
         gen_id: str [P], names of the generated images.
         visual_similarity: float32 [T] in [-1, 1], of the matched points of all pairs in order.
         offsets: int64 [P + 1]; pair ``p`` owns ``visual_similarity[offsets[p]:offsets[p + 1]]``.
-        semantic_threshold: the semantic threshold in use.
-        visual_threshold: the visual threshold that ``score`` is at.
-        model: name of the model.
-        reason: str [P], the status for people, ``""`` when ok.
-        notes: str [P], conversions that were done to the images, and reasons of flags.
-        flags: str [P], why to look at a pair before its score is believed: the values of
-            ``vsm_fast.Flag`` joined by ``,``, of either image; ``""`` when there are none.
+        semantic_threshold: Semantic threshold in use.
+        visual_threshold: Visual threshold of ``score``.
+        model: Name of the model.
+        reason: str [P], explanation of the status; ``""`` if ok.
+        notes: str [P], conversions of the images, and reasons of flags.
+        flags: str [P], reasons to doubt a score: values of ``vsm_fast.Flag`` of either image,
+            joined by ``,``; ``""`` without flags.
         ref_mask_origin: str [P], ``"given"``, ``"alpha"``, ``"whole image"``, ``"grabcut"``,
-            ``"grounded-sam"`` or ``""``.
+            ``"grounded-sam"``; ``""`` if the mask was not read.
         gen_mask_origin: str [P], the same for the generated images.
-        evidence: one entry a pair (None for a pair without a score), or None when heat maps
-            were not asked for.
-        points: one entry a pair, like ``evidence``.
-        extra: further columns [P], shown first in tables (see ``with_columns``).
+        evidence: One entry per pair (None without a score); None if heat maps were not requested.
+        points: One entry per pair, like ``evidence``.
+        extra: Further columns [P], first in tables (see ``with_columns``).
     """
 
     score: NDArray[np.float32]
@@ -166,22 +145,19 @@ class VSMScores:
             store(name, np.asarray(getattr(self, name), np.int64))
         store("visual_similarity", np.asarray(self.visual_similarity, np.float32))
         for name in _TEXT_COLUMNS:
-            given = getattr(self, name)
-            optional = name not in ("status", "ref_id", "gen_id") and len(given) == 0
-            store(name, _text_column([""] * pairs if optional else given))
-        lengths = {name: len(getattr(self, name)) for name in ("n_matched", "n_source")}
-        lengths |= {name: len(getattr(self, name)) for name in _TEXT_COLUMNS}
+            texts = getattr(self, name)
+            missing = name in _OPTIONAL_TEXTS and len(texts) == 0
+            store(name, _text_column([""] * pairs if missing else texts))
         store("extra", {name: list(_text_column(column)) for name, column in self.extra.items()})
-        lengths |= {name: len(column) for name, column in self.extra.items()}
-        for name, kept in (("evidence", self.evidence), ("points", self.points)):
-            if kept is not None:
-                lengths[name] = len(kept)
+        names = ("n_matched", "n_source", *_TEXT_COLUMNS, "evidence", "points")
+        columns = {**{name: getattr(self, name) for name in names}, **self.extra}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
         wrong = {name: length for name, length in lengths.items() if length != pairs}
         if wrong:
             raise ValueError(f"every column needs {pairs} entries like score; got {wrong}.")
         taken = sorted(set(self.extra) & {*_TABLE_COLUMNS, *self.settings()})
         if taken:
-            raise ValueError(f"extra columns need names of their own; taken: {', '.join(taken)}.")
+            raise ValueError(f"extra columns need unused names; taken: {', '.join(taken)}.")
         if not (
             len(self.offsets) == pairs + 1
             and self.offsets[0] == 0
@@ -189,8 +165,8 @@ class VSMScores:
             and np.array_equal(np.diff(self.offsets), self.n_matched)
         ):
             raise ValueError(
-                f"offsets must be {pairs + 1} running sums of n_matched that end at the "
-                f"{len(self.visual_similarity)} visual similarities."
+                f"offsets must be {pairs + 1} running sums of n_matched, from 0 to the number of "
+                f"visual similarities, {len(self.visual_similarity)}."
             )
 
     def __len__(self) -> int:
@@ -226,13 +202,13 @@ class VSMScores:
         return f"VSMScores({', '.join(parts)}; model {self.model})"
 
     def at(self, visual_threshold: float) -> NDArray[np.float32]:
-        """The scores at another visual threshold; nothing is computed again.
+        """Return the scores at another visual threshold, from the stored similarities.
 
         Args:
-            visual_threshold: any number; a point counts when its similarity is above it.
+            visual_threshold: Any number; a point passes if its similarity is above it.
 
         Returns:
-            float32 [P] in [0, 1], NaN where no point matched semantically.
+            float32 [P] in [0, 1]; NaN if no point matched semantically.
 
         Source: arXiv 2509.21989, the VSM formula.
         """
@@ -245,28 +221,28 @@ class VSMScores:
         return share
 
     def heatmap(self, index: int, visual_threshold: float | None = None) -> NDArray[np.float32]:
-        """Where the generated subject of one pair is inconsistent.
+        """Draw the heat map of one pair: regions of the generated subject that are inconsistent.
 
         Args:
-            index: the pair.
-            visual_threshold: what 0.5 stands for, in [-1, 1); None = the scores' own.
+            index: Position of the pair.
+            visual_threshold: Threshold at 0.5, in [-1, 1); None = ``self.visual_threshold``.
 
         Returns:
             float32 [H, W] at the size of the generated image, in [0, 1], 1 = inconsistent;
             NaN off the subject.
 
         Raises:
-            ValueError: the pair has no score, or heat maps were not asked for.
-            IndexError: there is no such pair.
+            ValueError: If the pair has no score, or heat maps were not requested.
+            IndexError: If there is no such pair.
         """
         return self[index].heatmap(visual_threshold)
 
     def with_columns(self, extra: Mapping[str, Sequence[str]]) -> VSMScores:
-        """The same scores with further columns of text, [P] each, shown first in tables."""
+        """Return the scores with further text columns, [P] each, first in tables."""
         return replace(self, extra={**self.extra, **extra})
 
     def columns(self) -> dict[str, Any]:
-        """Every column of the table by name, [P] each, in the order that tables have."""
+        """Return every column of the table by name, [P] each, in table order."""
         table: dict[str, Any] = {name: list(column) for name, column in self.extra.items()}
         table |= {name: getattr(self, name) for name in _TABLE_COLUMNS}
         for name, value in self.settings().items():
@@ -274,7 +250,7 @@ class VSMScores:
         return table
 
     def settings(self) -> dict[str, str | float]:
-        """What the scores depend on besides the images: model, thresholds, library version."""
+        """Return the settings behind the scores: model, thresholds, library version."""
         return {
             "model": self.model,
             "semantic_threshold": float(self.semantic_threshold),
@@ -283,38 +259,35 @@ class VSMScores:
         }
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A pandas DataFrame with one row a pair; an undefined score is NaN.
+        """Return a pandas DataFrame with one row per pair; an undefined score is NaN.
 
         Raises:
-            ImportError: pandas is not installed.
+            ImportError: If pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "to_pandas() needs pandas, which is not installed. Run: pip install pandas"
-            ) from error
-        return pd.DataFrame(self.columns())
+        frame: pandas.DataFrame = required("pandas", "to_pandas()").DataFrame(self.columns())
+        return frame
 
     def to_arrow(self, *, points: bool = False) -> pyarrow.Table:
-        """An Arrow table with one row a pair; an undefined score is null.
+        """Return an Arrow table with one row per pair; an undefined score is null.
 
         The schema's metadata repeats the settings, each under ``vsm_fast.<name>``.
 
         Args:
-            points: with the columns of :func:`vsm_fast.results.points.point_columns`, and the
-                descriptor grid (``"32x32"``) as ``vsm_fast.grid`` in the metadata.
+            points: Add the columns of :func:`vsm_fast.results.points.point_columns`, and the
+                descriptor grid (``"32x32"``) as ``vsm_fast.grid`` to the metadata.
 
         Raises:
-            ValueError: points were not kept.
+            ValueError: If points were not kept.
         """
         import pyarrow as pa
 
         table = {}
         for name, column in self.columns().items():
             if isinstance(column, list) or column.dtype == object:
-                table[name] = pa.array([_utf8(text) for text in column], type=pa.string())
-            else:  # from_pandas=True: NaN becomes null, so that averages elsewhere skip it
+                # Arrow refuses the lone surrogates of file names that are not UTF-8.
+                texts = [text.encode("utf-8", "backslashreplace").decode() for text in column]
+                table[name] = pa.array(texts, type=pa.string())
+            else:  # from_pandas=True: NaN becomes null, which averages skip
                 table[name] = pa.array(column, from_pandas=True)
         metadata = {f"vsm_fast.{name}": str(value) for name, value in self.settings().items()}
         if points:
@@ -323,13 +296,13 @@ class VSMScores:
                     "matched points were not kept for these scores. Score again with heatmaps=True."
                 )
             table |= point_columns(self.points)
-            for one in filter(None, self.evidence or ()):
-                rows, columns = one.grid
-                metadata["vsm_fast.grid"] = f"{rows}x{columns}"  # of all pairs alike
+            for evidence in filter(None, self.evidence or ()):
+                rows, columns = evidence.grid  # all pairs share one grid
+                metadata["vsm_fast.grid"] = f"{rows}x{columns}"
         return pa.table(table).replace_schema_metadata(metadata)
 
     def to_parquet(self, path: str | os.PathLike[str], *, points: bool = False) -> None:
-        """Write ``to_arrow()`` to a Parquet file, whole or not at all."""
+        """Write ``to_arrow()`` to a Parquet file, atomically."""
         table = self.to_arrow(points=points)
         import pyarrow.parquet as pq
 
@@ -337,11 +310,10 @@ class VSMScores:
             pq.write_table(table, temporary)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file (UTF-8, header, an undefined score is empty), whole or not at all.
+        """Write a CSV file (UTF-8, header, an undefined score is empty), atomically.
 
-        A text that a spreadsheet would compute, because it starts with ``=``, ``+``, ``-``,
-        ``@``, a tab or a line break, gets a single quote in front; a manifest of ours reads it
-        without.
+        A text that a spreadsheet would evaluate, because it starts with ``=``, ``+``, ``-``, ``@``,
+        a tab or a line break, gets a leading single quote, which ``read_manifest`` removes.
         """
         with (
             replacing(path) as temporary,
@@ -356,13 +328,13 @@ class VSMScores:
                 )
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Write one JSON object a line (an undefined score is null), whole or not at all."""
+        """Write one JSON object per line (an undefined score is null), atomically."""
         with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for row in self._plain_rows():
                 file.write(json.dumps(row) + "\n")
 
     def _plain_rows(self) -> Iterator[dict[str, str | int | float | None]]:
-        """One dict of plain Python values a pair; NaN becomes None."""
+        """Yield one dict of plain Python values per pair; NaN becomes None."""
         table = self.columns()
         # The shortest decimal that reads back as the same float32, not 0.6000000238418579.
         table["score"] = [None if math.isnan(x) else float(str(x)) for x in table["score"]]
@@ -372,14 +344,9 @@ class VSMScores:
 
 
 def _text_column(values: Sequence[object] | NDArray[Any]) -> NDArray[np.object_]:
-    """Plain ``str`` objects in an object array: rows that share a text share its memory."""
+    """Return texts as an object array; rows with the same text share its memory."""
     if isinstance(values, str):
-        raise TypeError(f"a column of text needs a list; got the text {values!r}.")
+        raise TypeError(f"a text column needs a list; got the text {values!r}.")
     column = np.empty(len(values), dtype=object)
     column[:] = [str(value) for value in values]
     return column
-
-
-def _utf8(text: str) -> str:
-    """File names that are not UTF-8 carry lone surrogates, which Arrow refuses."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

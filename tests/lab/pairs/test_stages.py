@@ -6,8 +6,7 @@ from pretrained_models import save_grounding_dino, save_sam, save_sd2_inpainting
 
 from vsm_fast.errors import ModelError
 from vsm_fast.images.grabcut import GrabCutMasker
-from vsm_fast.images.grounded_sam import GroundedSam
-from vsm_fast.images.sam import SAM, SegmentAnything
+from vsm_fast.images.grounded_sam import SAM, GroundedSam, SegmentAnything
 from vsm_fast.lab.pairs.alterations import LabChange, OfflineAlterer
 from vsm_fast.lab.pairs.descriptor_parts import DescriptorParts
 from vsm_fast.lab.pairs.pretrained.inpainting import Inpainter

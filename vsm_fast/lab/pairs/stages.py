@@ -200,7 +200,7 @@ def make_stages(
     measure: ChangeMeasure = LabChange()
     weights: dict[str, str] = {}
     if use_sam:
-        from vsm_fast.images.sam import SAM, SegmentAnything
+        from vsm_fast.images.grounded_sam import SAM, SegmentAnything
 
         sam = SegmentAnything.from_pretrained(source(models.sam, SAM), device=device)
     if masker == "grounded-sam":

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pretrained_models import save_sam
 
-from vsm_fast.images.sam import MaskCandidates, SegmentAnything
+from vsm_fast.images.grounded_sam import MaskCandidates, SegmentAnything
 from vsm_fast.lab.pairs.pretrained.sam_parts import SamParts
 from vsm_fast.lab.pairs.stages import SubjectView
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vsm_fast.errors import ModelError
-from vsm_fast.images.prompts import spoken_name
+from vsm_fast.images.grounded_sam import spoken_name
 from vsm_fast.lab.pairs.stages import Alteration, AlterationRequest
 from vsm_fast.model.devices import choose_device, choose_dtype
 from vsm_fast.model.pretrained import ModelSource, load_pipeline, weights_name

@@ -7,7 +7,7 @@ import os
 import cv2
 import numpy as np
 
-from vsm_fast.images.sam import SAM, SegmentAnything
+from vsm_fast.images.grounded_sam import SAM, SegmentAnything
 from vsm_fast.lab.pairs.pairs import Mask
 from vsm_fast.lab.pairs.stages import SubjectView
 from vsm_fast.model.pretrained import ModelSource

@@ -1,8 +1,6 @@
-"""Batches prepared on a device against images prepared one by one."""
+"""Batches of tensors against images prepared one by one."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,17 +11,18 @@ from vsm_fast import InputError, Status
 from vsm_fast.images.framing import subject_box, to_input
 from vsm_fast.images.masks import load_mask, reduce_mask
 from vsm_fast.images.subjects import prepare_subject
-from vsm_fast.images.tensor_subjects import prepare_tensors, reduce_masks, resize, subject_frames
+from vsm_fast.images.tensors import prepare_tensors, reduce_masks, resize, subject_frames
 
+GOOD = torch.zeros(2, 3, 8, 8)
 SIZES = [(5, 7), (33, 33), (40, 97), (128, 64), (301, 200)]
 
 
-def _image(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
+def _image(size, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
 
 
-def _mask(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
+def _mask(size, seed=0):
     """A random rectangle, sometimes at a border, sometimes a single pixel or line."""
     rng = np.random.default_rng(seed)
     (top, bottom), (left, right) = (np.sort(rng.integers(0, side + 1, 2)) for side in size)
@@ -34,7 +33,7 @@ def _mask(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", SIZES)
-def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolation: str) -> None:
+def test_resizing_equals_pillows_up_to_rounding(size, interpolation):
     height, width = size
     boxes = [(0, 0, width, height), (width // 4, height // 3, width, height), (1, 1, 3, 5)]
     image = _image(size)
@@ -42,8 +41,8 @@ def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolati
     found = resize(batch, torch.tensor(boxes), 32, interpolation)
     for box, mine in zip(boxes, found, strict=True):
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        wanted = (to_input(pixels, box, 32, interpolation) + 1) * 127.5
-        difference = (mine - wanted).abs()
+        expected = (to_input(pixels, box, 32, interpolation) + 1) * 127.5
+        difference = (mine - expected).abs()
         if width >= height:
             assert difference.max() <= 1.001
             assert (difference > 0.5).float().mean() < 0.05
@@ -53,7 +52,7 @@ def test_resizing_is_pillows_but_for_rounding(size: tuple[int, int], interpolati
 
 @pytest.mark.parametrize("framing", ["image", "subject"])
 @pytest.mark.parametrize("size", SIZES)
-def test_frames_and_cells_are_those_of_single_masks(size: tuple[int, int], framing: str) -> None:
+def test_frames_and_cells_are_those_of_single_masks(size, framing):
     masks = torch.stack([*(_mask(size, seed) for seed in range(60)), torch.zeros(size).bool()])
     frames = subject_frames(masks, framing)
     for rule in ("nearest", "any"):
@@ -68,9 +67,7 @@ def test_frames_and_cells_are_those_of_single_masks(size: tuple[int, int], frami
 @pytest.mark.parametrize("background", ["keep", "grey"])
 @pytest.mark.parametrize("framing", ["image", "subject"])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float16])
-def test_a_batch_is_prepared_like_its_images(
-    kind: torch.dtype, framing: str, background: str, rule: str
-) -> None:
+def test_a_batch_is_prepared_like_its_images(kind, framing, background, rule):
     config = config_of(framing=framing, background=background, mask_reduction=rule)
     images = [_image((48, 40), seed) for seed in range(3)]
     if kind.is_floating_point:
@@ -79,15 +76,17 @@ def test_a_batch_is_prepared_like_its_images(
     pixels, cells = prepare_tensors(torch.stack(images), torch.stack(masks), config)
     assert pixels.dtype == torch.float32
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        wanted = prepare_subject(image, mask.numpy(), "image", config)
-        assert (pixels[row] - wanted.pixels).abs().max() <= 1.001 / 127.5
-        np.testing.assert_array_equal(cells[row], wanted.cell_mask)
+        expected = prepare_subject(image, mask.numpy(), "image", config)
+        assert (pixels[row] - expected.pixels).abs().max() <= 1.001 / 127.5
+        np.testing.assert_array_equal(cells[row], expected.cell_mask)
     listed = prepare_tensors(images, masks, config)
     torch.testing.assert_close(listed, (pixels, cells), atol=1.001 / 127.5, rtol=0)
 
 
-def test_without_masks_the_whole_images_count() -> None:
+def test_without_masks_the_whole_images_count():
     config = config_of()
+    for rounded in (GOOD - 5e-4, GOOD + 1.0005):  # rounding may leave [0, 1]
+        assert prepare_tensors(rounded, None, config)[1].all()
     pixels, cells = prepare_tensors(torch.stack([_image((20, 30))] * 2), None, config)
     assert pixels.shape == (2, 3, 32, 32)
     assert cells.shape == (2, *config.aggregation.grid)
@@ -95,7 +94,7 @@ def test_without_masks_the_whole_images_count() -> None:
 
 
 @pytest.mark.parametrize("top", [1, 7, 128, 255])
-def test_grey_masks_follow_the_rule_of_loaded_masks(top: int) -> None:
+def test_grey_masks_follow_the_rule_of_loaded_masks(top):
     generator = torch.Generator().manual_seed(0)
     soft = torch.randint(0, top + 1, (2, 12, 12), generator=generator, dtype=torch.uint8)
     labelled = (soft > top // 2).to(torch.uint8) * top
@@ -109,15 +108,12 @@ def test_grey_masks_follow_the_rule_of_loaded_masks(top: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_an_image_that_is_not_finite_loses_its_subject_and_no_other(bad: float) -> None:
+def test_only_an_image_with_nan_loses_its_subject(bad):
     images = torch.stack([_image((20, 20)) / 255] * 3)
     images[1, 0, 3, 4] = bad
     pixels, cells = prepare_tensors(images, None, config_of())
     assert pixels.isfinite().all()
     assert cells.flatten(1).any(1).tolist() == [True, False, True]
-
-
-GOOD = torch.zeros(2, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -142,22 +138,15 @@ GOOD = torch.zeros(2, 3, 8, 8)
         (list(GOOD), [GOOD[0, 0].bool()], Status.BAD_MASK, "1 masks for 2 images"),
     ],
 )
-def test_what_cannot_be_used_is_refused(
-    images: torch.Tensor, masks: torch.Tensor | None, status: Status, word: str
-) -> None:
+def test_unusable_tensors_are_refused(images, masks, status, word):
     with pytest.raises(InputError, match=word) as caught:
         prepare_tensors(images, masks, config_of())
     assert caught.value.status is status
 
 
-def test_values_may_leave_the_range_by_rounding() -> None:
-    prepare_tensors(GOOD - 5e-4, None, config_of())
-    prepare_tensors(GOOD + 1.0005, None, config_of())
-
-
-def test_neither_pillow_nor_numpy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> Callable[..., None]:
-        def used(*_: object, **__: object) -> None:
+def test_neither_pillow_nor_numpy_is_used(monkeypatch):
+    def refuse(name):
+        def used(*_, **__):
             raise AssertionError(f"Tensor.{name} was called")
 
         return used

@@ -25,7 +25,8 @@ ReductionRule = Literal["nearest", "any"]
 
 _COLOURED = 16  # difference of channels in a colour; a smaller one is compression noise
 
-# Orientation of a mask; chosen on half of the photographs in docs/reference/inputs.md, measured on the other.
+# Orientation of a mask; chosen on half of the photographs of docs/reference/inputs.md, measured
+# on the other.
 _SIDE = 128  # pixels of the compared copy
 _SAME = 0.95  # overlap (IoU) of two orientations that are equivalent
 _EDGES = 0.35  # least mean edge strength along the outline, relative to the strongest edges

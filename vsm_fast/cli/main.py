@@ -12,11 +12,13 @@ from contextlib import contextmanager
 
 from vsm_fast import __version__
 from vsm_fast.cli import (
+    compare,
     convert,
     doctor,
     evaluate,
     make_pairs,
     models,
+    rank,
     report,
     score,
     serve,
@@ -32,6 +34,8 @@ __all__ = ["ExitCode", "main"]
 _COMMANDS = (
     score,
     report,
+    rank,
+    compare,
     serve,
     make_pairs,
     train,

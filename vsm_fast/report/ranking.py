@@ -105,6 +105,7 @@ class Ranking:
     Attributes:
         by: Column that defines the groups.
         groups: The groups.
+        subjects: Subjects with a scored row.
         order_probability: Share of resamples with strictly this order of all scored groups; NaN
             for fewer than two of them.
         resampled: Levels of the bootstrap: subjects and images, or images only.
@@ -115,6 +116,7 @@ class Ranking:
 
     by: str
     groups: tuple[Group, ...]
+    subjects: int
     order_probability: float
     resampled: tuple[str, ...]
     draws: int
@@ -235,7 +237,9 @@ def rank(
                 worst=tuple(by_subject[:extremes]),
             )
         )
-    return Ranking(by, tuple(groups), in_order, resampled, draws, level, seed)
+    return Ranking(
+        by, tuple(groups), len(np.unique(subject)), in_order, resampled, draws, level, seed
+    )
 
 
 def compare(
@@ -350,13 +354,13 @@ def _default_key(a: Results, b: Results) -> tuple[str, ...]:
     """Return the columns that identify an image in both tables.
 
     Raises:
-        ResultsError: If a table has no ids, only the row numbers that the reader adds.
+        ResultsError: If a table has row numbers instead of ids.
     """
     for name, results in (("A", a), ("B", b)):
         if len(results) and results.texts["id"] == [f"row {i + 1}" for i in range(len(results))]:
             raise ResultsError(
-                f"{name} has no column id to match rows by. Name columns that identify an image "
-                "in both tables with --on, such as gen_id."
+                f"{name} has row numbers instead of ids, and rows are never matched by position. "
+                "Name columns that identify an image in both tables with --on, such as gen_id."
             )
     return ("subject", "id") if "subject" in a.texts and "subject" in b.texts else ("id",)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMATS = (".md", ".csv", ".json", ".png")
 
 _NONE = "-"
+_FEW_SUBJECTS = 10  # below it, percentile intervals miss their level noticeably
 _MAX_NAME = 40
 _BLUE, _INK, _GREY = "#0072B2", "#222222", "#888888"  # Okabe and Ito's blue
 
@@ -74,10 +75,10 @@ def draw(result: Ranking | Comparison) -> Figure:
     matplotlib = required("matplotlib", "a figure of a ranking")
     if isinstance(result, Comparison):
         marks = [("A − B", result.difference)]
-        label = f"difference of mean VSM, {result.level:.0%} interval"
+        label = f"difference of mean VSM, {100 * result.level:g} % interval"
     else:
         marks = [(group.name, group.mean) for group in result.groups]
-        label = f"mean VSM, {result.level:.0%} interval"
+        label = f"mean VSM, {100 * result.level:g} % interval"
     marks = [(name, figure) for name, figure in marks if not math.isnan(figure.value)]
     if not marks:
         raise ResultsError("no pair has a score, so there is nothing to draw.")
@@ -131,7 +132,7 @@ def _content(result: Ranking | Comparison) -> tuple[list[Rows], list[str]]:
 def _ranking_content(ranking: Ranking) -> tuple[list[Rows], list[str]]:
     if not ranking.groups:
         return [], ["The results hold no pairs."]
-    head = (ranking.by, "mean", f"{ranking.level:.0%} interval", "scored/pairs", "above next",
+    head = (ranking.by, "mean", f"{100 * ranking.level:g} % interval", "scored/pairs", "above next",
             "best", "worst subject", "best subject")  # fmt: skip
     means: Rows = [
         (
@@ -169,7 +170,7 @@ def _ranking_content(ranking: Ranking) -> tuple[list[Rows], list[str]]:
 
 
 def _comparison_content(comparison: Comparison) -> tuple[list[Rows], list[str]]:
-    head = ("", "mean", f"{comparison.level:.0%} interval")
+    head = ("", "mean", f"{100 * comparison.level:g} % interval")
     rows = [
         (name, _number(figure.value, sign=name == "A - B"), _interval(figure, name == "A - B"))
         for name, figure in (
@@ -196,7 +197,12 @@ def _comparison_content(comparison: Comparison) -> tuple[list[Rows], list[str]]:
 
 def _method(result: Ranking | Comparison) -> str:
     levels = " and then ".join(result.resampled)
-    return f"Intervals: bootstrap over {levels}, {result.draws:,} resamples, seed {result.seed}."
+    text = f"Intervals: bootstrap over {levels}, {result.draws:,} resamples, seed {result.seed}."
+    if result.resampled == ("images",):
+        return f"{text} They say nothing about other subjects."
+    if result.subjects < _FEW_SUBJECTS:
+        return f"{text} With {result.subjects} subjects they are too narrow."
+    return text
 
 
 def _group_rows(ranking: Ranking) -> list[dict[str, Any]]:
@@ -260,7 +266,7 @@ def _aligned(rows: Rows, separator: str, *, shorten: bool = True) -> str:
 def _markdown(cell: str) -> str:
     """Escape the characters that Markdown or HTML would interpret."""
     escaped = _printable(cell).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
-    for character in "|`*_[":
+    for character in "|`*[":
         escaped = escaped.replace(character, f"\\{character}")
     return escaped
 

@@ -132,21 +132,14 @@ def _content(result: Ranking | Comparison) -> tuple[list[Rows], list[str]]:
 def _ranking_content(ranking: Ranking) -> tuple[list[Rows], list[str]]:
     if not ranking.groups:
         return [], ["The results hold no pairs."]
-    head = (ranking.by, "mean", f"{100 * ranking.level:g} % interval", "scored/pairs", "above next",
-            "best", "worst subject", "best subject")  # fmt: skip
-    means: Rows = [
-        (
-            group.name,
-            _number(group.mean.value),
-            _interval(group.mean),
-            f"{group.scored}/{group.pairs}",
-            _share(group.probability_above_next),
-            _share(group.probability_best),
-            _subject(group.worst),
-            _subject(group.best),
-        )
-        for group in ranking.groups
-    ]
+    interval = f"{100 * ranking.level:g} % interval"
+    means: Rows = [(ranking.by, "mean", interval, "scored/pairs", "P(above next)", "P(best)")]
+    subjects: Rows = [(ranking.by, "worst subject", "mean", "best subject", "mean")]
+    for group in ranking.groups:
+        figures = _number(group.mean.value), _interval(group.mean), f"{group.scored}/{group.pairs}"
+        odds = _share(group.probability_above_next), _share(group.probability_best)
+        means.append((group.name, *figures, *odds))
+        subjects.append((group.name, *_subject(group.worst), *_subject(group.best)))
     # Share of the pairs of each group per status, flag and verdict.
     kinds = ("statuses", "flags", "verdicts")
     names = [
@@ -154,7 +147,8 @@ def _ranking_content(ranking: Ranking) -> tuple[list[Rows], list[str]]:
         for kind in kinds
         for name in dict.fromkeys(name for group in ranking.groups for name in getattr(group, kind))
     ]
-    shares: Rows = [
+    shares: Rows = [(ranking.by, *(name for _, name in names))]
+    shares += [
         (group.name, *(_share(getattr(group, kind).get(name, 0) / group.pairs)
                        for kind, name in names))
         for group in ranking.groups
@@ -166,7 +160,7 @@ def _ranking_content(ranking: Ranking) -> tuple[list[Rows], list[str]]:
     if not math.isnan(ranking.order_probability):
         notes.append(f"This order holds in {_share(ranking.order_probability)} of the resamples.")
     notes.append(_method(ranking))
-    return [[head, *means], [(ranking.by, *(name for _, name in names)), *shares]], notes
+    return [means, subjects, shares], notes
 
 
 def _comparison_content(comparison: Comparison) -> tuple[list[Rows], list[str]]:
@@ -300,5 +294,5 @@ def _share(value: float) -> str:
     return _NONE if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _subject(subjects: Sequence[SubjectMean]) -> str:
-    return f"{subjects[0].subject} {_number(subjects[0].mean)}" if subjects else _NONE
+def _subject(subjects: Sequence[SubjectMean]) -> tuple[str, str]:
+    return (subjects[0].subject, _number(subjects[0].mean)) if subjects else (_NONE, _NONE)

@@ -344,3 +344,6 @@ def test_a_job_folder(tmp_path, monkeypatch, capsys):
         scores = [results.score[row] for row in range(7) if row != 4 and generators[row] == name]
         assert group.mean.value == pytest.approx(np.mean(scores))
     assert compare(results, results).scored == 6
+    max(tmp_path.glob("scores/*.parquet")).unlink()
+    assert main(["rank", "scores"]) == 0
+    assert "The job scores is not finished: 7 pairs were planned." in capsys.readouterr().out

@@ -46,12 +46,14 @@ def _compare(arguments: argparse.Namespace) -> ExitCode:
     from vsm_fast.report.data import read_results
     from vsm_fast.report.ranking import compare
 
+    a, b = read_results(arguments.a), read_results(arguments.b)
     comparison = compare(
-        read_results(arguments.a),
-        read_results(arguments.b),
+        a,
+        b,
         on=arguments.on,
         draws=arguments.resamples,
         seed=arguments.seed,
     )
-    print_and_write(comparison, arguments.out, arguments.quiet)
+    tables = {arguments.a: a, arguments.b: b}
+    print_and_write(comparison, tables, arguments.out, arguments.quiet)
     return ExitCode.OK

@@ -17,6 +17,7 @@ from vsm_fast.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from vsm_fast.report.data import Results
     from vsm_fast.report.ranking import Comparison, Ranking
 
 _FORMATS = (".md", ".csv", ".json", ".png")  # ranking_tables.FORMATS; a test compares them
@@ -87,12 +88,17 @@ def check_outputs(paths: list[Path], seed: int) -> None:
             raise UsageError(str(error)) from error
 
 
-def print_and_write(result: Ranking | Comparison, paths: list[Path], quiet: bool) -> None:
-    """Print a result as a table and write it to files."""
+def print_and_write(
+    result: Ranking | Comparison, tables: dict[Path, Results], paths: list[Path], quiet: bool
+) -> None:
+    """Print a result as a table, say which of its jobs are not finished, and write it to files."""
     from vsm_fast.report.ranking_tables import as_text, write
 
     if not quiet:
         print_text(as_text(result))
+        for name, table in tables.items():
+            if table.planned not in (None, len(table)):
+                print_text(f"The job {name} is not finished: {table.planned:,} pairs were planned.")
     for path in paths:
         write(result, path)
     if paths and not quiet:
@@ -105,12 +111,13 @@ def _rank(arguments: argparse.Namespace) -> ExitCode:
     from vsm_fast.report.data import read_results
     from vsm_fast.report.ranking import rank
 
+    results = read_results(arguments.results)
     ranking = rank(
-        read_results(arguments.results),
+        results,
         arguments.by,
         on=arguments.on,
         draws=arguments.resamples,
         seed=arguments.seed,
     )
-    print_and_write(ranking, arguments.out, arguments.quiet)
+    print_and_write(ranking, {arguments.results: results}, arguments.out, arguments.quiet)
     return ExitCode.OK

@@ -344,10 +344,10 @@ def _column(results: Results, column: str, name: str, purpose: str) -> Any:
 
 def _subjects(results: Results) -> Any:
     """Return the subject of each row, object [P]; the reference where there is none."""
-    references = results.texts["ref_id"]
+    references = _column(results, "ref_id", "the table", "tell subjects apart")
     subjects = results.texts.get("subject", [""] * len(results))
     pairs = zip(subjects, references, strict=True)
-    return np.array([subject or reference or NO_NAME for subject, reference in pairs], object)
+    return np.array([subject or reference for subject, reference in pairs], object)
 
 
 def _default_key(a: Results, b: Results) -> tuple[str, ...]:
@@ -398,9 +398,10 @@ def _image_keys(results: Results, names: Sequence[str], on: Sequence[str]) -> li
     if on:
         columns = [_column(results, column, "the table", "match images by") for column in on]
         return list(zip(*columns, strict=True))
-    paths = zip(results.texts["gen_id"], names, strict=True)
+    paths = _column(results, "gen_id", "the table", "match images by")
     return [
-        tuple(part for part in re.split(r"[/\\]", path) if part != name) for path, name in paths
+        tuple(part for part in re.split(r"[/\\]", path) if part != name)
+        for path, name in zip(paths, names, strict=True)
     ]
 
 

@@ -122,7 +122,7 @@ def test_coverage_of_the_interval(share):
 
 
 def test_ties_are_shared():
-    results = table([0.5, 0.5, 0.5], generator=["c", "b", "a"])
+    results = table([0.5] * 6, generator=["c", "b", "a"] * 2)
     ranking = rank(results)
     assert [group.name for group in ranking.groups] == ["a", "b", "c"]
     assert [group.probability_best for group in ranking.groups] == pytest.approx([1 / 3] * 3)
@@ -132,7 +132,7 @@ def test_ties_are_shared():
 
 
 def test_groups_without_a_score_come_last():
-    results = table([NAN, NAN, 0.0, 1.0], generator=["a", "a", "z", "y"])
+    results = table([NAN, NAN, 0.0, 1.0, 0.0, 1.0], generator=["a", "a", "z", "y", "z", "y"])
     ranking = rank(results)
     assert [group.name for group in ranking.groups] == ["y", "z", "a"]
     last = ranking.groups[-1]
@@ -146,6 +146,19 @@ def test_groups_without_a_score_come_last():
     assert "2 pairs without a score" in as_text(nothing)
     with pytest.raises(ResultsError, match="nothing to draw"):
         draw(nothing)
+
+
+def test_a_single_image_has_no_interval_and_no_probabilities():
+    ranking = rank(table([0.5, 0.9, 0.8, 0.2, 0.1], generator=["one", "a", "a", "b", "b"]))
+    a, one, b = ranking.groups
+    assert (one.name, one.mean.value) == ("one", 0.5)
+    assert all(map(math.isnan, (one.mean.low, one.probability_best, one.probability_above_next)))
+    assert (a.probability_best, a.probability_above_next, b.probability_best) == (1, 1, 0)
+    assert ranking.order_probability == 1
+    single = compare(table([0.5]), table([0.4]))
+    assert single.difference.value == pytest.approx(0.1)
+    assert math.isnan(single.difference.low)
+    assert math.isnan(single.probability_a)
 
 
 def test_one_group_and_no_pairs():
@@ -170,7 +183,7 @@ def test_any_column_and_missing_columns():
     assert rank(results).groups[1].worst[0].subject == "x.png"  # no subject: the reference
     by_subject = rank(results, "subject")
     assert by_subject.resampled == ("images",)  # a group is a subject
-    assert by_subject.order_probability == 1
+    assert [group.name for group in by_subject.groups] == ["dog", "(none)"]
     for column in ("prompt", "score"):
         with pytest.raises(ResultsError, match=f"'{column}' to rank by.*checkpoint.*model"):
             rank(results, column)
@@ -277,8 +290,11 @@ def test_a_comparison_without_a_score_and_one_with_other_settings():
 @pytest.fixture(scope="module")
 def hostile():
     """Names with the syntax of spreadsheets, Markdown, HTML, mathtext and terminals."""
-    names = ["=1+1", "a|b*`<b>", "$x$\n\x1b[0m", "x" * 90]
-    return rank(table([0.9, 0.8, NAN, 0.6], generator=names, subject=["-2", "b", "c", "d"]))
+    names = ["=1+1", "a|b*`<b>$\\frac{$", "$x$\n\x1b[0m", "x" * 90]
+    return rank(
+        table([0.9, 0.8, NAN, 0.6, 0.8, 0.7, NAN, 0.5], generator=names * 2,
+              subject=["-2", "b", "c", "d"] * 2)
+    )  # fmt: skip
 
 
 def test_written_tables(hostile, tmp_path):
@@ -302,7 +318,7 @@ def test_written_tables(hostile, tmp_path):
     )
     content = json.loads((tmp_path / "t.json").read_text())
     assert content["groups"][3]["mean"] == {"value": None, "low": None, "high": None}
-    assert content["groups"][0]["statuses"] == {"ok": 1}
+    assert content["groups"][0]["statuses"] == {"ok": 2}
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert "x" * 90 not in as_text(hostile)
     assert "\x1b" not in as_text(hostile)
@@ -311,10 +327,10 @@ def test_written_tables(hostile, tmp_path):
 def test_a_figure_has_a_dot_and_an_interval_per_group(hostile):
     (axes,) = draw(hostile).axes
     assert len(axes.get_yticklabels()) == 3  # the group without a score has none
-    lines = [line.get_xdata() for line in axes.lines]
-    assert [np.ravel(line).tolist() for line in lines if len(np.ravel(line)) == 1] == [
-        [group.mean.value] for group in hostile.groups[:3]
-    ]
+    drawn = [np.ravel(line.get_xdata()).tolist() for line in axes.lines]
+    means = [group.mean for group in hostile.groups[:3]]
+    assert drawn[::2] == [[mean.low, mean.high] for mean in means]
+    assert drawn[1::2] == [[mean.value] for mean in means]
     comparison = compare(table([0.5, 0.9]), table([0.4, 0.7]))
     (axes,) = draw(comparison).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A − B"]

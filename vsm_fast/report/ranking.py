@@ -14,6 +14,9 @@ the resampled means.
 With few subjects the intervals are too narrow, as those of every bootstrap: about ten subjects
 are needed for the nominal level.
 
+A single image has no measurable spread: its group has no interval and no probabilities, and
+does not count in those of the others.
+
 **Missing scores.** A row without a score (NaN) is counted and takes no part in any mean.
 """
 
@@ -106,8 +109,8 @@ class Ranking:
         by: Column that defines the groups.
         groups: The groups.
         subjects: Subjects with a scored row.
-        order_probability: Share of resamples with strictly this order of all scored groups; NaN
-            for fewer than two of them.
+        order_probability: Share of resamples with strictly this order of all groups with an
+            interval; NaN for fewer than two of them.
         resampled: Levels of the bootstrap: subjects and images, or images only.
         draws: Number of resamples.
         level: Nominal coverage of the intervals.
@@ -214,10 +217,12 @@ def rank(
     means, resampled = _resample(score[rows], group[rows], len(order), subject, image, draws, seed)
     value = _means(score[rows], group[rows], len(order))
     ranked = sorted(range(len(order)), key=lambda g: (-np.nan_to_num(value[g], nan=-1), order[g]))
-    scored = [g for g in ranked if np.isfinite(value[g])]
-    best, above_next, in_order = _order_probabilities(means[:, scored])
+    judged = [g for g in ranked if np.isfinite(means[:, g]).any()]
+    best, above_next, in_order = _order_probabilities(means[:, judged])
+    odds = dict(zip(judged, zip(best, above_next, strict=True), strict=True))
     groups = []
-    for place, g in enumerate(ranked):
+    for g in ranked:
+        probability_best, probability_above_next = odds.get(g, (math.nan, math.nan))
         members = np.flatnonzero(group == g)
         by_subject = _subject_means(subjects[members], score[members])
         tallies = [_tally(results, column, members) for column in ("status", "flags", "verdict")]
@@ -228,8 +233,8 @@ def rank(
                 scored=sum(entry.scored for entry in by_subject),
                 subjects=len(by_subject),
                 mean=_estimate(value[g], means[:, g], level),
-                probability_best=best[place] if place < len(scored) else math.nan,
-                probability_above_next=above_next[place] if place < len(scored) else math.nan,
+                probability_best=probability_best,
+                probability_above_next=probability_above_next,
                 statuses=tallies[0],
                 flags=tallies[1],
                 verdicts=tallies[2],
@@ -426,8 +431,8 @@ def _resample(
         seed: Seed of the draws.
 
     Returns:
-        float64 [draws, groups], NaN where a resample has no row of a group; and the names of the
-        levels that were drawn.
+        float64 [draws, groups], NaN where a resample has no row of a group and for groups with a
+        single image; and the names of the levels that were drawn.
     """
     means = np.full((draws, groups), np.nan)
     both: tuple[str, ...] = ("subjects", "images")
@@ -460,6 +465,8 @@ def _resample(
         chosen = rng.integers(low[slots], high[slots])
         weights = np.bincount(chosen, minlength=images.shape[1])[row_image]
         means[draw] = _means(score, group, groups, weights)
+    group_images = np.unique(np.stack([group, unit]), axis=1)[0]
+    means[:, np.bincount(group_images, minlength=groups) < 2] = np.nan
     return means, both if by_subject else both[1:]
 
 
@@ -499,9 +506,11 @@ def _order_probabilities(means: Floats) -> tuple[list[float], list[float], float
         means: float64 [draws, G], groups in descending order of their means.
     """
     draws, groups = means.shape
+    if not groups:
+        return [], [], math.nan
     above = [_probability_above(means[:, g], means[:, g + 1]) for g in range(groups - 1)]
     complete = means[np.isfinite(means).all(axis=1)]
-    if not groups or 2 * len(complete) <= draws:  # too few resamples with all groups
+    if 2 * len(complete) <= draws:  # too few resamples with all groups
         return [math.nan] * groups, [*above, math.nan], math.nan
     highest = complete == complete.max(axis=1, keepdims=True)
     best = (highest / highest.sum(axis=1, keepdims=True)).mean(axis=0).tolist()

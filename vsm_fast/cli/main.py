@@ -18,6 +18,7 @@ from cyclopts.help import PlainFormatter
 
 from vsm_fast import __version__
 from vsm_fast.cli.common import EXIT_CODES, ExitCode, UsageError, print_text
+from vsm_fast.cli.compare import Compare
 from vsm_fast.cli.convert import Convert
 from vsm_fast.cli.doctor import Doctor
 from vsm_fast.cli.evaluate import Evaluate
@@ -25,6 +26,7 @@ from vsm_fast.cli.interrupts import interruptible, terminable
 from vsm_fast.cli.make_pairs import MakePairs
 from vsm_fast.cli.models import Models
 from vsm_fast.cli.options import OPTIONS, Command
+from vsm_fast.cli.rank import Rank
 from vsm_fast.cli.report import Report
 from vsm_fast.cli.score import Score
 from vsm_fast.cli.serve import Serve
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["ExitCode", "main"]
 
 _COMMANDS: tuple[type[Command], ...] = (
-    Score, Report, Serve, MakePairs, Train, Evaluate, Visualize, Models, Convert, Doctor,
+    Score, Report, Serve, Rank, Compare, MakePairs, Train, Evaluate, Visualize, Models, Convert,
+    Doctor,
 )  # fmt: skip
 _USAGE_ERRORS = (CycloptsError, UsageError, PairingError, InputError, ResultsError)
 _WIDTH, _COLUMN = 100, 28  # of help texts

@@ -1,6 +1,7 @@
-"""Reports: the results of many pairs as one page for a browser, without a server."""
+"""Reports: the results of many pairs as a page for a browser, and rankings of them."""
 
 from vsm_fast.report.data import Results, read_results, results_of
 from vsm_fast.report.page import write_report
+from vsm_fast.report.ranking import compare, rank
 
-__all__ = ["Results", "read_results", "results_of", "write_report"]
+__all__ = ["Results", "compare", "rank", "read_results", "results_of", "write_report"]

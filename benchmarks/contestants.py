@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from workloads import Workload
 
-from vsm_fast.matching.match import Matches, match, match_blocked, match_eager
+from vsm_fast.matching.match import Matches, match, match_eager
 
 THRESHOLD = 0.14  # about half of the best similarities of these workloads are above it
 KEOPS_MOST = 1 << 20  # points times points
@@ -142,28 +142,6 @@ def _keops(workload: Workload) -> Contestant:
 
 
 def _vsm_fast(workload: Workload) -> Contestant:
-    return _ours(workload, match)
-
-
-def _vsm_fast_float32(workload: Workload) -> Contestant:
-    """Without the bfloat16 filter: what a CPU does whose bfloat16 is slow."""
-    return _ours(workload, partial(match_blocked, bfloat16_filter=False))
-
-
-def _vsm_fast_deterministic(workload: Workload) -> Contestant:
-    """In deterministic mode: blocks of torch.mm, whatever else would be fast here."""
-
-    def deterministic(*args: Any) -> Matches:
-        torch.use_deterministic_algorithms(True)
-        try:
-            return match(*args)
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-    return _ours(workload, deterministic)
-
-
-def _ours(workload: Workload, implementation: Callable[..., Matches]) -> Contestant:
     pairs = workload.pairs
 
     def check(found: Matches, expected: Matches) -> None:
@@ -172,9 +150,7 @@ def _ours(workload: Workload, implementation: Callable[..., Matches]) -> Contest
             torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
         assert torch.equal(found.kept, expected.kept)
 
-    return Contestant(
-        lambda: implementation(workload.source, workload.target, pairs, THRESHOLD), check
-    )
+    return Contestant(lambda: match(workload.source, workload.target, pairs, THRESHOLD), check)
 
 
 CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
@@ -185,8 +161,6 @@ CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
     "faiss": _faiss,
     "keops": _keops,
     "vsm_fast": _vsm_fast,
-    "vsm_fast_float32": _vsm_fast_float32,
-    "vsm_fast_deterministic": _vsm_fast_deterministic,
 }
 
 

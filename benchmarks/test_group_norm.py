@@ -73,7 +73,7 @@ def test_one_tensor(
     shrunk: int,
 ) -> None:
     """Every shape of the VAE's encoder and two of the UNet's, against the memory's speed."""
-    from vsm_fast.kernels.group_norm import GroupNormTiles, group_norm
+    from benchmarks.group_norm_kernel import GroupNormTiles, group_norm
 
     side = SIDE // shrunk
     x = torch.randn(BATCH, channels, side, side, device=DEVICE, dtype=DTYPE)
@@ -99,7 +99,7 @@ def test_one_tensor(
 
 def _fused_block(block: ResidualBlock, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
     """``ResidualBlock.forward`` of a VAE with the kernel."""
-    from vsm_fast.kernels.group_norm import group_norm
+    from benchmarks.group_norm_kernel import group_norm
 
     hidden = input_tensor
     for norm, conv in ((block.norm1, block.conv1), (block.norm2, block.conv2)):

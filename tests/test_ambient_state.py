@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import vsm_fast
+import vsm_fast.scorer
 from vsm_fast import VSMScorer, VSMScores
-from vsm_fast.api import cached_scorer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.integrations.metric import VisualSemanticMatching
 from vsm_fast.integrations.rewards import VSMReward
@@ -110,7 +110,7 @@ def of_descriptors(described: Descriptors) -> list[Any]:
 
 
 def by_score_batch(_: VSMScorer, tmp_path: Path) -> list[Any]:
-    cached_scorer.cache_clear()
+    vsm_fast.scorer._scorer.cache_clear()
     return of_scores(vsm_fast.score_batch([REF], GENS, **MASKS))
 
 
@@ -119,9 +119,9 @@ def by_scorer(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
 
 
 def by_described(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
-    references = scorer.describe_references([REF], MASKS["ref_masks"])
+    references = scorer.describe([REF], MASKS["ref_masks"], on_error="record")
     again = scorer.describe([REF], MASKS["ref_masks"])
-    both = Descriptors.cat([references[0].descriptors, again])
+    both = Descriptors.cat([references, again])
     return of_descriptors(both) + of_scores(scorer.score(references, GENS))
 
 

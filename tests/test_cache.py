@@ -253,7 +253,7 @@ def test_a_disk_that_is_full_is_a_warning(
     gens = _images(2)
     scores = _scorer(model, tmp_path / "c").score(gens[:1], gens)
     assert np.isfinite(scores.score).all()
-    assert "cannot be kept" in caplog.text
+    assert "cannot write to the descriptor cache" in caplog.text
 
 
 def test_an_index_that_is_locked_for_good_is_a_warning(

@@ -20,7 +20,6 @@ from tiny_models import aggregation_pair, config_of, edit_config, pixel_unet
 
 import vsm_fast
 from vsm_fast import ModelError, VisualSemanticMatching, VSMScorer
-from vsm_fast.api import cached_scorer
 from vsm_fast.errors import PairingError
 from vsm_fast.files import sha256_of
 from vsm_fast.identity import identity_of
@@ -34,6 +33,7 @@ from vsm_fast.model.config import AggregationConfig, BackboneConfig, Thresholds
 from vsm_fast.model.save import save_model
 from vsm_fast.runtimes.choose import load_runtime
 from vsm_fast.runtimes.exported import ONNX, RECORD
+from vsm_fast.scorer import cached_scorer
 
 one_thread = tiny_models.one_thread
 
@@ -101,7 +101,7 @@ def test_descriptors_of_another_model_are_refused(tmp_path: Path, changed: str) 
     CHANGES[changed](folder)
     now = VSMScorer.from_pretrained(folder, device="cpu")
     described = before.describe(IMAGES[:1])
-    for refs in (described, before.describe_references(IMAGES[:1])):
+    for refs in (described, before.describe(IMAGES[:1], on_error="record")):
         with pytest.raises(ModelError, match=rf"another model.*{changed} was .*, now "):
             now.score(refs, IMAGES)
         assert before.score(refs, IMAGES[:1]).status[0] == "ok"

@@ -1,6 +1,6 @@
-"""``vsm-fast`` and ``python -m vsm_fast``: the command line, which Ctrl-C ends in one line.
+"""Entry point of ``vsm-fast`` and ``python -m vsm_fast``.
 
-Also while it is being imported, which takes a while where disks are slow.
+Ctrl-C prints one line instead of a traceback, also during the imports.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of ``vsm_fast.cli.main``."""
+    """Run the command line and return its exit code."""
     try:
         from vsm_fast.cli import main as cli
 

@@ -1,11 +1,9 @@
-"""Torch's ambient switches, pinned while the library computes.
+"""Torch's global switches, pinned while the library computes.
 
-A score depends on images, model and options. Torch also has switches that a training loop sets for
-itself and that would reach into every product: autocast, TF32, the default dtype and device,
-inference mode. :func:`pinned` holds them at one value and puts them back.
-
-Deterministic mode and the number of threads are the caller's choice. The first has a path of its
-own in matching; the second changes last bits, within the numeric contract.
+A score depends on images, model and options only. A training loop sets switches that would affect
+every product: autocast, TF32, default dtype and device, inference mode. :func:`pinned` fixes their
+values and restores them. Deterministic mode and the number of threads remain the caller's choice;
+the latter changes last bits, within the numeric contract.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ _AUTOCAST = [
 
 
 class _PinnedThread(threading.local):
-    """Whether the calling thread is inside :func:`pinned`."""
+    """Per-thread flag: inside :func:`pinned`."""
 
     inside = False
 
@@ -36,13 +34,13 @@ _thread = _PinnedThread()
 def pinned() -> Iterator[None]:
     """Compute in float32, on the CPU by default, without autocast and gradients.
 
-    A context manager and a decorator, but not of generators: a ``yield`` inside would show the
-    state to their consumer. Autocast, default device, inference mode and gradients belong to a
-    thread, so that each function that the library runs in a thread of its own is decorated. The
-    other switches belong to the process; the last thread to leave restores them.
+    Context manager and decorator; not for generators, because ``yield`` would leak the state to
+    the consumer. Autocast, default device, inference mode and gradients are per thread, so every
+    function that the library runs in a thread is decorated. The other switches are per process;
+    the last thread to leave restores them.
 
-    Tensors made inside are ordinary ones, also under the caller's inference mode, so that weights
-    and descriptors can be used again outside of it.
+    Tensors created inside are ordinary tensors even under the caller's inference mode, so weights
+    and descriptors remain usable outside of it.
     """
     if _thread.inside:
         yield
@@ -65,7 +63,7 @@ def pinned() -> Iterator[None]:
 
 
 class _Functions:
-    """Switches with functions to read and set them, as attributes."""
+    """Switches with getter and setter functions, as attributes."""
 
     @property
     def default_dtype(self) -> torch.dtype:
@@ -85,12 +83,12 @@ class _Functions:
 
 
 def _switches() -> Iterator[tuple[Any, str, Any]]:
-    """(owner, attribute, value) of each switch of the process, in the order of pinning.
+    """Yield (owner, attribute, value) of each process-wide switch, in the order of pinning.
 
-    Torch keeps the precision of float32 products under old and new names, and refuses to read an
-    old one that contradicts the new ones. cuDNN's can be read before the new names change, that of
-    matrix products once they are "ieee". The new names form a tree, where "none" inherits: one that
-    differs although those above it are pinned was set itself, and what it reads can be restored.
+    Torch stores the precision of float32 products under old and new names, and raises on reading
+    an old one that contradicts the new ones. cuDNN's is readable before the new names change,
+    that of matrix products once they are "ieee". The new names form a tree in which "none"
+    inherits: a node that differs from its pinned parents was set explicitly and can be restored.
     """
     functions, backends = _Functions(), cast(Any, torch.backends)  # its new names have no types
     yield functions, "default_dtype", torch.float32
@@ -105,7 +103,7 @@ def _switches() -> Iterator[tuple[Any, str, Any]]:
 
 
 class _ProcessSwitches:
-    """The switches that all threads share; they are pinned while any thread is inside."""
+    """Switches that all threads share, pinned while any thread is inside."""
 
     def __init__(self) -> None:
         self._switches = [*_switches()]
@@ -120,22 +118,22 @@ class _ProcessSwitches:
             )
 
     def enter(self) -> None:
-        """Pin what differs, also what the caller changed since another thread pinned it."""
+        """Pin every switch that differs, including changes since another thread pinned it."""
         with self._lock:
             self._threads += 1
-            for position, (owner, name, wanted) in enumerate(self._switches):
+            for position, (owner, name, value) in enumerate(self._switches):
                 try:
-                    found = getattr(owner, name)
-                    if found != wanted:
-                        setattr(owner, name, wanted)
-                        self._before[position] = found
+                    before = getattr(owner, name)
+                    if before != value:
+                        setattr(owner, name, value)
+                        self._before[position] = before
                 except RuntimeError:
-                    # An old name that the caller contradicted by new ones, which are pinned too;
-                    # or torch.backends.disable_global_flags().
+                    # An old name that contradicts new ones, which are pinned too; or
+                    # torch.backends.disable_global_flags().
                     continue
 
     def leave(self) -> None:
-        """Restore the switches after the last thread, in the opposite order."""
+        """Restore the switches in reverse order when the last thread leaves."""
         with self._lock:
             self._threads -= 1
             if self._threads == 0:

@@ -1,10 +1,11 @@
-"""Compile the kernels for GPUs that are not here, and read what the machine code needs.
+"""Compile the kernels for absent GPUs and read the resources of the machine code.
 
-    python tests/kernels/ahead_of_time.py            a table for people
-    python tests/kernels/ahead_of_time.py --json     the same for the tests
+    python tests/kernels/ahead_of_time.py               table of all targets and variants
+    python tests/kernels/ahead_of_time.py --defaults    defaults on sm_90 and sm_100 only
+    python tests/kernels/ahead_of_time.py --json        the same for the tests
 
-Triton's wheel carries the assemblers and disassemblers, so that no GPU is needed. The tests run
-this file as a program of its own: they interpret the kernels, which excludes compiling them.
+Triton's wheel carries assemblers and disassemblers, so no GPU is needed. The tests run this file
+as a program of its own: they interpret the kernels, which excludes compiling them.
 """
 
 from __future__ import annotations
@@ -28,24 +29,11 @@ from triton.compiler import ASTSource
 
 from vsm_fast.kernels.claim import CHANNELS_EXACT, WARPS, WARPS_EXACT, _claim_kernel
 from vsm_fast.kernels.count import _count_kernel
-from vsm_fast.kernels.group_norm import (
-    GroupNormTiles,
-    _affine_kernel,
-    _moments_kernel,
-    _normalise_kernel,
-)
 from vsm_fast.kernels.nearest import CLEARED, NearestTiles, _nearest_kernel
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, ITEM_COLUMNS, POINTS_PER_BLOCK
 from vsm_fast.kernels.tuning import default_tiles
 
-KERNELS = {
-    "nearest": _nearest_kernel,
-    "claim": _claim_kernel,
-    "count": _count_kernel,
-    "moments": _moments_kernel,
-    "affine": _affine_kernel,
-    "normalise": _normalise_kernel,
-}
+KERNELS = {"nearest": _nearest_kernel, "claim": _claim_kernel, "count": _count_kernel}
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -205,50 +193,30 @@ def count_job(target: str, thresholds: int) -> Job:
     )  # fmt: skip
 
 
-def group_norm_jobs(target: str) -> Iterator[Job]:
-    """GroupNorm of 512 channels in bfloat16, as in the middle of a VAE."""
-    tiles = GroupNormTiles()
-    cut = {"CHANNELS": 512, "N": tiles.cells, "C": tiles.channels}
-    yield Job(
-        "moments", "bf16, 512 channels", target,
-        {"x": "*bf16", "moments": "*fp32", "n_cells": "i32", "n_steps": "i32"},
-        cut, tiles.warps,
-    )  # fmt: skip
-    yield Job(
-        "affine", "bf16, 512 channels", target,
-        {
-            "moments": "*fp32", "weight": "*bf16", "bias": "*bf16", "affine": "*fp32",
-            "n_cells": "i32", "n_parts": "i32", "part_cells": "i32", "eps": "fp32",
-        },
-        {"CHANNELS": 512, "WIDTH": 16, "P": 128, "W": 16}, WARPS,
-    )  # fmt: skip
-    yield Job(
-        "normalise", "bf16, 512 channels", target,
-        {"x": "*bf16", "affine": "*fp32", "out": "*bf16", "n_cells": "i32"},
-        {**cut, "ACTIVATION": "silu"}, tiles.warps,
-    )  # fmt: skip
-
-
-def jobs() -> Iterator[Job]:
-    """Everything that the tests look at."""
+def jobs(everything: bool) -> Iterator[Job]:
+    """Yield the compilations that the tests inspect; only the defaults unless ``everything``."""
     for target, choices in TILES.items():
-        for tiles in choices:
+        hopper_or_later = target in ("sm_90", "sm_100")
+        if not everything and not hopper_or_later:
+            continue
+        first, exact = choices[0], default_on(target, torch.float32)
+        yield nearest_job(target, first)
+        yield nearest_job(target, exact, "fp32")
+        yield nearest_job(target, exact, "fp32", precision="tf32")
+        if hopper_or_later:
+            yield nearest_job(target, first, "fp8e4nv", visual_index=True)
+        yield claim_job(target, exact=True)
+        yield count_job(target, 4)
+        if not everything:
+            continue
+        for tiles in choices[1:]:
             yield nearest_job(target, tiles)
-        first = choices[0]
         free = replace(first, registers=0)
         yield nearest_job(target, free, "fp16", normalised=False)
         yield nearest_job(target, free, "fp16", channels=128 if first.descriptors else 100)
-        exact = default_on(target, torch.float32)
-        yield nearest_job(target, exact, "fp32")
-        yield nearest_job(target, exact, "fp32", precision="tf32")
-        if target in ("sm_90", "sm_100"):
-            yield nearest_job(target, first, "fp8e4nv", visual_index=True)
-        for again in (False, True):
-            yield claim_job(target, exact=again)
+        yield claim_job(target, exact=False)
         yield claim_job(target, exact=True, normalised=False)
-        for thresholds in (0, 4):
-            yield count_job(target, thresholds)
-        yield from group_norm_jobs(target)
+        yield count_job(target, 0)
 
 
 def compile_kernel(job: Job) -> Resources:
@@ -325,7 +293,7 @@ def _table(found: list[Resources]) -> str:
 def main() -> None:
     """Compile everything, two at a time, and print it."""
     with ThreadPoolExecutor(2) as pool:  # the assemblers are programs of their own
-        found = list(pool.map(compile_kernel, jobs()))
+        found = list(pool.map(compile_kernel, jobs("--defaults" not in sys.argv)))
     if "--json" in sys.argv:
         print(json.dumps([asdict(one) for one in found]))
     else:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.identity import require_same_model
-from vsm_fast.matching.cpu import NearestJob, describe_products, find_nearest
+from vsm_fast.matching.cpu import NearestJob, find_nearest, product_library
 from vsm_fast.matching.gpu import MatchPrecision, describe_tiles, match_triton, why_not
 from vsm_fast.matching.matches import Matches
 from vsm_fast.torch_state import pinned
@@ -69,8 +69,6 @@ def match_blocked(
     target: Descriptors,
     pairs: Tensor,
     semantic_threshold: float,
-    *,
-    bfloat16_filter: bool | None = None,
 ) -> Matches:
     """Match on a CPU, never holding more than a cache-sized block of a similarity matrix.
 
@@ -79,8 +77,6 @@ def match_blocked(
         target: The references.
         pairs: int64 [P, 2], (image of ``source``, image of ``target``).
         semantic_threshold: In [-1, 1]; a point matches strictly above it.
-        bfloat16_filter: Whether large pairs are filtered in bfloat16 before float32 decides;
-            None measures once whether that is faster on this CPU.
 
     Returns:
         What :func:`match_eager` returns; similarities differ by float32 rounding.
@@ -116,7 +112,7 @@ def match_blocked(
             NearestJob(mine[rows], part, best[out], position[out])
             for (mine, _, best, position), part in zip(branches, parts[image], strict=True)
         ]
-    find_nearest(jobs, bfloat16_filter=bfloat16_filter)
+    find_nearest(jobs)
     # Target points of all pairs in one numbering, so that one pass settles all rivalries.
     numbering = (target_counts.cumsum(0) - target_counts).repeat_interleave(counts) + index
     kept = _one_source_per_target(
@@ -203,7 +199,7 @@ def describe_search(
     device = torch.device(device)
     path, _ = choose_path(device)
     if path == "blocked":
-        return describe_products()
+        return f"blocks of float32 similarities, multiplied by {product_library()}"
     if path == "triton":
         return describe_tiles(dtype, channels, points, device)
     return "a full similarity matrix for each pair"

@@ -266,7 +266,7 @@ def test_an_index_that_is_locked_for_good_is_a_warning(
     scores = scorer.score(_images(1), _images(2))
     other.close()
     assert np.isfinite(scores.score).all()
-    assert "cannot be read" in caplog.text
+    assert "cannot read the descriptor cache" in caplog.text
 
 
 _WRITER = """

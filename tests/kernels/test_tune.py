@@ -86,7 +86,7 @@ def test_a_candidate_counts_only_if_it_is_right(caplog: pytest.LogCaptureFixture
 
     assert small_trial().time(SLOW, timer) == 7.0
     assert small_trial(tolerance=-1).time(SLOW, timer) == math.inf
-    assert "left out, wrong by" in caplog.text
+    assert "excluded, error" in caplog.text
 
     def broken(run: Callable[[], object]) -> float:
         raise RuntimeError("out of shared memory")

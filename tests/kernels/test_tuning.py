@@ -57,7 +57,7 @@ def test_products_of_torch_are_taken_where_they_were_faster(folder: Path) -> Non
     assert not chosen(folder, "float16", 384, 2304).gemm
     narrow = chosen(folder, "float16", 64, 2304)
     assert narrow.gemm
-    assert narrow.reason.startswith("products of torch, as measured on Some GPU 80GB")
+    assert narrow.reason.startswith("torch's products, as measured on Some GPU 80GB")
 
 
 def test_what_was_not_measured_is_not_chosen(folder: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -442,16 +443,15 @@ def test_the_search_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "multiplied by oneDNN" in describe_search("cpu", torch.float32, 8, 100)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert "multiplied by BLAS" in describe_search("cpu", torch.float32, 8, 100)
-    assert (
-        describe_search("meta", torch.float32, 8, 100) == "a full similarity matrix for each pair"
+    assert describe_search("meta", torch.float32, 8, 100) == "a full similarity matrix per pair"
+    monkeypatch.setattr(
+        vsm_fast.matching.match, "choose_path", lambda device: ("triton", "requested")
     )
     monkeypatch.setattr(
-        vsm_fast.matching.match, "choose_path", lambda device: ("triton", "asked for")
+        "vsm_fast.kernels.tuning.choose", lambda *shape: SimpleNamespace(reason=shape)
     )
-    monkeypatch.setattr(vsm_fast.matching.match, "describe_tiles", lambda *what: what)
-    assert describe_search("cuda:1", torch.float16, 8, 100) == (
-        torch.float16, 8, 100, torch.device("cuda:1"),
-    )  # fmt: skip
+    shape = torch.float16, 8, 100, torch.device("cuda:1")
+    assert describe_search("cuda:1", *shape[:3]) == str(shape)
 
 
 def test_the_path_is_logged(
@@ -460,7 +460,7 @@ def test_the_path_is_logged(
     caplog.set_level(logging.DEBUG)
     one_pair(match, make_descriptors([4]), make_descriptors([3]), 0.5)
     (record,) = (each for each in caplog.records if each.name == "vsm_fast.matching.match")
-    assert record.getMessage().startswith("matching 1 pairs on cpu: blocked (on a CPU blocks")
+    assert record.getMessage().startswith("matching 1 pairs on cpu: blocked (blocks of rows")
 
 
 @pytest.mark.parametrize(

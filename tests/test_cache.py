@@ -273,7 +273,7 @@ _WRITER = """
 import sys, torch
 from vsm_fast.cache import DescriptorCache, RowsForm
 cache = DescriptorCache(sys.argv[1], max_bytes=20_000)
-for number in range(60):
+for number in range(40):
     key = f"{number % 30:02d}-shared"
     rows = cache.get([key], [RowsForm(4, 8, torch.float32)])[0]
     if rows is not None:

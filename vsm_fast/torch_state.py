@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -62,44 +64,34 @@ def pinned() -> Iterator[None]:
             _thread.inside = False
 
 
-class _Functions:
-    """Switches with getter and setter functions, as attributes."""
+@dataclass(frozen=True)
+class _Switch:
+    """A process-wide switch and its pinned value."""
 
-    @property
-    def default_dtype(self) -> torch.dtype:
-        return torch.get_default_dtype()
-
-    @default_dtype.setter
-    def default_dtype(self, dtype: torch.dtype) -> None:
-        torch.set_default_dtype(dtype)
-
-    @property
-    def matmul_precision(self) -> str:
-        return torch.get_float32_matmul_precision()
-
-    @matmul_precision.setter
-    def matmul_precision(self, precision: str) -> None:
-        torch.set_float32_matmul_precision(precision)
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+    pinned: Any
 
 
-def _switches() -> Iterator[tuple[Any, str, Any]]:
-    """Yield (owner, attribute, value) of each process-wide switch, in the order of pinning.
+def _switches() -> Iterator[_Switch]:
+    """Yield each process-wide switch, in the order of pinning.
 
     Torch stores the precision of float32 products under old and new names, and raises on reading
     an old one that contradicts the new ones. cuDNN's is readable before the new names change,
     that of matrix products once they are "ieee". The new names form a tree in which "none"
     inherits: a node that differs from its pinned parents was set explicitly and can be restored.
     """
-    functions, backends = _Functions(), cast(Any, torch.backends)  # its new names have no types
-    yield functions, "default_dtype", torch.float32
-    yield backends.cudnn, "allow_tf32", False
-    if hasattr(backends, "fp32_precision"):  # from torch 2.9
+    yield _Switch(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
+    attributes: list[tuple[Any, str, Any]] = [(torch.backends.cudnn, "allow_tf32", False)]
+    if hasattr(torch.backends, "fp32_precision"):  # from torch 2.9
+        backends = cast(Any, torch.backends)  # its new names have no types
         cudnn, mkldnn = backends.cudnn, backends.mkldnn
-        for owner in (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn):
-            yield owner, "fp32_precision", "ieee"
-        for owner in (mkldnn.matmul, mkldnn.conv, mkldnn.rnn):
-            yield owner, "fp32_precision", "ieee"
-    yield functions, "matmul_precision", "highest"
+        owners = (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+        owners += (mkldnn.matmul, mkldnn.conv, mkldnn.rnn)
+        attributes += [(owner, "fp32_precision", "ieee") for owner in owners]
+    for owner, name, value in attributes:
+        yield _Switch(partial(getattr, owner, name), partial(setattr, owner, name), value)
+    yield _Switch(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
 
 
 class _ProcessSwitches:
@@ -121,11 +113,11 @@ class _ProcessSwitches:
         """Pin every switch that differs, including changes since another thread pinned it."""
         with self._lock:
             self._threads += 1
-            for position, (owner, name, value) in enumerate(self._switches):
+            for position, switch in enumerate(self._switches):
                 try:
-                    before = getattr(owner, name)
-                    if before != value:
-                        setattr(owner, name, value)
+                    before = switch.get()
+                    if before != switch.pinned:
+                        switch.set(switch.pinned)
                         self._before[position] = before
                 except RuntimeError:
                     # An old name that contradicts new ones, which are pinned too; or
@@ -138,8 +130,7 @@ class _ProcessSwitches:
             self._threads -= 1
             if self._threads == 0:
                 for position in sorted(self._before, reverse=True):
-                    owner, name, _ = self._switches[position]
-                    setattr(owner, name, self._before.pop(position))
+                    self._switches[position].set(self._before.pop(position))
 
 
 _process = _ProcessSwitches()

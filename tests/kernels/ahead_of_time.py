@@ -45,13 +45,13 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 
 
 def default_on(target: str, dtype: torch.dtype) -> NearestTiles:
-    """The tiles of a GPU of this kind that nobody has tuned."""
+    """Return the tiles of an untuned GPU."""
     amd = target.startswith("gfx")
     major = 9 if amd else int(target.removeprefix("sm_")) // 10
     return default_tiles(dtype, major=major, shared=SHARED[target], amd=amd)
 
 
-# The default of each target first, then others that tuning may choose.
+# The default of each target, then others that tuning may choose.
 TILES = {
     target: [default_on(target, torch.bfloat16), *others]
     for target, others in {
@@ -75,7 +75,7 @@ MATRIX = re.compile(r"HMMA|QMMA|HGMMA|QGMMA|UTC[HQ]MMA|v_mfma")
 
 @dataclass(frozen=True)
 class Job:
-    """One compilation: kernel, target, types of its arguments, constants, launch options."""
+    """Compilation of a kernel: target, argument types, constants, launch options."""
 
     kernel: str
     variant: str
@@ -89,10 +89,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel needs.
+    """Resources of a compiled kernel.
 
-    ``registers`` of a thread, ``shared`` bytes of a program, ``spills``: bytes of the stack or
-    registers spilled, ``operations``: how often each instruction stands in the machine code.
+    ``registers`` per thread, ``shared`` bytes per program, ``spills``: stack bytes or spilled
+    registers, ``operations``: count per instruction in the machine code.
     """
 
     kernel: str
@@ -115,7 +115,7 @@ def nearest_job(
     precision: str = "ieee",
     visual_index: bool = False,
 ) -> Job:
-    """The first launch, with rows of ``dtype``."""
+    """Return the job of the first launch with rows of ``dtype``."""
 
     def rows(height: int) -> str:
         if tiles.descriptors:
@@ -123,17 +123,15 @@ def nearest_job(
         return f"*{dtype}"
 
     query, key = rows(tiles.queries), rows(tiles.keys)
-    names = [
-        "x".join(map(str, (tiles.queries, tiles.keys, tiles.channels))),
-        f"{tiles.warps} warps",
-    ]
-    names += ["descriptors" if tiles.descriptors else "pointers", dtype, f"D={channels}"]
-    names += [] if normalised else ["raw"]
-    names += [] if precision == "ieee" else [precision]
-    names += ["visual index"] if visual_index else []
+    loads = "descriptors" if tiles.descriptors else "pointers"
+    variant = (
+        f"{tiles.queries}x{tiles.keys}x{tiles.channels}, {tiles.warps} warps, {loads}, {dtype}"
+    )
+    variant += f", D={channels}" + ("" if normalised else ", raw")
+    variant += ("" if precision == "ieee" else f", {precision}") + ", visual index" * visual_index
     return Job(
         "nearest",
-        ", ".join(names),
+        variant,
         target,
         {
             "semantic_query": query, "semantic_key": key,
@@ -156,7 +154,7 @@ def nearest_job(
 
 
 def claim_job(target: str, *, exact: bool, normalised: bool = True) -> Job:
-    """The second launch."""
+    """Return the job of the second launch."""
     return Job(
         "claim",
         ("exact" if exact else "as found") + ("" if normalised else ", raw"),
@@ -177,7 +175,7 @@ def claim_job(target: str, *, exact: bool, normalised: bool = True) -> Job:
 
 
 def count_job(target: str, thresholds: int) -> Job:
-    """The third launch."""
+    """Return the job of the third launch."""
     return Job(
         "count",
         f"{thresholds} thresholds",
@@ -220,15 +218,11 @@ def jobs(everything: bool) -> Iterator[Job]:
 
 
 def compile_kernel(job: Job) -> Resources:
-    """Compile as a launch would, and read the machine code.
-
-    Raises:
-        Exception: Whatever the compiler raises.
-    """
+    """Compile as a launch would and read the machine code."""
     function = KERNELS[job.kernel]
     names = function.arg_names
     signature = {name: job.types.get(name, "constexpr") for name in names}
-    # Torch aligns what it allocates; without this the compiler would load a few bytes at a time.
+    # Torch aligns allocations; without this the compiler would load a few bytes at a time.
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
@@ -291,7 +285,7 @@ def _table(found: list[Resources]) -> str:
 
 
 def main() -> None:
-    """Compile everything, two at a time, and print it."""
+    """Compile all jobs, two at a time, and print the result."""
     with ThreadPoolExecutor(2) as pool:  # the assemblers are programs of their own
         found = list(pool.map(compile_kernel, jobs("--defaults" not in sys.argv)))
     if "--json" in sys.argv:

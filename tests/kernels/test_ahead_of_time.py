@@ -109,7 +109,7 @@ def test_tiles_are_copied_asynchronously(compiled: list[Resources]) -> None:
 
 
 def test_two_programs_of_the_default_tiles_fit_a_processor(compiled: list[Resources]) -> None:
-    """One reduces while the other multiplies; what the limit of 128 registers is for."""
+    """One reduces while the other multiplies; the reason for the limit of 128 registers."""
     for target, warps in {"sm_80": 8, "sm_90": 8, "sm_100": 4}.items():
         if target not in {one["target"] for one in compiled}:
             continue

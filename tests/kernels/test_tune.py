@@ -1,4 +1,4 @@
-"""The search for tiles, with a clock of its own instead of a GPU's."""
+"""Tile tuning with made-up times instead of a GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_candidates_fit_and_differ(dtype: torch.dtype, shared: int, copies: bool
 
 @dataclass
 class FakeTrial:
-    """A trial whose times are made up, and which remembers what was tried."""
+    """Trial with made-up times that records the tiles."""
 
     slowness: float
     tried: list[NearestTiles] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Tiles come from measurements; without any, from what the GPU can hold."""
+"""Tiles come from measurements, else from the GPU's capacity."""
 
 from __future__ import annotations
 

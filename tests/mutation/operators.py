@@ -1,6 +1,6 @@
-"""Mutants of a module: its syntax tree with one small mistake each.
+"""Mutants of a module: its syntax tree with one small fault each.
 
-Left alone: docstrings, annotations, imports, ``assert`` (for mypy), and the text of messages.
+Docstrings, annotations, imports, ``assert`` (for mypy) and message texts are not mutated.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ MODULES = {"np", "torch", "F", "nn", "init", "functional", "pa", "math"}  # not 
 LEFT_ALONE = (ast.Import, ast.ImportFrom, ast.Assert, ast.JoinedStr)
 ANNOTATIONS = {"annotation", "returns"}
 
-Place = tuple[tuple[str, int | None], ...]  # the fields, and positions in them, from the root
+Place = tuple[tuple[str, int | None], ...]  # fields and positions from the root
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mutated module; ``name`` stays the same when other lines of the file change."""
+    """Mutated module; ``name`` is independent of other lines of the file."""
 
     name: str
     line: int
@@ -56,7 +56,7 @@ class Mutant:
 
 
 def mutants(source: str) -> list[Mutant]:
-    """All mutants of a module's source, in the order of its lines."""
+    """Return all mutants of a module's source, in line order."""
     tree = ast.parse(source)
     before = ast.unparse(tree).splitlines()
     found: dict[str, Mutant] = {}

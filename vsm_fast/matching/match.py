@@ -88,20 +88,16 @@ def match_blocked(
             (source.visual, target.visual, visual_similarity, unused),
         )
     ]
-    parts: dict[int, list[Tensor]] = {}
     jobs = []
     for first, end in pairwise(_joined(targets, starts, counts)):
         out = slice(int(offsets[first]), int(offsets[end]))
-        image, columns = int(targets[first]), int(target_counts[first])
-        if out.start == out.stop or columns == 0:
+        if out.start == out.stop or target_counts[first] == 0:
             continue
-        if image not in parts:
-            where = slice(int(target_starts[first]), int(target_starts[first]) + columns)
-            parts[image] = [theirs[where] for _, theirs, _, _ in branches]
         rows = slice(int(starts[first]), int(starts[first]) + out.stop - out.start)
+        columns = slice(int(target_starts[first]), int((target_starts + target_counts)[first]))
         jobs += [
-            NearestJob(mine[rows], part, best[out], position[out])
-            for (mine, _, best, position), part in zip(branches, parts[image], strict=True)
+            NearestJob(mine[rows], theirs[columns], best[out], position[out])
+            for mine, theirs, best, position in branches
         ]
     find_nearest(jobs)
     # A common numbering of all pairs' target points resolves duplicates in one pass.

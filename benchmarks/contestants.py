@@ -163,9 +163,9 @@ CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
 }
 
 
-def _need_compiler(who: str) -> None:
+def _need_compiler(library: str) -> None:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        pytest.skip(f"{who} needs a C++ compiler; none found")
+        pytest.skip(f"{library} needs a C++ compiler; none found")
 
 
 def _check_last_product(product: Tensor, expected: Matches) -> None:

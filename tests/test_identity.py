@@ -1,4 +1,4 @@
-"""Results belong to the model that computed them: in memory, under a name, in a cache, in a job."""
+"""Model identity in descriptors, scorers, caches and jobs."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ TORCH = SimpleNamespace(name="torch", precision="float32", device=torch.device("
 
 
 def write(folder: Path, seed: int = 0, **backbone: object) -> Path:
-    """A model folder; another seed has other weights, of the same shapes."""
+    """Write a model folder with weights by seed."""
     unet = tiny_models.randomised(pixel_unet(), seed)
     save_model(folder, config_of(("us2",), **backbone), unet, *aggregation_pair((24,)))
     return folder
 
 
 def regraded(folder: Path) -> Path:
-    """An exported folder whose graph computes something else, with hashes that fit."""
+    """Change the graph of an exported folder and its recorded hashes."""
     graph = onnx.load(folder / ONNX)
     values = max(graph.graph.initializer, key=lambda entry: len(entry.raw_data))
     values.raw_data = (np.frombuffer(values.raw_data, np.float32) * -1).tobytes()
@@ -82,7 +82,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 changes = pytest.mark.parametrize("changed", CHANGES)
 
 
-def test_every_setting_is_part_of_an_identity_but_what_changes_no_descriptor() -> None:
+def test_an_identity_contains_every_setting_that_affects_descriptors() -> None:
     config = replace(config_of(), files={"a": "1"})
     record = identity_of(config, TORCH, {ONNX: "2"}).record()
     settings = {f"backbone.{f.name}" for f in fields(BackboneConfig)}
@@ -164,7 +164,7 @@ def test_a_loop_loads_its_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     state = (folder / "config.json").stat()
     (folder / "config.json").write_bytes(content)
     os.utime(folder / "config.json", ns=(state.st_atime_ns, state.st_mtime_ns))
-    # In place, as long as before and with its old time: what cannot be told apart is loaded.
+    # Rewritten in place with equal size and time: only the change time differs.
     assert cached_scorer("m", device="cpu", cache="c") is not scorer
 
 

@@ -90,7 +90,7 @@ def test_the_heat_map_lights_up_the_repainted_part() -> None:
     assert heat[part & mask].mean() > heat[~part & mask].mean() + 0.2
 
 
-def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
+def test_reference_descriptors_give_the_same_scores(scorer: VSMScorer) -> None:
     described = scorer.describe([REFERENCE], [REFERENCE_MASK])
     gens, masks = [REPAINTED, OTHER], [REPAINTED_MASK, OTHER_MASK]
     once = scorer.score(described, gens, gen_masks=masks)
@@ -98,7 +98,7 @@ def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
     np.testing.assert_array_equal(once.score, again.score)
 
 
-def test_described_references_keep_what_is_known_of_them(scorer: VSMScorer) -> None:
+def test_reference_descriptors_keep_names_statuses_and_flags(scorer: VSMScorer) -> None:
     images = [REFERENCE, np.zeros((64, 64, 3), np.uint8), "nowhere.png", OTHER]
     masks = [REFERENCE_MASK, None, None, None]
     described = scorer.describe(images, masks, on_error="record")
@@ -114,7 +114,7 @@ def test_described_references_keep_what_is_known_of_them(scorer: VSMScorer) -> N
     assert "nowhere.png" in once.reason[2]
 
 
-def test_a_reference_that_is_given_often_is_described_once(
+def test_a_repeated_reference_runs_the_network_once(
     scorer: VSMScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs = [REFERENCE, OTHER, REFERENCE, REFERENCE]
@@ -144,7 +144,7 @@ def test_a_reference_that_is_given_often_is_described_once(
         assert abs(together.score[row] - single.score[0]) <= 1.5 / single.n_matched[0]
 
 
-def test_masks_of_a_described_reference_are_refused(scorer: VSMScorer) -> None:
+def test_masks_with_reference_descriptors_are_refused(scorer: VSMScorer) -> None:
     described = scorer.describe([REFERENCE])
     with pytest.raises(PairingError, match="describe"):
         scorer.score(described, [REFERENCE], ref_masks=[REFERENCE_MASK])
@@ -171,7 +171,7 @@ def test_batch_size_order_and_neighbours_change_rounding_only(scorer: VSMScorer)
             assert abs(single.score[0] - score) <= 1.5 / single.n_matched[0]
 
 
-def test_pairs_choose_what_meets_what(scorer: VSMScorer) -> None:
+def test_pairs_select_references_and_images(scorer: VSMScorer) -> None:
     refs, ref_masks = [REFERENCE, OTHER], [REFERENCE_MASK, OTHER_MASK]
     scores = scorer.score(
         refs, refs, ref_masks=ref_masks, gen_masks=ref_masks, pairs=[[1, 0], [0, 0], [1, 1]]
@@ -251,7 +251,7 @@ def test_a_threshold_that_is_no_similarity_is_refused(name: str, value: float) -
         vsm_fast.score_batch([REFERENCE], [REFERENCE], **{name: value})  # type: ignore[arg-type]
 
 
-def test_references_described_by_another_model_are_refused(scorer: VSMScorer) -> None:
+def test_references_of_another_model_are_refused(scorer: VSMScorer) -> None:
     rows = torch.nn.functional.normalize(torch.ones(4, 16), dim=1)
     other = vsm_fast.Descriptors(
         rows, rows, torch.tensor([0, 4]), torch.arange(4), scorer.config.aggregation.grid

@@ -75,12 +75,12 @@ def _environment(results: Results) -> list[str]:
 
 def _targets(results: Results) -> list[str]:
     lines = ["| target | minimum | measured | |", "|---|---|---|---|"]
-    for what, measured, minimum in targets(results):
+    for target, measured, minimum in targets(results):
         if measured is None:
-            lines.append(f"| {what} | {minimum:g} | not measured | |")
+            lines.append(f"| {target} | {minimum:g} | not measured | |")
         else:
             met = "met" if measured >= minimum else "missed"
-            lines.append(f"| {what} | {minimum:g} | {measured:.2f} | {met} |")
+            lines.append(f"| {target} | {minimum:g} | {measured:.2f} | {met} |")
     return [*lines, ""]
 
 

@@ -1,4 +1,4 @@
-"""The checklist on a machine without a GPU: its order, its failures, its tables, its workloads."""
+"""The GPU checklist without a GPU: order, failures, tables, workloads."""
 
 from __future__ import annotations
 
@@ -166,6 +166,7 @@ def test_exports_are_a_call_of_their_own(tmp_path: Path) -> None:
     assert sum(seconds for _, _, seconds in EXPORTS) <= 600
 
 
+@pytest.mark.slow
 def test_onnx_runtime_is_measured_on_a_small_scale(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert run_step("onnx_runtime", path, 280, "--quick") is None
@@ -179,7 +180,7 @@ def test_tensorrt_is_measured_on_a_small_scale(
     request: pytest.FixtureRequest, small_export: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """With a stand-in: what is tried is that a first run on a GPU has no slip in it."""
+    """With a stand-in, to find mistakes before the first run on a GPU."""
     (row,) = tensorrt_step.run(torch.device("cpu"), quick=True)
     assert "NVIDIA GPU" in row["error"]
     request.getfixturevalue("tensorrt")
@@ -203,10 +204,15 @@ def test_an_empty_run_has_a_table_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["environment", "native_tests", "matching", "extraction", "throughput", "levers"]
+    "module",
+    ["environment", "throughput"]
+    + [
+        pytest.param(module, marks=pytest.mark.slow)
+        for module in ("native_tests", "matching", "extraction", "levers")
+    ],
 )
 def test_each_step_runs_on_a_small_scale(module: str, tmp_path: Path) -> None:
-    """Interpreted and tiny: what is tried is that a first run on a GPU has no slip in it."""
+    """Interpreted and tiny, to find mistakes before the first run on a GPU."""
     path = tmp_path / "rows.jsonl"
     assert run_step(module, path, 280, "--quick") is None
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -222,7 +228,7 @@ def test_a_step_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
-def test_what_a_stopped_step_has_started_is_ended_too(
+def test_children_of_a_stopped_step_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, started, survived = (tmp_path / name for name in ("step", "started", "survived"))

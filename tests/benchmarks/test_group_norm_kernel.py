@@ -86,7 +86,7 @@ def test_a_large_mean_does_not_cancel(offset):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # inf - inf, interpreted
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_spoils_its_own_group_and_never_hides(activation, bad):
+def test_non_finite_values_stay_visible_in_their_group_only(activation, bad):
     x, groups, weight, bias = sample((2, 32, 6, 6, 8))
     clean = on_device(x, groups, weight, bias, activation=activation)
     x[1, 5, 2, 3] = bad
@@ -106,7 +106,7 @@ def test_an_image_does_not_depend_on_its_neighbours(monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["memory", "dimensions", "groups", "weight"])
-def test_what_does_not_fit_is_refused(change):
+def test_invalid_arguments_are_refused(change):
     x, groups, weight, bias = sample((2, 32, 6, 6, 8))
     x = {"memory": x.contiguous(), "dimensions": x[0]}.get(change, x)
     weight = weight[1:] if change == "weight" else weight

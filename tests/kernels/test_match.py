@@ -282,7 +282,7 @@ def test_denormal_and_zero_rows_are_similar_to_nothing() -> None:
     ("bad", "normalised"),
     [(torch.nan, True), (torch.nan, False), (torch.inf, False), (-torch.inf, False)],
 )
-def test_a_row_that_is_not_finite_matches_nothing_and_disturbs_nobody(
+def test_a_non_finite_row_matches_nothing_and_affects_no_other(
     bad: float, normalised: bool
 ) -> None:
     spoilt = AXES.clone()

@@ -95,7 +95,7 @@ def test_a_candidate_counts_only_if_it_is_right(caplog: pytest.LogCaptureFixture
     assert "out of shared memory" in caplog.text
 
 
-def test_a_random_batch_is_what_was_asked_for() -> None:
+def test_a_random_batch_has_the_requested_shape() -> None:
     batch: Batch = random_batch([3, 0, 5], [4], 8, torch.float16, DEVICE)
     assert batch.pairs.tolist() == [[0, 0], [1, 0], [2, 0]]
     assert batch.operations == 2 * 16 * (3 + 5) * 4

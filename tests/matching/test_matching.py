@@ -241,7 +241,7 @@ def test_all_rows_equal(path: Match) -> None:
     assert found.kept.nonzero().tolist() == [[0]]
 
 
-def test_rivalry_stays_within_a_pair(path: Match) -> None:
+def test_duplicates_are_resolved_within_a_pair(path: Match) -> None:
     image = from_rows([AXES[0]], [HALF])
     pairs = torch.tensor([[0, 0]] * 3)
     assert path(image, image, pairs, 0.5).kept.tolist() == [True] * 3
@@ -370,7 +370,7 @@ ON_A_CPU = pytest.mark.parametrize("name", ["eager", "blocked", "blocked BLAS", 
 
 @ON_A_CPU
 @pytest.mark.parametrize(("counts", "pairs"), [([0], [[0, 0]]), ([3], [])])
-def test_nothing_found_has_the_usual_types(
+def test_empty_results_have_the_usual_types(
     name: str, make_descriptors: Callable[..., Descriptors], counts: list[int], pairs: list[object]
 ) -> None:
     source, target = (make_descriptors(points).to("cpu", torch.float16) for points in ([2], counts))

@@ -91,7 +91,7 @@ def test_points_that_are_not_kept_have_no_say(scoring) -> None:
 
 
 @SCORES
-def test_kept_points_are_counted_whatever_they_look_like(scoring) -> None:
+def test_kept_points_count_independently_of_visual_similarity(scoring) -> None:
     made = matches([30])
     found = scoring(made, [2.0])
     assert found.score.tolist() == [[0.0]]

@@ -142,7 +142,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         yield from _calls(node)
     elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         for index, decorator in enumerate(node.decorator_list):
-            if isinstance(decorator, ast.Call):  # the others decide what kind of thing it is
+            if isinstance(decorator, ast.Call):  # others change the kind of the object
                 rest = node.decorator_list[:index] + node.decorator_list[index + 1 :]
                 yield _with(node, decorator_list=rest)
     elif isinstance(node, ast.Raise) or (
@@ -162,7 +162,7 @@ def _constants(node: ast.Constant) -> Iterator[ast.AST]:
 
 
 def _calls(node: ast.Call) -> Iterator[ast.AST]:
-    """The opposite function, one keyword argument less, or what the call was made on."""
+    """The opposite function, one keyword argument less, or the receiver of the call."""
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if name in OPPOSITE:

@@ -43,10 +43,10 @@ def match_eager(
         similarity, index = _best(semantic)
         kept = similarity > semantic_threshold
         # A point loses to a higher one with the same target, and to an equal one before it.
-        rival = (index[:, None] == index) & kept
-        earlier = torch.ones_like(rival).tril(-1)
+        same = (index[:, None] == index) & kept
+        earlier = torch.ones_like(same).tril(-1)
         higher = similarity > similarity[:, None]
-        beaten = rival & (higher | ((similarity == similarity[:, None]) & earlier))
+        beaten = same & (higher | ((similarity == similarity[:, None]) & earlier))
         parts.append((similarity, index, _best(visual)[0], kept & ~beaten.any(dim=1)))
     offsets = torch.tensor([0, *(len(part[0]) for part in parts)]).cumsum(0)
     if not parts:

@@ -256,7 +256,11 @@ def nearest(
         torch.empty(shape, dtype=torch.float32, device=device),
         torch.empty(shape, dtype=torch.int32, device=device),
     )
-    if tiles.descriptors and not _describable(semantic, visual, schedule, tiles):
+    describable = schedule.fewest_keys >= tiles.keys and all(
+        rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
+        for rows in (*semantic, *visual)
+    )
+    if not describable:
         tiles = replace(tiles, descriptors=False)
     n_items = len(schedule.items)
     programs = tiles.programs * processors(device)
@@ -279,13 +283,6 @@ def nearest(
             num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True, **limits,
         )  # fmt: skip
     return parts
-
-
-def _describable(semantic: Branch, visual: Branch, schedule: Schedule, tiles: NearestTiles) -> bool:
-    return schedule.fewest_keys >= tiles.keys and all(
-        rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
-        for rows in (*semantic, *visual)
-    )
 
 
 def _rows(branch: Branch, tiles: NearestTiles) -> tuple[Tensor | TensorDescriptor, ...]:

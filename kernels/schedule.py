@@ -90,8 +90,9 @@ def plan(
         ValueError: If the batch exceeds the range of the tables.
     """
     sources, targets = pairs.numpy().T
-    starts, counts = _ranges(source_offsets, sources)
-    key_starts, key_counts = _ranges(target_offsets, targets)
+    bounds, key_bounds = source_offsets.numpy(), target_offsets.numpy()
+    starts, counts = bounds[sources], np.diff(bounds)[sources]
+    key_starts, key_counts = key_bounds[targets], np.diff(key_bounds)[targets]
     offsets = np.concatenate([[0], counts.cumsum()])
     claims = np.concatenate([[0], key_counts.cumsum()])
     runs = _runs(targets, starts, counts, offsets, key_starts, key_counts)
@@ -117,12 +118,6 @@ def plan(
 
 
 _Rows = NDArray[np.int64]
-
-
-def _ranges(offsets: Tensor, images: _Rows) -> tuple[_Rows, _Rows]:
-    """Return the first row and number of rows of each image."""
-    bounds = offsets.numpy()
-    return bounds[images], np.diff(bounds)[images]
 
 
 def _runs(

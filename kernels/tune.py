@@ -171,12 +171,6 @@ def _provenance() -> dict[str, str]:
     }
 
 
-def _do_bench(run: Callable[[], object]) -> float:
-    from triton.testing import do_bench
-
-    return 1e3 * float(do_bench(run, warmup=20, rep=80, return_mode="median"))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tune the first GPU of this machine."""
     parser = argparse.ArgumentParser(prog="python -m vsm_fast.kernels.tune", description=__doc__)
@@ -189,6 +183,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("No GPU is available to torch: nothing to tune.", file=sys.stderr)
         return NO_GPU
+    from triton.testing import do_bench
+
+    def timer(run: Callable[[], object]) -> float:
+        return 1e3 * float(do_bench(run, warmup=20, rep=80, return_mode="median"))
+
     until = time.monotonic() + options.budget
     properties = torch.cuda.get_device_properties(0)
     shared = getattr(properties, "shared_memory_per_block_optin", 48 << 10)
@@ -208,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = options.budget / len(shapes)
     for number, shape in enumerate(shapes):
         limit = min(until, time.monotonic() + share * (1 if number else 2))
-        entries += tune([shape], _do_bench, limit, find)
+        entries += tune([shape], timer, limit, find)
         tuned = TunedGPU(properties.name, _provenance(), tuple(entries))
         path = options.out / file_name(properties.name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -127,7 +127,8 @@ def choose(dtype: torch.dtype, channels: int, points: int, device: torch.device)
         tiles = NearestTiles(256, 256, 128) if points > 64 else NearestTiles(32, 32, 32)
         return Choice(tiles, False, "interpreted")
     gpu = torch.cuda.get_device_name(device)
-    return _choose(gpu, _name(dtype), channels, points) or default(dtype, device)
+    name = str(dtype).removeprefix("torch.")
+    return _choose(gpu, name, channels, points) or default(dtype, device)
 
 
 def _choose(
@@ -153,10 +154,6 @@ def _choose(
 @cache
 def _read(path: Path) -> TunedGPU | None:
     return TunedGPU.read(path) if path.exists() else None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def default(dtype: torch.dtype, device: torch.device) -> Choice:

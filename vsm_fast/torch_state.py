@@ -86,8 +86,8 @@ def _switches() -> Iterator[_Switch]:
     if hasattr(torch.backends, "fp32_precision"):  # from torch 2.9
         backends = cast(Any, torch.backends)  # its new names have no types
         cudnn, mkldnn = backends.cudnn, backends.mkldnn
-        owners = (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-        owners += (mkldnn.matmul, mkldnn.conv, mkldnn.rnn)
+        owners = [backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+        owners += [mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
         attributes += [(owner, "fp32_precision", "ieee") for owner in owners]
     for owner, name, value in attributes:
         yield _Switch(partial(getattr, owner, name), partial(setattr, owner, name), value)

@@ -511,7 +511,7 @@ def test_nan_is_similar_to_nothing_and_changes_no_other_point(
     matched, gemm = SEARCHES[search]
     monkeypatch.setattr(
         "vsm_fast.kernels.tuning.choose",
-        lambda *_: Choice(NearestTiles(256, 256, 128), gemm, "asked for"),
+        lambda *_: Choice(NearestTiles(256, 256, 128), gemm, "requested"),
     )
     # Several blocks; the last target is NaN altogether.
     source, target = make_descriptors([1024, 64], 64), make_descriptors([512, 400], 64, seed=1)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, no autograd."""
+"""Shared fixtures: interleaved timing, no autograd."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 def _interleaved_times(
     contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round.
+    """Return the seconds of each contestant per round.
 
-    All run once in every round, so that what else the machine does meets them alike, and ratios
-    are taken within a round. The order changes from round to round: whoever follows a long or
-    greedy one finds colder caches, a trimmed heap and a used-up time slice.
+    All run once per round, so other load affects them alike and ratios are taken within a round.
+    The order is shuffled per round, because a contestant that follows a long one starts with cold
+    caches, a trimmed heap and a spent time slice.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants.items())
@@ -34,12 +34,12 @@ def _interleaved_times(
 
 @pytest.fixture(scope="session")
 def interleaved_times() -> Callable[..., dict[str, list[float]]]:
-    """Function: (contestants, rounds) -> seconds of each, per round."""
+    """Return a function: (contestants, rounds) -> seconds of each per round."""
     return _interleaved_times
 
 
 @pytest.fixture(autouse=True)
 def _inference() -> Iterator[None]:
-    """Every contestant runs without autograd."""
+    """Disable autograd for every contestant."""
     with torch.inference_mode():
         yield

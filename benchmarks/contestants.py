@@ -1,7 +1,7 @@
-"""Those who match: vsm_fast, its peers, and the matrix product alone.
+"""Contestants in matching: vsm_fast, its peers, and the matrix product alone.
 
-Each is prepared for a workload and then runs both branches, semantic and visual, of every pair.
-Peers only find nearest neighbours; ``vsm_fast`` also keeps one source per target.
+Each is prepared for a workload, then runs both branches, semantic and visual, of every pair.
+Peers only find nearest neighbours; ``vsm_fast`` also resolves duplicate matches.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from workloads import Workload
 
-from vsm_fast.matching.match import Matches, match, match_blocked, match_eager
+from vsm_fast.matching.match import Matches, match, match_eager
 
-THRESHOLD = 0.14  # about half of the best similarities of these workloads are above it
+THRESHOLD = 0.14  # about half of these workloads' best similarities exceed it
 KEOPS_MOST = 1 << 20  # points times points
 TOLERANCE = 2e-6  # float32 rounding of a sum over 384 channels
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to match one workload.
+    """Implementation of matching, prepared for one workload.
 
     Attributes:
-        run: What is timed.
-        check: Compares what ``run`` returned with what ``match_eager`` returns for the workload;
-            an ``AssertionError`` if it is something else.
+        run: Timed function.
+        check: Function that compares the result of ``run`` with that of ``match_eager``.
     """
 
     run: Callable[[], Any]
@@ -41,11 +40,11 @@ class Contestant:
 
 
 def checked(name: str, workload: Workload) -> Contestant:
-    """Prepare a contestant and refuse it if its results are wrong.
+    """Prepare a contestant and check its results.
 
     Raises:
-        pytest.skip.Exception: It cannot run here.
-        AssertionError: Its results are not those of ``match_eager``.
+        pytest.skip.Exception: If it cannot run here.
+        AssertionError: If its results differ from those of ``match_eager``.
     """
     contestant = CONTESTANTS[name](workload)
     expected = match_eager(workload.source, workload.target, workload.pairs, THRESHOLD)
@@ -54,7 +53,7 @@ def checked(name: str, workload: Workload) -> Contestant:
 
 
 def _gemm(workload: Workload) -> Contestant:
-    """The products alone, float32, into memory that is already there: the roofline."""
+    """Run the float32 products alone, into preallocated memory: the roofline."""
     branches = workload.branches()
     out = torch.empty(branches[0][0].shape[0], branches[0][1].shape[0])
 
@@ -67,7 +66,7 @@ def _gemm(workload: Workload) -> Contestant:
 
 
 def _gemm_onednn(workload: Workload) -> Contestant:
-    """The products alone by torch's other float32 product, from and to its own layout."""
+    """Run the float32 products alone with oneDNN, from and to its own layout."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch has no oneDNN")
     branches = [(query.to_mkldnn(), key.to_mkldnn()) for query, key in workload.branches()]
@@ -95,7 +94,7 @@ def _naive(workload: Workload) -> Contestant:
 
 
 def _compiled(workload: Workload) -> Contestant:
-    """The naive function through torch.compile; compiling is not timed."""
+    """Run the naive function through torch.compile; compilation is not timed."""
     _need_compiler("torch.compile")
     branches = workload.branches()
     nearest = torch.compile(_nearest, dynamic=False)
@@ -123,9 +122,9 @@ def _faiss(workload: Workload) -> Contestant:
 
 
 def _keops(workload: Workload) -> Contestant:
-    """KeOps' reduction without a matrix; compiling is not timed."""
+    """Run KeOps' matrix-free reduction; compilation is not timed."""
     if workload.comparisons > KEOPS_MOST:
-        pytest.skip("KeOps takes seconds a call here: over 100 x the GEMM, see smaller shapes")
+        pytest.skip("KeOps takes seconds per call here: over 100 x the GEMM; see smaller shapes")
     _need_compiler("KeOps")
     lazy = pytest.importorskip("pykeops.torch", reason="pykeops is not installed").LazyTensor
     branches = workload.branches()
@@ -142,28 +141,6 @@ def _keops(workload: Workload) -> Contestant:
 
 
 def _vsm_fast(workload: Workload) -> Contestant:
-    return _ours(workload, match)
-
-
-def _vsm_fast_float32(workload: Workload) -> Contestant:
-    """Without the bfloat16 filter: what a CPU does whose bfloat16 is slow."""
-    return _ours(workload, partial(match_blocked, bfloat16_filter=False))
-
-
-def _vsm_fast_deterministic(workload: Workload) -> Contestant:
-    """In deterministic mode: blocks of torch.mm, whatever else would be fast here."""
-
-    def deterministic(*args: Any) -> Matches:
-        torch.use_deterministic_algorithms(True)
-        try:
-            return match(*args)
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-    return _ours(workload, deterministic)
-
-
-def _ours(workload: Workload, implementation: Callable[..., Matches]) -> Contestant:
     pairs = workload.pairs
 
     def check(found: Matches, expected: Matches) -> None:
@@ -172,9 +149,7 @@ def _ours(workload: Workload, implementation: Callable[..., Matches]) -> Contest
             torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
         assert torch.equal(found.kept, expected.kept)
 
-    return Contestant(
-        lambda: implementation(workload.source, workload.target, pairs, THRESHOLD), check
-    )
+    return Contestant(lambda: match(workload.source, workload.target, pairs, THRESHOLD), check)
 
 
 CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
@@ -185,14 +160,12 @@ CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
     "faiss": _faiss,
     "keops": _keops,
     "vsm_fast": _vsm_fast,
-    "vsm_fast_float32": _vsm_fast_float32,
-    "vsm_fast_deterministic": _vsm_fast_deterministic,
 }
 
 
-def _need_compiler(who: str) -> None:
+def _need_compiler(library: str) -> None:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        pytest.skip(f"{who} needs a C++ compiler; none found")
+        pytest.skip(f"{library} needs a C++ compiler; none found")
 
 
 def _check_last_product(product: Tensor, expected: Matches) -> None:
@@ -204,9 +177,9 @@ def _check_last_product(product: Tensor, expected: Matches) -> None:
 def _check_nearest(
     workload: Workload, found: list[tuple[Tensor, Tensor]], expected: Matches
 ) -> None:
-    """Similarities, and that the positions attain them (of equal ones any may be taken)."""
+    """Check similarities, and that the positions attain them (any of equal ones)."""
     sizes = workload.source.offsets.diff().tolist()
-    wanted = [
+    expected_rows = [
         best
         for image in zip(
             expected.semantic_similarity.split(sizes),
@@ -216,7 +189,7 @@ def _check_nearest(
         for best in image
     ]
     for (query, key), (similarity, position), best in zip(
-        workload.branches(), found, wanted, strict=True
+        workload.branches(), found, expected_rows, strict=True
     ):
         torch.testing.assert_close(similarity, best, atol=TOLERANCE, rtol=0)
         attained = (query * key[position]).sum(1)

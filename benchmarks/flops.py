@@ -1,4 +1,4 @@
-"""Floating-point operations of networks, counted by torch without running them."""
+"""Count of a network's floating-point operations, without running it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def without_data() -> AbstractContextManager[Any]:
-    """Tensors made in it have shapes and no data: networks of any size need no memory."""
+    """Return a context in which tensors have shapes and no data, so networks need no memory."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def operations(call: Callable[[], Any]) -> float:
-    """Operations of a call in :func:`without_data` (a product and a sum are 2).
+    """Count the operations of a call in :func:`without_data` (multiply-add = 2).
 
-    Convolutions, matrix products and attention are counted, which is nearly all.
+    Includes convolutions, matrix products and attention, which are nearly all.
     """
-    # Attention in its plain form: the counter does not know the fused one of a CPU.
+    # Plain attention: the counter does not know a CPU's fused one.
     plain = sdpa_kernel(SDPBackend.MATH)
     with torch.inference_mode(), plain, FlopCounterMode(display=False) as counter:
         call()
@@ -31,10 +31,10 @@ def operations(call: Callable[[], Any]) -> float:
 
 
 def operations_per_image(network: nn.Module, resolution: int) -> float:
-    """Operations of a network that takes float [B, 3, R, R], for one image.
+    """Count the operations per image of a network.
 
     Args:
-        network: With or without data.
+        network: Network for float [B, 3, R, R], with or without data.
         resolution: R.
     """
     with without_data():

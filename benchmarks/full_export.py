@@ -1,9 +1,9 @@
-"""Export of the full SD 2.1 shape with random weights: how long it takes, how much memory.
+"""Time and memory of exporting the full SD 2.1 shape with random weights.
 
     python -m benchmarks.full_export --out /tmp/full --dtype fp16
 
-What it prints says nothing about accuracy: the weights are random. The check against torch runs
-on the CPU, in the precision of the graph, and takes most of the time.
+Random weights give no accuracy. The check against torch runs on the CPU in the graph's precision
+and takes most of the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vsm_fast.model.save import save_model
 
 
 def write_model(folder: Path, quick: bool) -> None:
-    """A model folder of that shape."""
+    """Write a model folder of this shape."""
     torch.manual_seed(0)
     made = parts(TINY if quick else FULL)
     backbone = BackboneConfig(LEVELS, 64 if quick else 768, TIMESTEP, latent_scale=LATENT_SCALE)
@@ -35,11 +35,11 @@ def write_model(folder: Path, quick: bool) -> None:
 
 
 def main() -> int:
-    """Write the model, then export it in a process of its own, whose memory is measured."""
+    """Write the model and export it in a subprocess, whose memory is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder for model and export")
     parser.add_argument("--dtype", default="fp16", choices=("fp32", "fp16", "bf16"))
-    parser.add_argument("--quick", action="store_true", help="a small shape, to try it out")
+    parser.add_argument("--quick", action="store_true", help="small shape, to test the benchmark")
     parser.add_argument("--export-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     model, exported = options.out / "model", options.out / "exported"

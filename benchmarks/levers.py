@@ -1,7 +1,7 @@
-"""What can make the network faster, and what each costs in accuracy.
+"""Runtimes and precisions of the network, with their drift.
 
-A lever is a runtime and a precision. Its drift is measured on photographs: every subject against
-every other photograph, so that matches of all qualities are among them.
+A lever is a runtime and a precision. Drift is measured on every pair of different photographs,
+which covers matches of all qualities.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ LEVERS = (
 
 
 def load(runtime: str, dtype: str, folder: Path) -> VSMScorer:
-    """The embedded model by a lever; an int8 graph is made in ``folder`` first.
+    """Load the embedded model with a lever; an int8 graph is exported to ``folder`` first.
 
-    It is calibrated with the three shipped references, which are among the photographs that
-    drift is measured on; with photographs of 19 other subjects drift was the same.
+    Its calibration uses the three shipped references, which are among the photographs of the
+    drift measurement; photographs of 19 other subjects gave the same drift.
     """
     if (runtime, dtype) != ("onnxruntime", "int8"):
         return VSMScorer.from_pretrained("tiny", runtime=runtime, dtype=dtype)
@@ -39,13 +39,13 @@ def load(runtime: str, dtype: str, folder: Path) -> VSMScorer:
 
 
 def photographs() -> tuple[list[Path], list[Path]]:
-    """The shipped photographs and their masks."""
+    """Return the shipped photographs and their masks."""
     images = sorted(path for path in EXAMPLES.rglob("*.jpg"))
     return images, [path.with_name(f"{path.stem}_mask.png") for path in images]
 
 
 def scores_of_photographs(scorer: VSMScorer) -> VSMScores:
-    """Every shipped photograph against every other."""
+    """Score every shipped photograph against every other."""
     images, masks = photographs()
     pairs = [(i, j) for i, j in product(range(len(images)), repeat=2) if i != j]
     return scorer.score(

@@ -1,4 +1,4 @@
-"""Batches of different generated images, made from the shipped photographs."""
+"""Batches of distinct images derived from the shipped photographs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SUBJECTS = ("bear_plushie", "colorful_sneaker", "robot_toy")
 
 @dataclass(frozen=True)
 class Batch:
-    """Files of references and generations, and who is scored against whom.
+    """Files of references and generated images, and the pairs to score.
 
     Attributes:
         refs, gens: Images.
         ref_masks, gen_masks: Their subject masks.
-        pairs: (index in ``refs``, index in ``gens``) of each pair.
+        pairs: (index in ``refs``, index in ``gens``) per pair.
     """
 
     refs: list[Path]
@@ -30,7 +30,7 @@ class Batch:
 
 
 def write_batch(folder: Path, references: int, each: int) -> Batch:
-    """Write ``references`` references and ``each`` generations of each, all different."""
+    """Write distinct images: ``references`` references with ``each`` generated images."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     refs, gens = [], []
@@ -47,7 +47,7 @@ def write_batch(folder: Path, references: int, each: int) -> Batch:
 
 
 def _variant(source: Path, target: Path, rng: np.random.Generator) -> tuple[Path, Path]:
-    """A photograph mirrored, cut and coloured a little differently, and its mask."""
+    """Write a mirrored, cropped and recoloured photograph and its mask."""
     image = Image.open(source).convert("RGB")
     mask = Image.open(source.with_name(f"{source.stem}_mask.png"))
     width, height = image.size

@@ -1,10 +1,9 @@
-"""How much memory one call needs on top of what the process holds.
+"""Peak memory of a call beyond the memory of the process.
 
-The kernel's high-water mark of resident memory, reset right before the call, sees everything:
-torch's tensors, but also what MKL, oneDNN, faiss and KeOps allocate by themselves, of which
-tracemalloc and torch's profiler know nothing. A fresh process for each call would count code that
-is loaded and threads that are started once; so the call has run before, and memory that the
-allocator still holds from earlier calls is given back first, or it would be used unseen.
+The kernel's high-water mark of resident memory, reset before the call, includes the allocations
+of MKL, oneDNN, faiss and KeOps, which tracemalloc and torch's profiler miss. The call runs once
+before, so loaded code and started threads do not count; the allocator's free memory is released
+first, because its reuse would go unnoticed.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ _RESET_PEAK = "5"  # man 5 proc, /proc/pid/clear_refs
 
 
 def peak_extra_mib(run: Callable[[], object]) -> float | None:
-    """Peak resident memory during ``run`` less that before it, MiB; None where not measurable.
+    """Return peak resident memory during ``run`` minus that before, MiB; None if unavailable.
 
-    Linux with glibc only; the kernel counts to about 0.5 MiB.
+    Linux with glibc only, with a resolution of about 0.5 MiB.
     """
     peak = Path("/proc/self/clear_refs")
     if not peak.exists():
@@ -42,5 +41,5 @@ def _status_kib(field: str) -> int:
 
 
 def peak_of_process_mib() -> float:
-    """Peak resident memory of this process since its start, MiB (Linux)."""
+    """Return the peak resident memory of this process in MiB (Linux)."""
     return _status_kib("VmHWM") / 1024

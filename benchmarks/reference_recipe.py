@@ -1,9 +1,8 @@
-"""The reference pipeline as one would run it: the opponent of the throughput benchmarks.
+"""Reference recipe: a plain implementation of the method, the baseline for throughput.
 
-Written from the description of the method: modules of diffusers as they come (UNet and VAE whole,
-time step and prompt embedded each time), levels resized before they are projected, both images
-of every pair decoded and described each time, one pair after the other, whole similarity
-matrices. What it computes is what the library computes, which the benchmarks check first.
+Unmodified diffusers modules (whole UNet and VAE, time step and prompt embedded per call), levels
+resized before projection, both images decoded and described per pair, pairs in sequence, full
+similarity matrices. The benchmarks first check that its scores equal the library's.
 
 Source: arXiv 2509.21989, the VSM metric.
 """
@@ -29,12 +28,12 @@ from vsm_fast.model.load import build_network, read_config
 from vsm_fast.model.pixel_statistics import LEVEL as PIXELS
 from vsm_fast.model.pixel_statistics import PixelStatistics
 
-Picture = tuple[Any, Any]  # an image and its subject mask, as for VSMScorer.score
+Picture = tuple[Any, Any]  # image and subject mask, as for VSMScorer.score
 
 
 @contextmanager
 def level_outputs(unet: Any) -> Iterator[dict[str, Tensor]]:
-    """Every level of a diffusers UNet by name, read by hooks during its own forward pass."""
+    """Yield the levels of a diffusers UNet by name, filled by hooks during its forward pass."""
     levels: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -61,13 +60,13 @@ def level_outputs(unet: Any) -> Iterator[dict[str, Tensor]]:
 
 @dataclass
 class Parts:
-    """What a model is made of, before anything was cut or folded.
+    """Unmodified networks of a model.
 
     Attributes:
         unet: diffusers UNet.
         vae: diffusers ``AutoencoderKL``, or None.
         conditioning: Constant inputs of the UNet by name.
-        semantic, visual: The aggregation networks.
+        semantic, visual: Aggregation networks.
     """
 
     unet: Any
@@ -78,7 +77,7 @@ class Parts:
 
 
 def parts_of(folder: Path) -> tuple[ModelConfig, Parts]:
-    """Read a model folder with a pixel-space UNet as diffusers reads it."""
+    """Load a model folder with a pixel-space UNet through diffusers."""
     from diffusers import UNet2DModel
 
     config = read_config(folder)
@@ -88,13 +87,13 @@ def parts_of(folder: Path) -> tuple[ModelConfig, Parts]:
 
 
 class ReferenceRecipe:
-    """Scores one pair at a time.
+    """Scorer of one pair at a time.
 
     Args:
-        config: The model's configuration.
-        parts: Its networks, which are copied.
-        device: Where they run.
-        dtype: In which precision.
+        config: Configuration of the model.
+        parts: Networks of the model; copied.
+        device: Device of the networks.
+        dtype: Precision of the networks.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class ReferenceRecipe:
 
     @torch.inference_mode()
     def score(self, reference: Picture, generation: Picture) -> float:
-        """VSM of one pair at the model's thresholds; NaN where no point matches."""
+        """Return the VSM of one pair at the model's thresholds; NaN if no point matches."""
         target, source = self._describe(*reference), self._describe(*generation)
         thresholds = self.config.thresholds
         semantic, nearest = _similarities(source[0], target[0]).max(dim=1)
@@ -134,7 +133,7 @@ class ReferenceRecipe:
         return float(passed.float().mean())
 
     def _describe(self, image: Any, mask: Any) -> tuple[Tensor, Tensor]:
-        """Descriptors of the subject's points, [points, D] each."""
+        """Return semantic and visual descriptors of the subject, [points, D] each."""
         subject = prepare_subject(image, mask, "image", self.config)
         assert subject.pixels is not None, subject.reason
         assert subject.cell_mask is not None
@@ -145,7 +144,7 @@ class ReferenceRecipe:
         return semantic, visual
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """The model's levels of float [1, 3, R, R] in [-1, 1]."""
+        """Return the model's levels of images, float [1, 3, R, R] in [-1, 1]."""
         backbone = self.config.backbone
         if self.vae is None:
             sample = F.pixel_unshuffle(images, backbone.pixel_unshuffle)

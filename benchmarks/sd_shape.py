@@ -1,4 +1,4 @@
-"""Networks of the shape of Stable Diffusion 2.1 with random weights, whole or narrower."""
+"""Networks of Stable Diffusion 2.1's shape, full or narrower, with random weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Widths:
     """Channels of a network.
 
     Attributes:
-        unet: Of the UNet's blocks.
-        heads: Attention heads of each.
-        vae: Of the VAE's blocks.
-        context: Of a token of the prompt.
-        groups: Of every GroupNorm of the backbone.
+        unet: Channels of the UNet's blocks.
+        heads: Attention heads of the UNet's blocks.
+        vae: Channels of the VAE's blocks.
+        context: Channels of a prompt token.
+        groups: Groups of every GroupNorm of the backbone.
         aggregation: Shape of the aggregation networks.
     """
 
@@ -47,7 +47,7 @@ TINY = Widths((8, 8, 16, 16), (2, 2, 4, 4), (8, 8, 16, 16), 12, 4, PAPER)
 
 
 def parts(widths: Widths) -> Parts:
-    """What a network of these widths is made of."""
+    """Return the networks of these widths."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     unet = UNet2DConditionModel(
@@ -74,7 +74,7 @@ def parts(widths: Widths) -> Parts:
 
 
 def network_of(made: Parts) -> DescriptorNetwork:
-    """The network of parts, which are taken over, before anything is folded."""
+    """Return the unfolded network of ``made``, which shares its modules."""
     features = UNetFeatures(
         made.unet,
         LEVELS,

@@ -1,10 +1,10 @@
-"""How well GrabCut finds subjects, and what its masks do to scores; see docs/how-to/masks.md.
+"""Accuracy of GrabCut's subject masks and their effect on scores; see docs/how-to/masks.md.
 
     python -m benchmarks.subject_masks --photographs DIR
 
-``DIR/SUBJECT/NN.jpg`` with ``NN_mask.png`` beside some, as the DreamBooth dataset; photographs
-without one take the mask of ``recipes/tiny/masks``. GrabCut's settings were chosen on the
-subjects at even places of the sorted list ("chosen on"), so that only the others count.
+``DIR/SUBJECT/NN.jpg`` with optional ``NN_mask.png``, as in the DreamBooth dataset; photographs
+without one use the mask in ``recipes/tiny/masks``. GrabCut's settings were tuned on the subjects
+with even positions in the sorted list ("tuned on"); only the others are evidence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import vsm_fast
 from vsm_fast.images.automatic_masks import AutoMask
 from vsm_fast.lab.pairs.photographs import Photograph, load_photographs
 
-HAND_DRAWN = Path(vsm_fast.__file__).parent / "training" / "masks"
+HAND_DRAWN = Path(__file__).parents[1] / "recipes" / "tiny" / "masks"
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def main() -> None:
         times.append(time.perf_counter() - begin)
         found.append(mask)
         overlaps.append(0.0 if mask is None else overlap(mask, photograph.mask))
-    print(f"{1000 * np.median(times):.0f} ms an image (median), at most {1000 * max(times):.0f}")
-    for name, chosen in (("chosen on", subjects[::2]), ("others", subjects[1::2])):
+    print(f"{1000 * np.median(times):.0f} ms per image (median), at most {1000 * max(times):.0f}")
+    for name, chosen in (("tuned on", subjects[::2]), ("others", subjects[1::2])):
         for kind, wanted in (("all", None), ("masks beside", True), ("drawn by hand", False)):
             values = [
                 value for p, value in zip(photographs, overlaps, strict=True)
@@ -53,12 +53,12 @@ def main() -> None:
 
 
 def overlap(mask: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    """Intersection over union."""
+    """Return intersection over union."""
     return float((mask & true).sum() / (mask | true).sum())
 
 
 def report(values: list[float]) -> str:
-    """Mean, median and bad share of overlaps."""
+    """Return mean, median and share of bad overlaps as text."""
     array = np.array(values)
     return (
         f"{len(array):3} photographs  IoU mean {array.mean():.3f}  median {np.median(array):.3f}  "
@@ -67,10 +67,10 @@ def report(values: list[float]) -> str:
 
 
 def print_scores(photographs: list[Photograph], found: list[NDArray[np.bool_] | None]) -> None:
-    """What masks of both sides do to the scores of all pairs of photographs."""
+    """Print the effect of masks on the scores of all pairs of photographs."""
     scorer = vsm_fast.VSMScorer.from_pretrained("tiny", device="cpu")
     usable = [n for n, mask in enumerate(found) if mask is not None]
-    print(f"scores over {len(usable)} photographs in which a subject was found")
+    print(f"scores over {len(usable)} photographs with a detected subject")
     pixels = [photographs[n].pixels for n in usable]
     subjects = np.array([photographs[n].subject for n in usable])
     pairs = np.array([(a, b) for a in range(len(usable)) for b in range(len(usable)) if a != b])
@@ -100,7 +100,7 @@ def print_scores(photographs: list[Photograph], found: list[NDArray[np.bool_] | 
 
 
 def auroc(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:
-    """Share of pairs of one of each in which the positive one is higher; ties count half."""
+    """Return the area under the ROC curve; ties count half."""
     gap = positive[:, None] - negative
     return float((gap > 0).mean() + 0.5 * (gap == 0).mean())
 

@@ -1,9 +1,9 @@
-"""Does GroupNorm and SiLU in one go pay on a GPU, and what would fusing the mixing gain at most?
+"""Gain of a fused GroupNorm and SiLU on a GPU, and an upper bound for fusing the mixing.
 
     pytest benchmarks/test_group_norm.py --benchmark-only
 
-All in bfloat16. The kernel is to be wired in where the VAE's encoder is at least 5 % faster with
-it in channels-last memory than with torch in the better of the two layouts.
+In bfloat16. The kernel joins the package if the VAE's encoder is at least 5 % faster with it in
+channels-last memory than with torch in the better of the two layouts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def synchronised(run: Callable[[], object]) -> Callable[[], None]:
 def medians(
     benchmark: BenchmarkFixture, times: Times, contestants: Mapping[str, Callable[[], object]]
 ) -> dict[str, float]:
-    """Milliseconds of each contestant, interleaved."""
+    """Return milliseconds of each contestant, interleaved."""
     seconds = benchmark.pedantic(
         times,
         args=({name: synchronised(run) for name, run in contestants.items()},),
@@ -72,8 +72,8 @@ def test_one_tensor(
     channels: int,
     shrunk: int,
 ) -> None:
-    """Every shape of the VAE's encoder and two of the UNet's, against the memory's speed."""
-    from vsm_fast.kernels.group_norm import GroupNormTiles, group_norm
+    """Report every shape of the VAE's encoder and two of the UNet's, against a copy."""
+    from benchmarks.group_norm_kernel import GroupNormTiles, group_norm
 
     side = SIDE // shrunk
     x = torch.randn(BATCH, channels, side, side, device=DEVICE, dtype=DTYPE)
@@ -98,8 +98,8 @@ def test_one_tensor(
 
 
 def _fused_block(block: ResidualBlock, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
-    """``ResidualBlock.forward`` of a VAE with the kernel."""
-    from vsm_fast.kernels.group_norm import group_norm
+    """Run ``ResidualBlock.forward`` of a VAE with the kernel."""
+    from benchmarks.group_norm_kernel import group_norm
 
     hidden = input_tensor
     for norm, conv in ((block.norm1, block.conv1), (block.norm2, block.conv2)):
@@ -133,7 +133,7 @@ def _encoder(*, last: bool, fused: bool) -> nn.Module:
 def test_the_vae_encoder(
     benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], interleaved_times: Times
 ) -> None:
-    """The decision: torch in both layouts against the kernel; values must agree."""
+    """Compare torch in both layouts with the kernel, after checking its values."""
     images = torch.randn(BATCH, 3, SIDE, SIDE, device=DEVICE, dtype=DTYPE)
     encoders = {
         "torch": _encoder(last=False, fused=False),
@@ -155,17 +155,17 @@ def test_the_vae_encoder(
     gain = min(found["torch"], found["torch channels-last"]) / found["fused"]
     benchmark.extra_info["gain"] = gain
     with capsys.disabled():
-        print(f"gain {gain:.3f}: {'wire it in' if gain >= 1.05 else 'leave it or delete it'}")
+        print(f"gain {gain:.3f}: {'adopt' if gain >= 1.05 else 'delete'}")
 
 
-def test_all_that_fusing_the_mixing_could_gain(
+def test_upper_bound_of_fusing_the_mixing(
     benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], interleaved_times: Times
 ) -> None:
-    """Resize, GroupNorm, sum, ReLU, mixing and L2 of one network, against the bytes of a fused one.
+    """Compare one network's tail (resize to L2) with the memory traffic of a fused one.
 
-    A fused tail of three levels reads two tensors per level twice and writes one: 13 tensors
-    moved, of which a copy moves two. It was not written because by its bytes it would gain
-    0.06 ms of about 11 per image, both networks together.
+    A fused tail of three levels reads two tensors per level twice and writes one: 13 tensors; a
+    copy moves two. By its traffic it would gain 0.06 ms of about 11 per image for both networks,
+    so it does not exist.
     """
     config = AggregationConfig()
     network = AggregationNetwork([c for c, _ in LEVELS], config).to(DEVICE, DTYPE).eval()

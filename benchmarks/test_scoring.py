@@ -1,9 +1,8 @@
-"""Pairs per second of the whole way, embedded model, and milliseconds per image.
+"""End-to-end throughput of the embedded model, and network time per image.
 
     pytest benchmarks/ --benchmark-only
 
-The other side of the comparison is how one would start: a loop over pairs that describes both
-images of every pair.
+The baseline is a loop over pairs that describes both images of every pair.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from vsm_fast import VSMScorer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GENERATIONS = 32
-LEAST_OF_LOOP = 1.8
-MOST_MS_PER_IMAGE = 80.0
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def scorer() -> VSMScorer:
 
 @pytest.fixture(scope="module")
 def workload() -> tuple[Image.Image, list[Image.Image], np.ndarray]:
-    """One photograph, 32 slightly different generations of it, and the subject's mask."""
+    """Return one photograph, 32 noisy copies, and the subject mask."""
     photo = Image.open(EXAMPLES / "refs" / "bear_plushie" / "reference.jpg").convert("RGB")
     mask = Image.open(EXAMPLES / "refs" / "bear_plushie" / "reference_mask.png").convert("L")
     rng = np.random.default_rng(0)
@@ -52,7 +49,7 @@ def test_batch_against_a_loop_over_pairs(
     workload: tuple[Image.Image, list[Image.Image], np.ndarray],
     interleaved_times: Callable[..., dict[str, list[float]]],
 ) -> None:
-    """1 reference x 32 generations: at least 1.8 times the pairs per second of the loop."""
+    """Report pairs per second for 1 reference x 32 images, batched and in a loop."""
     benchmark.group = "scoring 1 x 32"
     reference, generations, mask = workload
 
@@ -79,13 +76,12 @@ def test_batch_against_a_loop_over_pairs(
             f"\n1 x {GENERATIONS}, {torch.get_num_threads()} threads: {rate['batch']:.1f} pairs/s "
             f"against {rate['loop']:.1f} of the loop, {ratio:.2f} times"
         )
-    assert ratio >= LEAST_OF_LOOP
 
 
 def test_milliseconds_per_image(
     benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], scorer: VSMScorer
 ) -> None:
-    """The network alone at batch 8: at most 80 ms an image on 2 cores."""
+    """Report the time of the network alone at batch 8."""
     benchmark.group = "network, batch 8"
     side = scorer.config.backbone.resolution
     images = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -95,4 +91,3 @@ def test_milliseconds_per_image(
     benchmark.extra_info.update(ms_per_image=per_image, threads=torch.get_num_threads())
     with capsys.disabled():
         print(f"\nnetwork at batch 8, {torch.get_num_threads()} threads: {per_image:.1f} ms/image")
-    assert per_image <= MOST_MS_PER_IMAGE

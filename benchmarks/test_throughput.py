@@ -1,8 +1,9 @@
-"""End to end against the reference recipe: pairs per second, and memory on long runs.
+"""End-to-end throughput against the reference recipe, and memory of long runs.
 
     pytest benchmarks/test_throughput.py --benchmark-only
 
-The recipe is linear in pairs and is timed on some of them, in turns with the library.
+The recipe is linear in pairs and is timed on a sample, interleaved with the library. Speeds are
+reported, not asserted.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ from vsm_fast.model.load import find_model
 from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
 
-SAMPLE = 24  # pairs of the recipe in each round
-LEAST = {"float32": 3.3, "bfloat16": 3.3}  # times the recipe's pairs per second
-LEAST_HALF_WIDTH = 1.5
-FLAT = 0.05  # of the peak memory, from 200 to 5,000 generations
+SAMPLE = 24  # pairs of the recipe per round
+FLAT = 0.05  # tolerated growth of peak memory from 200 to 5,000 images
 
 
 def _score(
@@ -57,7 +56,7 @@ def test_pairs_per_second(
     references: int,
     each: int,
 ) -> None:
-    """Embedded model: the library against the recipe in the same precision."""
+    """Compare the library with the recipe in the same precision, embedded model."""
     benchmark.group = f"throughput {references} x {each}"
     batch = write_batch(tmp_path, references, each)
     scorer = VSMScorer.from_pretrained("tiny", dtype=dtype, runtime="torch")
@@ -72,7 +71,7 @@ def test_pairs_per_second(
             for ref, gen in sample
         ]
 
-    if dtype == "float32":  # else both are rounded, each in its way
+    if dtype == "float32":  # in 16 bits both round differently
         _check_same(run_recipe(), _score(scorer, batch, sample))
     seconds = benchmark.pedantic(
         interleaved_times,
@@ -94,8 +93,6 @@ def test_pairs_per_second(
             f"\n{references} x {each}, {dtype}, {torch.get_num_threads()} threads: "
             f"{found['vsm_fast']:.1f} pairs/s against {found['recipe']:.1f}, {ratio:.2f} times"
         )
-    if references == 1:
-        assert ratio >= LEAST[dtype]
 
 
 def test_a_half_width_sd_shape(
@@ -104,7 +101,7 @@ def test_a_half_width_sd_shape(
     interleaved_times: Callable[..., dict[str, list[float]]],
     tmp_path: Path,
 ) -> None:
-    """Random weights, half of SD 2.1's widths, 384 pixels: the library against the recipe."""
+    """Compare the library with the recipe at half of SD 2.1's widths, 384 pixels."""
     benchmark.group = "throughput, half-width SD shape"
     torch.manual_seed(0)
     made = parts(HALF)
@@ -145,14 +142,13 @@ def test_a_half_width_sd_shape(
     with capsys.disabled():
         print(
             f"\nhalf-width SD shape at 384, 1 x 8: {rates['vsm_fast']:.2f} pairs/s against "
-            f"{rates['recipe']:.2f}, {ratio:.2f} times; {operations / 1e9:.0f} GFLOP an image, "
+            f"{rates['recipe']:.2f}, {ratio:.2f} times; {operations / 1e9:.0f} GFLOP per image, "
             f"{achieved / 1e9:.0f} GFLOP/s"
         )
-    assert ratio >= LEAST_HALF_WIDTH
 
 
 def _check_same(recipe: list[float], ours: np.ndarray) -> None:
-    """Equal but for points whose similarity lies at a threshold."""
+    """Check equality, except for points with a similarity at a threshold."""
     distance = np.abs(np.array(recipe) - ours)
     assert np.median(distance) == 0, f"scores differ: {distance}"
     assert distance.max() <= 0.01, f"scores differ by up to {distance.max()}"
@@ -174,10 +170,10 @@ print(peak_of_process_mib())
 """
 
 
-def test_memory_does_not_grow_with_the_generations(
+def test_memory_is_independent_of_the_number_of_images(
     benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Peak of a process that scores 200 and 5,000 images with a small random model."""
+    """Compare peak memory of scoring 200 and 5,000 images with a small random model."""
     benchmark.group = "memory"
     from PIL import Image
     from tiny_models import aggregation_pair, config_of, pixel_unet, write_folder
@@ -205,5 +201,5 @@ def test_memory_does_not_grow_with_the_generations(
     long = benchmark.pedantic(peak, args=(5000,), rounds=1)
     benchmark.extra_info.update(mib_200=short, mib_5000=long)
     with capsys.disabled():
-        print(f"\npeak memory: {short:.0f} MiB for 200 generations, {long:.0f} for 5,000")
+        print(f"\npeak memory: {short:.0f} MiB for 200 images, {long:.0f} for 5,000")
     assert long <= short * (1 + FLAT)

@@ -1,4 +1,4 @@
-"""What the matching benchmarks match: descriptors like those of a network."""
+"""Workloads of the matching benchmarks: descriptors that resemble a network's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vsm_fast.descriptors import Descriptors
 
 @dataclass(frozen=True)
 class Shape:
-    """One reference and its generations: images of ``points`` of the cells of a square grid."""
+    """One reference and its generated images: ``points`` cells of a square grid each."""
 
     generations: int
     side: int
@@ -23,7 +23,7 @@ class Shape:
 
 SHAPES = {
     "2304x384": Shape(1, 48, 2304, 384),
-    "600_of_2304x384": Shape(1, 48, 600, 384),  # a subject that fills a quarter of its image
+    "600_of_2304x384": Shape(1, 48, 600, 384),  # a subject on a quarter of its image
     "576x384": Shape(1, 24, 576, 384),
     "32_of_576x128": Shape(32, 24, 576, 128),
 }
@@ -31,24 +31,24 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One reference and its generations."""
+    """One reference and its generated images."""
 
     source: Descriptors
     target: Descriptors
 
     @property
     def pairs(self) -> Tensor:
-        """int64 [P, 2], every generation with the reference."""
+        """Every generated image with the reference, int64 [P, 2]."""
         images = torch.arange(len(self.source))
         return torch.stack([images, torch.zeros_like(images)], dim=1)
 
     @property
     def comparisons(self) -> int:
-        """Points times points, over all images and both branches."""
+        """Number of compared point pairs, over all images and both branches."""
         return 2 * len(self.source.semantic) * len(self.target.semantic)
 
     def branches(self) -> list[tuple[Tensor, Tensor]]:
-        """(source points, target points) of each image and branch."""
+        """Return (source points, target points) per image and branch."""
         return [
             (mine[self.source.rows(image)], theirs)
             for image in range(len(self.source))
@@ -60,13 +60,13 @@ class Workload:
 
 
 def make_workload(name: str) -> Workload:
-    """The workload of a shape, always the same."""
+    """Return the workload of a shape; deterministic."""
     shape = SHAPES[name]
     return Workload(_describe(shape, shape.generations, 0), _describe(shape, 1, 1))
 
 
 def _describe(shape: Shape, images: int, seed: int) -> Descriptors:
-    """Unit descriptors, smooth over the grid, of subjects in one piece or nearly so."""
+    """Return unit descriptors, smooth over the grid, of roughly connected subjects."""
     generator = torch.Generator().manual_seed(seed)
     side = shape.side
 
@@ -82,7 +82,7 @@ def _describe(shape: Shape, images: int, seed: int) -> Descriptors:
         return normalize(smooth(shape.channels) + 0.3 * noise, dim=1)
 
     semantic, visual = branch(), branch()
-    # A disc with a wavy edge: the cells nearest to the centre, their distance disturbed.
+    # A disc with a wavy edge: the cells nearest to the centre by a perturbed distance.
     axis = torch.linspace(-1, 1, side)
     distance = (axis[:, None] ** 2 + axis**2).sqrt() + 0.1 * smooth(1)[:, 0]
     nearest = distance.flatten(1).topk(shape.points, largest=False).indices

@@ -2,17 +2,17 @@
 
 A batch of pairs is matched and counted in three launches; the files in their order:
 
-- ``schedule.py``: tables of work, made on the host from offsets (no launch)
+- ``schedule.py``: work tables, computed on the host from offsets (no launch)
 - ``nearest.py``: cosine nearest neighbours, semantic and visual (``nearest_gemm.py``: the same
-  with matrix products of torch)
-- ``claim.py``: each point claims its target, the best claim stays
-- ``count.py``: which points are kept, how many of them look the same
-- ``match.py``: the three together
+  with torch's matrix products)
+- ``claim.py``: each point claims its target; the best claim wins
+- ``count.py``: kept points and counts per pair
+- ``match.py``: the three launches together
 
-``tuning.py`` chooses tiles from measurements in ``tuned/``, which ``tune.py`` takes on the batches
-of ``workloads.py``. ``group_norm.py`` is no part of matching and not wired in.
+``tuning.py`` selects tiles from measurements in ``tuned/``; ``tune.py`` takes them on the batches
+of ``workloads.py``.
 
 The specification of matching is :func:`vsm_fast.matching.match.match_eager` with
 :func:`vsm_fast.matching.scoring.score_eager`; callers use
-:func:`vsm_fast.matching.match.match`. The files here need Triton.
+:func:`vsm_fast.matching.match.match`. All files except this one may import Triton.
 """

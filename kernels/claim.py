@@ -1,8 +1,8 @@
-"""Each source point claims its target: splits are merged, the best claim of a target stays.
+"""Second launch: merge splits; each source point claims its target and the best claim wins.
 
-The second of the three launches. A claim is one int64, the similarity in the upper half and the
-point in the lower half, both so that a larger integer is a better claim: one atomic maximum
-settles exact ties, and whatever order the programs run in, the same claim wins.
+A claim is one int64: similarity in the upper half, point in the lower half, encoded so that a
+larger integer is a better claim. One atomic maximum resolves exact ties, independently of the
+order of the programs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from vsm_fast.kernels.nearest import Branch, NearestParts
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, POINTS_PER_BLOCK, Schedule
 
 WARPS = 4
-# Where similarities are computed again: channels of a row at a time, and warps to hold them
-# without spilling.
+# For recomputed similarities: channels per step, and the warps that hold them without spilling.
 CHANNELS_EXACT = 16
 WARPS_EXACT = 8
 
@@ -30,9 +29,9 @@ class Nearest:
     """The nearest targets of ``T`` points.
 
     Attributes:
-        semantic_similarity: float32 [T]; NaN where there is no target.
-        target_index: int64 [T], counted within the target image; -1 where there is none.
-        visual_similarity: float32 [T]; NaN where there is no target.
+        semantic_similarity: float32 [T]; NaN without a target.
+        target_index: int64 [T], index within the target image; -1 without a target.
+        visual_similarity: float32 [T]; NaN without a target.
     """
 
     semantic_similarity: Tensor
@@ -42,9 +41,9 @@ class Nearest:
 
 @triton.jit
 def pack_claim(similarity, point):
-    """Order by similarity, of equal ones by the earlier point: int64."""
-    # Adding 0 turns -0 into +0, which are equal and must tie. The bits of a positive float sort
-    # like an integer, those of a negative one backwards: flip them below the sign.
+    """Encode a claim as int64, ordered by similarity, then by the earlier point."""
+    # Adding 0 turns -0 into +0, because they must tie. The bits of positive floats sort like
+    # integers, those of negative ones in reverse: flip them below the sign.
     bits = (similarity + 0.0).to(tl.int32, bitcast=True)
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - point).to(tl.int64)
@@ -52,7 +51,7 @@ def pack_claim(similarity, point):
 
 @triton.jit
 def _merged(similarity, index, branch, n_splits, n_points, points, inside):
-    """The best of all splits; the first of equal ones, which has the smaller index."""
+    """Return the best of all splits; of equal ones the first, which has the smaller index."""
     best = tl.full(points.shape, -float("inf"), tl.float32)
     found = tl.full(points.shape, -1, tl.int32)
     for split in range(n_splits):
@@ -68,7 +67,7 @@ def _merged(similarity, index, branch, n_splits, n_points, points, inside):
 def _cosine(
     query, key, rows, targets, inside, D: tl.constexpr, C: tl.constexpr, NORMALISED: tl.constexpr
 ):
-    """Similarity of pairs of rows in float32; NaN where there is no target."""
+    """Return float32 similarities of row pairs; NaN without a target."""
     from_row = query + rows.to(tl.int64)[:, None] * D
     to_row = key + tl.maximum(targets, 0).to(tl.int64)[:, None] * D
     products = tl.zeros(rows.shape, tl.float32)
@@ -116,7 +115,7 @@ def _claim_kernel(
             visual_query, visual_key, rows, k0 + seen, inside & (seen >= 0),
             D_VISUAL, C, NORMALISED,
         )  # fmt: skip
-    # A row that is not finite is similar to nothing.
+    # A non-finite row has no target.
     found = tl.where(similar == similar, found, -1)
     tl.store(semantic_similarity + points, similar, mask=inside)
     tl.store(target_index + points, found.to(tl.int64), mask=inside)
@@ -137,18 +136,17 @@ def claim(
     exact: bool = False,
     normalised: bool = True,
 ) -> Nearest:
-    """Merge the splits and let each point above the threshold claim its target.
+    """Merge splits and claim the target of each point above the threshold.
 
     Args:
-        parts: What ``nearest`` found.
-        schedule: Of the same batch.
-        claims: int64 [schedule.claims], cleared; output: the best claim of each target.
+        parts: Result of ``nearest``.
+        schedule: Schedule of the batch.
+        claims: int64 [schedule.claims], cleared; output: best claim per target.
         semantic_threshold: In [-1, 1]; a point claims strictly above it.
         semantic: Source and target rows [rows, D_s] in full precision.
         visual: The same, [rows, D_v].
-        exact: Compute the similarities to the targets found once more from these rows, in
-            float32, because those in ``parts`` come from rounded rows. Needs the index of both
-            branches.
+        exact: Recompute the similarities in float32 from these rows, because ``parts`` comes
+            from rounded rows. Needs the index of both branches.
         normalised: Whether rows have unit length.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Which points are kept, and how many of each pair look the same.
+"""Third launch: kept points and counts per pair.
 
-The last of the three launches: a point is kept when the best claim of its target is its own.
-Counts are sums of integers, so that their order does not matter.
+A point is kept if the best claim of its target is its own. Counts are integer sums, which are
+independent of order.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ def count(
     semantic_threshold: float,
     visual_thresholds: Sequence[float],
 ) -> Tensor:
-    """Keep the points whose claim won, and count them.
+    """Keep the points with the winning claim, and count them.
 
     Args:
-        found: What ``claim`` returned.
-        schedule: Of the same batch.
-        claims: int64 [schedule.claims], as ``claim`` left it.
-        counts: int32 [P, 1 + V], cleared; output: kept points of each pair, then how many of
-            them have a visual similarity strictly above each threshold.
-        semantic_threshold: As given to ``claim``.
-        visual_thresholds: V of them, at most four.
+        found: Result of ``claim``.
+        schedule: Schedule of the batch.
+        claims: int64 [schedule.claims], output of ``claim``.
+        counts: int32 [P, 1 + V], cleared; output: number of kept points per pair, then number of
+            those with a visual similarity strictly above each threshold.
+        semantic_threshold: Threshold of ``claim``.
+        visual_thresholds: V thresholds, at most four.
 
     Returns:
-        bool [T], the kept points.
+        bool [T], kept points.
 
     Raises:
-        ValueError: More than four visual thresholds.
+        ValueError: If there are more than four visual thresholds.
     """
     if len(visual_thresholds) > MAX_THRESHOLDS:
         raise ValueError(

@@ -2,8 +2,8 @@
 
     nearest -> claim -> count
 
-Nothing here waits for the device: what the host must know it knows from offsets that it has. A
-batch whose :class:`Schedule` is made before can be captured in a CUDA graph.
+Nothing here synchronises with the device: the host computes all sizes from its offsets. A batch
+with a precomputed :class:`Schedule` can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vsm_fast.kernels.claim import Nearest, claim
 from vsm_fast.kernels.count import count
 from vsm_fast.kernels.devices import processors
-from vsm_fast.kernels.float8 import SCALE, to_float8
 from vsm_fast.kernels.nearest import Branch, NearestTiles, Precision, nearest
 from vsm_fast.kernels.nearest_gemm import nearest_gemm
 from vsm_fast.kernels.schedule import Schedule, plan
 from vsm_fast.torch_state import pinned
+
+# Channels of a unit vector are at most 1; float8 e4m3 reaches 448 and is precise down to 2^-6.
+# This factor uses the upper part of that range; a power of two rounds nothing.
+FLOAT8_SCALE = 256.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +34,9 @@ class Matched:
 
     Attributes:
         nearest: Similarities and targets of the points.
-        kept: bool [T], the matched points, at most one for each target point of a pair.
-        counts: int32 [P, 1 + V], matched points of each pair, then how many of them look the
-            same at each visual threshold.
+        kept: bool [T], matched points, at most one per target point of a pair.
+        counts: int32 [P, 1 + V], number of matched points per pair, then number of those above
+            each visual threshold.
     """
 
     nearest: Nearest
@@ -55,9 +59,9 @@ def schedule_pairs(
         source_offsets: int64 [S + 1] on the CPU, rows of each source image.
         target_offsets: int64 [R + 1] on the CPU, rows of each target image.
         pairs: int64 [P, 2] on the CPU, (source image, target image).
-        device: Where the rows are.
-        tiles: As given to :func:`match_pairs`.
-        gemm: As given to :func:`match_pairs`.
+        device: Device of the rows.
+        tiles: Tiles of :func:`match_pairs`.
+        gemm: Option of :func:`match_pairs`.
     """
     return plan(
         source_offsets,
@@ -66,7 +70,7 @@ def schedule_pairs(
         device,
         tile_queries=tiles.queries,
         tile_keys=tiles.keys,
-        processors=1 if gemm else processors(device),  # 1: products of torch need no splits
+        processors=1 if gemm else processors(device),  # 1: torch's products need no splits
     )
 
 
@@ -91,13 +95,13 @@ def match_pairs(
         visual: The same, [rows, D_v].
         schedule: From :func:`schedule_pairs` with the same ``tiles``.
         semantic_threshold: In [-1, 1]; a point matches strictly above it.
-        visual_thresholds: At most four; a point looks the same strictly above one.
-        tiles: How the nearest-neighbour kernel cuts its work.
+        visual_thresholds: At most four; a point matches visually strictly above one.
+        tiles: Tiles of the nearest-neighbour kernel.
         normalised: Whether rows have unit length.
-        precision: Of float32 products, ``"ieee"`` or ``"tf32"``.
-        float8: Search with rows rounded to float8 (e4m3) and compute the similarities of what
-            was found in float32 from the rows as they came.
-        gemm: Search with matrix products of torch instead of the fused kernel.
+        precision: Precision of float32 products, ``"ieee"`` or ``"tf32"``.
+        float8: Search with rows rounded to float8 (e4m3) and recompute the similarities of the
+            result in float32 from the original rows.
+        gemm: Search with torch's matrix products instead of the fused kernel.
 
     Returns:
         Matches and counts, on the device of the rows.
@@ -115,7 +119,8 @@ def match_pairs(
             torch.zeros(shape, dtype=torch.int32, device=device),
         )
     counts = torch.empty(shape, dtype=torch.int32, device=device)
-    semantic, visual = _contiguous(semantic), _contiguous(visual)
+    semantic = semantic[0].contiguous(), semantic[1].contiguous()
+    visual = visual[0].contiguous(), visual[1].contiguous()
     if gemm:
         parts = nearest_gemm(
             semantic, visual, schedule, claims=claims, counts=counts, normalised=normalised
@@ -131,7 +136,7 @@ def match_pairs(
             normalised=normalised or float8,
             precision=precision,
             visual_index=float8,
-            scale=SCALE**-2 if float8 else 1.0,
+            scale=FLOAT8_SCALE**-2 if float8 else 1.0,
         )
     found = claim(
         parts,
@@ -148,9 +153,11 @@ def match_pairs(
 
 
 def _float8(branch: Branch, normalised: bool) -> Branch:
-    query, key = (to_float8(rows, normalised=normalised) for rows in branch)
+    """Round unit-length rows, scaled by ``FLOAT8_SCALE``, to float8."""
+    query, key = (
+        ((rows if normalised else F.normalize(rows.float(), dim=1)).float() * FLOAT8_SCALE).to(
+            torch.float8_e4m3fn
+        )
+        for rows in branch
+    )
     return query, key
-
-
-def _contiguous(branch: Branch) -> Branch:
-    return branch[0].contiguous(), branch[1].contiguous()

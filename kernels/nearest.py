@@ -1,10 +1,9 @@
-"""Cosine nearest neighbours of many ragged pairs, semantic and visual, in one launch.
+"""First launch: cosine nearest neighbours of many ragged pairs, semantic and visual.
 
-The first of the three launches of a batch. A similarity matrix exists only tile by tile, in
-registers: the products of a tile are reduced to one maximum (and index) per row before the next
-tile begins. The maximum over the tile costs one instruction per product and the index about
-three more, on units that are idle while the tensor cores work; that is why the visual branch,
-which needs no index, does not keep one.
+Similarities exist only tile by tile, in registers: each tile is reduced to one maximum (and
+index) per row before the next. The maximum costs one instruction per product, the index about
+three more, on units that are idle while the tensor cores work. The visual branch needs no index
+and computes none.
 """
 
 from __future__ import annotations
@@ -23,26 +22,24 @@ from vsm_fast.kernels.schedule import ITEM_COLUMNS, Schedule
 
 Precision = Literal["ieee", "tf32"]
 Branch = tuple[Tensor, Tensor]
-CLEARED = 1024  # integers that a program clears at a time
+CLEARED = 1024  # integers that a program clears per step
 
 
 @dataclass(frozen=True)
 class NearestTiles:
-    """How the kernel cuts its work; what tuning chooses.
+    """Tile sizes and launch options of the kernel, selected by tuning.
 
     Attributes:
-        queries: Source rows of a tile; a power of two from 16.
-        keys: Target rows of a tile; a power of two from 16.
-        channels: Channels of one product; a power of two from 16. Channels that are no multiple
-            of it are padded in the last product only.
-        warps: Warps of a program.
-        stages: Products whose operands are in flight at once.
-        programs: Programs per processor that go through the items in turn; 0 starts one program
-            for each item and leaves the order to the hardware.
+        queries: Source rows per tile; a power of two from 16.
+        keys: Target rows per tile; a power of two from 16.
+        channels: Channels per product; a power of two from 16. Only the last product is padded.
+        warps: Warps per program.
+        stages: Products with operands in flight.
+        programs: Persistent programs per processor; 0 launches one program per item.
         descriptors: Load through tensor descriptors (the copy engine of sm_90 and later).
-        registers: Most registers of a thread on an NVIDIA GPU; 0 leaves it to the compiler, which
-            keeps the numbers of all columns in registers where it may. With 128 it computes them
-            again, and two programs of eight warps fit a processor.
+        registers: Register limit per thread on an NVIDIA GPU; 0 leaves it to the compiler, which
+            keeps all column numbers in registers. With 128 it recomputes them, and two programs
+            of eight warps fit on a processor.
     """
 
     queries: int = 128
@@ -70,12 +67,12 @@ class NearestTiles:
 
 @dataclass(frozen=True, eq=False)
 class NearestParts:
-    """The nearest targets of each split, before splits are merged.
+    """Nearest targets per split, before the merge.
 
     Attributes:
-        similarity: float32 [2, S, T], semantic and visual; -inf where a split has no target.
-        index: int32 [2, S, T], the first target row that attains it, counted within its image;
-            -1 where there is none. Of the visual branch only if it was asked for.
+        similarity: float32 [2, S, T], semantic and visual; -inf if a split has no target.
+        index: int32 [2, S, T], first target row that attains it, within its image; -1 if there
+            is none. Valid for the visual branch only with ``visual_index``.
     """
 
     similarity: Tensor
@@ -84,7 +81,7 @@ class NearestParts:
 
 @triton.jit
 def _inverse_length(squares):
-    # The floor of torch.nn.functional.normalize, so that a row of zeros has similarity 0.
+    # The epsilon of torch.nn.functional.normalize: a row of zeros has similarity 0.
     return 1.0 / tl.maximum(tl.sqrt(squares), 1e-12)
 
 
@@ -93,10 +90,10 @@ def _load_rows(
     source, first, last, width, start, channel,
     BLOCK: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    """Rows ``first + start`` onwards, channels ``channel`` onwards: [BLOCK, C].
+    """Load rows from ``first + start`` and channels from ``channel``: [BLOCK, C].
 
-    Beyond the last row it repeats that row, which changes no maximum and, as it comes later, no
-    index. Descriptors cannot repeat: their callers see to it that what is beyond is not used.
+    Pointers repeat the last row beyond the end, which changes no maximum and, coming later, no
+    index. Descriptors cannot; their callers ignore rows beyond the end.
     """
     if DESCRIPTORS:
         tile = source.load([first + start, channel])
@@ -118,18 +115,18 @@ def _nearest_of_tile(
     NORMALISED: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Best target of ``Q`` rows: (similarity [Q], index [Q]).
+    """Return the best target of ``Q`` rows: (similarity [Q], index [Q]).
 
-    q0, k0: first source and target row; nq, nk: how many; skipped: target rows before ``k0``.
+    q0, k0: first source and target row; nq, nk: their numbers; skipped: target rows before ``k0``.
     """
     EVEN: tl.constexpr = D % C == 0
     columns = tl.arange(0, K)
     best = tl.full([Q], -float("inf"), tl.float32)
     index = tl.full([Q], -1, tl.int32)
-    # Flattened, so that the loads of the next tile are in flight while this one is reduced.
+    # Flattened: the next tile loads while this one is reduced.
     for start in tl.range(0, nk, K, flatten=True):
-        # Descriptors read a whole last tile that ends with the last target: what it repeats has
-        # been seen and does not win again. It may begin before k0, within the same image.
+        # With descriptors the last tile is whole and ends with the last target: repeated rows do
+        # not win again. It may begin before k0, within the same image.
         begin = tl.minimum(start, nk - K) if DESCRIPTORS else start
         products = tl.zeros([Q, K], tl.float32)
         squares = tl.zeros([K], tl.float32)
@@ -143,13 +140,13 @@ def _nearest_of_tile(
         if not NORMALISED:
             products *= _inverse_length(squares)[None, :]
         top = tl.max(products, 1)
-        better = top > best  # strict: of equal targets the first stays; NaN is never better
+        better = top > best  # strict: the first of equal targets wins; NaN never does
         if INDEX:
             first = tl.min(tl.where(products == top[:, None], columns[None, :], K), 1)
-            # A repeated last row stands for the last row, should it be rounded upwards.
+            # Should a repeated last row round upwards, it stands for the last row.
             index = tl.where(better, skipped + tl.minimum(begin + first, nk - 1), index)
         else:
-            index = tl.where(better, skipped, index)  # that there is one
+            index = tl.where(better, skipped, index)  # marks that a target exists
         best = tl.where(better, top, best)
     if not NORMALISED:
         length = tl.zeros([Q], tl.float32)
@@ -157,21 +154,21 @@ def _nearest_of_tile(
             q = _load_rows(query, q0, nq - 1, D, 0, channel, Q, C, EVEN, DESCRIPTORS)
             raw = q.to(tl.float32)
             length += tl.sum(raw * raw, 1)
-        # One factor for a whole row: it moves no maximum.
+        # One factor per row does not move the maximum.
         best *= _inverse_length(length)
     return best, index
 
 
 @triton.jit
 def _clear(cells, n_cells, program, programs, VALUE: tl.constexpr, BLOCK: tl.constexpr):
-    """Set cells to ``VALUE``: one program takes blocks ``program, program + programs, ...``."""
+    """Set this program's blocks of cells to ``VALUE``."""
     value = tl.full([BLOCK], VALUE, cells.dtype.element_ty)
     for block in range(program, tl.cdiv(n_cells, BLOCK), programs):
         at = tl.cast(block, tl.int64) * BLOCK + tl.arange(0, BLOCK)
         tl.store(cells + at, value, mask=at < n_cells)
 
 
-# Sizes change from batch to batch; a kernel compiled anew for each divisor would stall them.
+# Sizes vary between batches; specialising on their divisors would recompile.
 _SIZES = ["n_items", "n_points", "n_splits", "n_claims", "n_counts", "scale"]
 
 
@@ -187,7 +184,7 @@ def _nearest_kernel(
     NORMALISED: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
     VISUAL_INDEX: tl.constexpr, ITEM: tl.constexpr, CLEAR: tl.constexpr,
 ):  # fmt: skip
-    """One program takes items ``program, program + programs, ...``."""
+    """One program processes items ``program, program + programs, ...``."""
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     _clear(claims, n_claims, program, programs, -(2**63), CLEAR)
@@ -204,8 +201,8 @@ def _nearest_kernel(
         split = tl.load(row + 7)
         points = tl.arange(0, Q)
         out = (branch * n_splits + split).to(tl.int64) * n_points + point + points
-        # Two copies of the loop, because a pointer selected at run time would lose its alignment.
-        # Two ifs instead of if and else, for which Triton 3.9 keeps the shared memory of both.
+        # Two loops, because a pointer selected at run time loses its alignment. Two ifs, because
+        # Triton 3.9 allocates the shared memory of both branches of an if-else.
         if branch == 0:
             best, found = _nearest_of_tile(
                 semantic_query, semantic_key, q0, nq, k0, nk, skipped,
@@ -240,19 +237,18 @@ def nearest(
     Args:
         semantic: Source and target rows, [rows, D_s] each, contiguous, of one floating type.
         visual: The same, [rows, D_v].
-        schedule: Planned with the sizes of ``tiles``.
-        claims: int64 [schedule.claims], output: all cleared to the smallest integer.
-        counts: int32 [n], output: all cleared to 0.
-        tiles: How to cut the work. Where the rows cannot be read through tensor descriptors
-            (a row is no multiple of 16 bytes, or a target is smaller than a tile), pointers are
-            used instead.
-        normalised: Whether rows have unit length; if not, lengths come from the tiles.
-        precision: Of float32 products; ``"tf32"`` keeps 10 bits of the mantissa of each factor.
-        visual_index: Whether the index is wanted of the visual branch too.
-        scale: What to multiply similarities with, where rows were scaled to fit a small type.
+        schedule: Schedule planned for ``tiles``.
+        claims: int64 [schedule.claims], output: cleared to the smallest integer.
+        counts: int32 [n], output: cleared to 0.
+        tiles: Tiles and launch options. Pointers replace tensor descriptors if a row is no
+            multiple of 16 bytes or a target is smaller than a tile.
+        normalised: Whether rows have unit length; if not, the kernel computes lengths.
+        precision: Precision of float32 products; ``"tf32"`` keeps 10 bits of each mantissa.
+        visual_index: Compute the index of the visual branch too.
+        scale: Factor of the similarities, for rows scaled to fit a small type.
 
     Returns:
-        The best similarity and index of each split.
+        Best similarity and index per split.
     """
     shape = (2, schedule.splits, schedule.points)
     device = schedule.items.device
@@ -260,11 +256,20 @@ def nearest(
         torch.empty(shape, dtype=torch.float32, device=device),
         torch.empty(shape, dtype=torch.int32, device=device),
     )
-    if tiles.descriptors and not _describable(semantic, visual, schedule, tiles):
+    describable = schedule.fewest_keys >= tiles.keys and all(
+        rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
+        for rows in (*semantic, *visual)
+    )
+    if not describable:
         tiles = replace(tiles, descriptors=False)
     n_items = len(schedule.items)
     programs = tiles.programs * processors(device)
-    limits = _register_limit(tiles, semantic[0].shape[1], visual[0].shape[1])
+    # A register limit would spill where the last product is masked.
+    masked = not tiles.descriptors and any(
+        rows.shape[1] % tiles.channels for rows in (semantic[0], visual[0])
+    )
+    limited = tiles.registers and not masked and torch.version.hip is None
+    limits = {"maxnreg": tiles.registers} if limited else {}
     grid = min(n_items, programs) if programs else n_items
     with launching_on(device):
         _nearest_kernel[(grid,)](
@@ -280,23 +285,8 @@ def nearest(
     return parts
 
 
-def _describable(semantic: Branch, visual: Branch, schedule: Schedule, tiles: NearestTiles) -> bool:
-    return schedule.fewest_keys >= tiles.keys and all(
-        rows.stride(0) * rows.element_size() % 16 == 0 and rows.data_ptr() % 16 == 0
-        for rows in (*semantic, *visual)
-    )
-
-
-def _register_limit(tiles: NearestTiles, *channels: int) -> dict[str, int]:
-    """Launch options; where the last product is masked, the limit would spill."""
-    masked = not tiles.descriptors and any(width % tiles.channels for width in channels)
-    if tiles.registers == 0 or masked or torch.version.hip is not None:
-        return {}
-    return {"maxnreg": tiles.registers}
-
-
 def _rows(branch: Branch, tiles: NearestTiles) -> tuple[Tensor | TensorDescriptor, ...]:
-    """What the kernel reads source and target rows through."""
+    """Return the pointers or descriptors of source and target rows."""
     if not tiles.descriptors:
         return branch
     return tuple(

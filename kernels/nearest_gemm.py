@@ -1,8 +1,8 @@
-"""Nearest neighbours by matrix products of torch: what the fused kernel is chosen against.
+"""Nearest neighbours by torch's matrix products, the alternative to the fused kernel.
 
-A block of similarities goes through memory here, which the fused kernel avoids. It still wins
-where the vendor's products are much faster than the compiler's, as for float32 without tensor
-cores. Which one runs for a shape is decided by measurements (:mod:`vsm_fast.kernels.tuning`).
+Blocks of similarities pass through memory here. This still wins where the vendor's products are
+much faster than the compiler's, such as float32 without tensor cores. Measurements decide per
+shape (:mod:`vsm_fast.kernels.tuning`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vsm_fast.kernels.schedule import Schedule
 from vsm_fast.torch_state import pinned
 
 _MM_SUMS_IN_FLOAT32 = "dtype" in torch.ops.aten.mm.overloads()  # torch.mm(out_dtype=), torch 2.8
-_BLOCK_ELEMENTS = 1 << 24  # 64 MiB of float32 similarities at a time
+_BLOCK_ELEMENTS = 1 << 24  # 64 MiB of float32 similarities per block
 
 
 @pinned()
@@ -29,12 +29,12 @@ def nearest_gemm(
     counts: Tensor,
     normalised: bool = True,
 ) -> NearestParts:
-    """What :func:`vsm_fast.kernels.nearest.nearest` returns, for a schedule without splits.
+    """Find nearest targets as :func:`vsm_fast.kernels.nearest.nearest` does, without splits.
 
     Args:
         semantic: Source and target rows [rows, D_s].
         visual: The same, [rows, D_v].
-        schedule: Its runs say which rows are compared.
+        schedule: Schedule of the batch, of which the runs are used.
         claims: int64 [schedule.claims], output: cleared to the smallest integer.
         counts: int32 [n], output: cleared to 0.
         normalised: Whether rows have unit length.
@@ -52,7 +52,7 @@ def nearest_gemm(
             for done in range(0, rows if keys else 0, height):
                 size = min(height, rows - done)
                 products = _products(query[q0 + done :][:size], key[k0 : k0 + keys])
-                # NaN is never the best; where nothing is, claim() finds no target.
+                # NaN is never the best; -inf means no target for claim().
                 best, first = products.nan_to_num_(-torch.inf, torch.inf, -torch.inf).max(1)
                 out = slice(point + done, point + done + size)
                 similarity[branch, 0, out] = best
@@ -61,7 +61,7 @@ def nearest_gemm(
 
 
 def _products(query: Tensor, key: Tensor) -> Tensor:
-    """float32 [rows, keys]; sums of 16-bit products must not be rounded to 16 bits."""
+    """Return float32 [rows, keys], with sums of 16-bit products in full precision."""
     if query.dtype != torch.float32 and query.device.type == "cuda" and _MM_SUMS_IN_FLOAT32:
         return torch.mm(query, key.T, out_dtype=torch.float32)
     return query.float() @ key.float().T

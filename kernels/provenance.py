@@ -1,4 +1,4 @@
-"""Where a measurement was made: what commands of the machine say."""
+"""Provenance of measurements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 
 def first_line(*command: str) -> str:
-    """First line that a command prints; ``"unknown"`` when it cannot be run."""
+    """Return the first output line of a command, or ``"unknown"`` if it fails."""
     try:
         run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
         return run.stdout.strip().splitlines()[0]

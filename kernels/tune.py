@@ -1,8 +1,8 @@
-"""Measure which tiles are fastest on this GPU: ``python -m vsm_fast.kernels.tune``.
+"""Tile tuning for this GPU: ``python -m vsm_fast.kernels.tune``.
 
-For each type of numbers and number of channels all candidates are tried on one shape and the best
-of them on all others; each is checked against float32 before its time counts. A candidate that
-does not compile or is wrong is left out and named. When the time is up, what there is is written.
+Per type and number of channels, all candidates run on the first shape and the finalists on the
+others. Each candidate is checked against float32 before it is timed; one that fails to compile or
+is wrong is excluded and logged. At the end of the time budget the results so far are written.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _log = logging.getLogger(__name__)
 FLOAT8 = torch.float8_e4m3fn
 DTYPES = (torch.float16, torch.bfloat16, FLOAT8, torch.float32)
 CHANNELS = (384, 128)
-POINTS = (2304, 576, 1024, 256, 9216)  # the first shape meets all candidates
+POINTS = (2304, 576, 1024, 256, 9216)  # all candidates run on the first shape
 FINALISTS = 4
 PAIRS = 64
 NO_GPU = 3  # exit code
 
-# Source rows, target rows, warps, limit of registers. A thread holds 64 or 128 products of a tile.
+# Source rows, target rows, warps, register limit. A thread holds 64 or 128 products of a tile.
 _SHAPES = (
     (128, 128, 8, 128),
     (128, 256, 8, 0),
@@ -47,22 +47,22 @@ _SHAPES = (
 )
 _SHAPES_FLOAT32 = ((64, 64, 8, 0), (64, 64, 4, 0), (128, 64, 8, 0), (128, 128, 8, 0))
 
-Timer = Callable[[Callable[[], object]], float]  # microseconds of one call
+Timer = Callable[[Callable[[], object]], float]  # returns microseconds per call
 
 
 def candidates(dtype: torch.dtype, shared: int, *, copies: bool) -> Iterator[NearestTiles]:
-    """Tiles that a GPU can hold.
+    """Yield tiles that fit a GPU.
 
     Args:
-        dtype: Of the rows that are searched.
-        shared: Bytes of shared memory that a program can have.
+        dtype: Type of the rows.
+        shared: Shared memory per program in bytes.
         copies: Whether the GPU has a copy engine for tiles.
     """
     shapes = _SHAPES_FLOAT32 if dtype == torch.float32 else _SHAPES
     steps = (16, 32) if dtype == torch.float32 else (64, 128)
     for (queries, keys, warps, registers), channels, stages in product(shapes, steps, (2, 3, 4)):
         operands = (queries + keys) * channels * dtype.itemsize * stages
-        if operands > shared - 2048:  # which leaves room for barriers and reductions
+        if operands > shared - 2048:  # reserved for barriers and reductions
             continue
         tiles = NearestTiles(queries, keys, channels, warps, stages, registers=registers)
         if copies:
@@ -75,44 +75,44 @@ def candidates(dtype: torch.dtype, shared: int, *, copies: bool) -> Iterator[Nea
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One shape, its batch and what is right for it."""
+    """One shape with its batch and its exact result."""
 
     batch: Batch
     float8: bool
-    right: torch.Tensor  # semantic similarities in full precision
+    expected: torch.Tensor  # semantic similarities in full precision
     tolerance: float
 
     @staticmethod
     def of(points: int, channels: int, dtype: torch.dtype, pairs: int) -> Trial:
-        """A batch of ``pairs`` pairs of ``points`` points each on the current GPU."""
+        """Return a trial of ``pairs`` pairs of ``points`` points each on the current GPU."""
         device = torch.device("cuda")
         float8 = dtype == FLOAT8
         rows = torch.float16 if float8 else dtype
         batch = random_batch([points] * pairs, [points] * pairs, channels, rows, device)
         tiles = default(torch.float32, device).tiles
-        right = batch.match(batch.schedule(tiles, gemm=True), tiles, gemm=True)
+        expected = batch.match(batch.schedule(tiles, gemm=True), tiles, gemm=True)
         tolerance = 0.2 if float8 else 2e-3 if dtype != torch.float32 else 1e-5
-        return Trial(batch, float8, right.nearest.semantic_similarity, tolerance)
+        return Trial(batch, float8, expected.nearest.semantic_similarity, tolerance)
 
     def time(self, tiles: NearestTiles, timer: Timer, *, gemm: bool = False) -> float:
-        """Microseconds of a batch; infinite where it does not run or is wrong."""
+        """Return microseconds per batch; infinite if it fails or is wrong."""
         try:
             schedule = self.batch.schedule(tiles, gemm=gemm)
             found = self.batch.match(schedule, tiles, gemm=gemm, float8=self.float8)
-            error = (found.nearest.semantic_similarity - self.right).abs().max().item()
+            error = (found.nearest.semantic_similarity - self.expected).abs().max().item()
             if not error <= self.tolerance:
-                _log.warning("left out, wrong by %g: %s", error, tiles)
+                _log.warning("excluded, error %g: %s", error, tiles)
                 return math.inf
             return timer(lambda: self.batch.match(schedule, tiles, gemm=gemm, float8=self.float8))
-        except Exception as error:  # whatever a compiler or driver may raise
-            _log.warning("left out, %s: %s", str(error).splitlines()[:1], tiles)
+        except Exception as error:  # of any class: from a compiler or driver
+            _log.warning("excluded, %s: %s", str(error).splitlines()[:1], tiles)
             return math.inf
 
 
 def fastest(
     trial: Trial, tried: Sequence[NearestTiles], timer: Timer, until: float
 ) -> list[tuple[float, NearestTiles]]:
-    """Times of the candidates that ran, fastest first; stops at ``until`` (monotonic seconds)."""
+    """Return the times of valid candidates, fastest first; stop at ``until``."""
     times = []
     for tiles in tried:
         if time.monotonic() > until:
@@ -128,14 +128,14 @@ def tune(
     find: Callable[[torch.dtype], Sequence[NearestTiles]],
     make: Callable[[int, int, torch.dtype, int], Trial] = Trial.of,
 ) -> Iterator[TunedEntry]:
-    """Tune shapes in the order given, until the time is up.
+    """Tune shapes in order until the time budget ends.
 
     Args:
-        shapes: Type, channels, points (several; the first meets all candidates).
-        timer: Measures one call.
-        until: When to stop, in monotonic seconds.
-        find: Candidates for a type.
-        make: Makes a trial of (points, channels, type, pairs).
+        shapes: (type, channels, numbers of points); all candidates run on the first number.
+        timer: Timer of one call.
+        until: End of the budget, in monotonic seconds.
+        find: Function that returns the candidates for a type.
+        make: Function that returns a trial of (points, channels, type, pairs).
     """
     for dtype, channels, several in shapes:
         finalists = list(find(dtype))
@@ -152,7 +152,7 @@ def tune(
             best, tiles = ranked[0]
             gemm = math.inf if trial.float8 else trial.time(tiles, timer, gemm=True)
             name = str(dtype).removeprefix("torch.")
-            _log.info("%s %d x %d: %.0f us, products of torch %.0f us, %s",
+            _log.info("%s %d x %d: %.0f us, torch's products %.0f us, %s",
                       name, points, channels, best, gemm, tiles)  # fmt: skip
             yield TunedEntry(name, channels, points, tiles, best, gemm, pairs)
 
@@ -171,22 +171,23 @@ def _provenance() -> dict[str, str]:
     }
 
 
-def _do_bench(run: Callable[[], object]) -> float:
-    from triton.testing import do_bench
-
-    return 1e3 * float(do_bench(run, warmup=20, rep=80, return_mode="median"))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tune this machine's first GPU."""
+    """Tune the first GPU of this machine."""
     parser = argparse.ArgumentParser(prog="python -m vsm_fast.kernels.tune", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the file")
-    parser.add_argument("--budget", type=float, default=600, help="seconds (default 600)")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--budget", type=float, default=600, help="time budget in seconds (default 600)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if not torch.cuda.is_available():
-        print("No GPU that torch can use is here: there is nothing to tune.", file=sys.stderr)
+        print("No GPU is available to torch: nothing to tune.", file=sys.stderr)
         return NO_GPU
+    from triton.testing import do_bench
+
+    def timer(run: Callable[[], object]) -> float:
+        return 1e3 * float(do_bench(run, warmup=20, rep=80, return_mode="median"))
+
     until = time.monotonic() + options.budget
     properties = torch.cuda.get_device_properties(0)
     shared = getattr(properties, "shared_memory_per_block_optin", 48 << 10)
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return []
         first = default(dtype, torch.device("cuda")).tiles
         found = [tiles for tiles in candidates(dtype, shared, copies=copies) if tiles != first]
-        # The time may not last for all: the default, then large tiles and the copy engine.
+        # In order of promise, should time run out: default, large tiles, copy engine.
         found.sort(key=lambda tiles: (-tiles.queries * tiles.keys, not tiles.descriptors))
         return [first, *found]
 
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = options.budget / len(shapes)
     for number, shape in enumerate(shapes):
         limit = min(until, time.monotonic() + share * (1 if number else 2))
-        entries += tune([shape], _do_bench, limit, find)
+        entries += tune([shape], timer, limit, find)
         tuned = TunedGPU(properties.name, _provenance(), tuple(entries))
         path = options.out / file_name(properties.name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,7 @@
-"""Which tiles, and whether the fused search at all: measurements decide, not GPU names in code.
+"""Choice of tiles, and of the fused search or torch's products, by measurement.
 
-A file in ``tuned/`` holds what ``python -m vsm_fast.kernels.tune`` measured on one kind of GPU. The
-entry whose shape is nearest decides; where nothing was measured, a default that only looks at what
-the GPU can hold.
+A file in ``tuned/`` holds the measurements of ``python -m vsm_fast.kernels.tune`` on one GPU model.
+The entry of the nearest shape decides; without measurements, a default by the GPU's capacity.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class Choice:
-    """How a batch is searched.
+    """Search configuration of a batch.
 
     Attributes:
-        tiles: How the fused kernel cuts its work.
-        gemm: Whether products of torch were measured to be faster than the fused kernel.
-        reason: Where this comes from, in a few words.
+        tiles: Tiles of the fused kernel.
+        gemm: Use torch's products instead of the fused kernel.
+        reason: Short reason of the choice.
     """
 
     tiles: NearestTiles
@@ -39,15 +38,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class TunedEntry:
-    """What was measured for one shape.
+    """Measurement of one shape.
 
     Attributes:
-        dtype: Name of the rows' type, as ``"float16"``.
-        channels: Channels of a row.
-        points: Points of a subject.
-        tiles: The fastest tiles.
+        dtype: Type of the rows, such as ``"float16"``.
+        channels: Channels per row.
+        points: Points per subject.
+        tiles: Fastest tiles.
         fused_us: Microseconds of the fused search with these tiles, for ``pairs`` pairs.
-        gemm_us: The same of matrix products of torch with a reduction; infinite if not measured.
+        gemm_us: The same for torch's products with a reduction; infinite if not measured.
         pairs: Pairs in the measured batch.
     """
 
@@ -62,12 +61,12 @@ class TunedEntry:
 
 @dataclass(frozen=True)
 class TunedGPU:
-    """All entries of one kind of GPU, and how they came about.
+    """Measurements on one GPU model, with provenance.
 
     Attributes:
-        gpu: The device's name.
+        gpu: Name of the device.
         provenance: Driver, versions of torch and Triton, date, commit.
-        entries: One for each shape.
+        entries: One entry per shape.
     """
 
     gpu: str
@@ -79,7 +78,7 @@ class TunedGPU:
         """Read a file.
 
         Raises:
-            ValueError: It is damaged or of another version; says which file and what is wrong.
+            ValueError: If it is damaged or of another version.
         """
         try:
             raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -92,12 +91,12 @@ class TunedGPU:
             return TunedGPU(str(raw["gpu"]), dict(raw["provenance"]), entries)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is no file of tuned tiles ({type(error).__name__}: {error}). Delete it, "
-                "or write it anew with python -m vsm_fast.kernels.tune."
+                f"{path} is no file of tuned tiles ({type(error).__name__}: {error}). Delete it "
+                "or recreate it with python -m vsm_fast.kernels.tune."
             ) from error
 
     def json(self) -> str:
-        """The file's text."""
+        """Return the content of the file."""
         raw = {
             "schema": _SCHEMA,
             "gpu": self.gpu,
@@ -108,33 +107,34 @@ class TunedGPU:
 
 
 def file_name(gpu: str) -> str:
-    """Name of the file in which a kind of GPU is tuned."""
+    """Return the file name of a GPU model."""
     return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split()) + ".json"
 
 
 def choose(dtype: torch.dtype, channels: int, points: int, device: torch.device) -> Choice:
-    """Choose how to search.
+    """Choose the search configuration of a batch.
 
     Args:
-        dtype: Of the rows that are searched.
-        channels: Of a row.
-        points: Of the largest target.
-        device: Where the rows are.
+        dtype: Type of the rows.
+        channels: Channels per row.
+        points: Points of the largest target.
+        device: Device of the rows.
 
     Raises:
-        ValueError: The file of this GPU is damaged.
+        ValueError: If the file of this GPU is damaged.
     """
-    if device.type == "cpu":  # large tiles, because the interpreter takes its time for each
+    if device.type == "cpu":  # large tiles: the interpreter is slow per tile
         tiles = NearestTiles(256, 256, 128) if points > 64 else NearestTiles(32, 32, 32)
         return Choice(tiles, False, "interpreted")
     gpu = torch.cuda.get_device_name(device)
-    return _choose(gpu, _name(dtype), channels, points) or default(dtype, device)
+    name = str(dtype).removeprefix("torch.")
+    return _choose(gpu, name, channels, points) or default(dtype, device)
 
 
 def _choose(
     gpu: str, dtype: str, channels: int, points: int, folder: Path = TUNED
 ) -> Choice | None:
-    """The nearest measured shape of the same type; None if there is none."""
+    """Return the choice of the nearest measured shape of the type; None without one."""
     tuned = _read(folder / file_name(gpu))
     entries = [entry for entry in tuned.entries if entry.dtype == dtype] if tuned else []
     if not entries:
@@ -146,7 +146,7 @@ def _choose(
 
     best = min(entries, key=distance)
     gemm = best.gemm_us < best.fused_us
-    faster = "products of torch" if gemm else "fused"
+    faster = "torch's products" if gemm else "fused"
     shape = f"{best.points} points of {best.channels} channels in {best.dtype}"
     return Choice(best.tiles, gemm, f"{faster}, as measured on {gpu} for {shape}")
 
@@ -156,12 +156,8 @@ def _read(path: Path) -> TunedGPU | None:
     return TunedGPU.read(path) if path.exists() else None
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def default(dtype: torch.dtype, device: torch.device) -> Choice:
-    """How to search on a GPU that nobody has tuned, from what it can hold."""
+    """Return the configuration of an untuned GPU, by its capacity."""
     properties = torch.cuda.get_device_properties(device)
     tiles = default_tiles(
         dtype,
@@ -169,28 +165,28 @@ def default(dtype: torch.dtype, device: torch.device) -> Choice:
         shared=getattr(properties, "shared_memory_per_block_optin", 48 << 10),
         amd=torch.version.hip is not None,
     )
-    # An assumption, not a measurement: without tensor cores, and with traffic to memory small
-    # beside the arithmetic, the vendor's library is at its best.
+    # An unmeasured assumption: without tensor cores, and with little memory traffic relative to
+    # arithmetic, the vendor's library is fastest.
     gemm = dtype == torch.float32
-    way = "products of torch" if gemm else "default tiles"
+    way = "torch's products" if gemm else "default tiles"
     return Choice(tiles, gemm, f"not tuned for {properties.name}: {way}")
 
 
 def default_tiles(dtype: torch.dtype, *, major: int, shared: int, amd: bool) -> NearestTiles:
-    """Tiles that compile without spilling, which the ahead-of-time tests check.
+    """Return tiles that compile without spills, as the ahead-of-time tests verify.
 
     Args:
-        dtype: Of the rows that are searched.
-        major: Of an NVIDIA GPU's compute capability.
-        shared: Bytes of shared memory that a program can have on an NVIDIA GPU.
-        amd: Whether it is a GPU of AMD.
+        dtype: Type of the rows.
+        major: Major compute capability of an NVIDIA GPU.
+        shared: Shared memory per program on an NVIDIA GPU, in bytes.
+        amd: Whether the GPU is AMD's.
     """
     if dtype == torch.float32:
         return NearestTiles(64, 64, 32, warps=8, stages=2 if amd else 3)
     if amd:
         return NearestTiles(128, 128, 64, warps=8, stages=2)
-    if shared < 99 << 10:  # what a tile's operands take in three stages
+    if shared < 99 << 10:  # operands of a tile in three stages
         return NearestTiles(64, 64, 64, warps=4, stages=2)
-    if major >= 10:  # products have a memory of their own there: two programs fit without a limit
+    if major >= 10:  # products have their own memory: two programs fit without a limit
         return NearestTiles(128, 128, 64, warps=4, stages=3, descriptors=True)
     return NearestTiles(128, 128, 64, warps=8, stages=3, registers=128, descriptors=major == 9)

@@ -17,11 +17,11 @@ SEMANTIC_THRESHOLD, VISUAL_THRESHOLDS = 0.7, (0.5, 0.6, 0.7)  # the published on
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of generations and references, and which are compared.
+    """Rows of generated images and references, and the pairs to compare.
 
     Attributes:
         semantic: Source and target rows, unit length.
-        visual: The same of the other branch.
+        visual: The same for the visual branch.
         source_offsets: int64 [S + 1] on the CPU.
         target_offsets: int64 [R + 1] on the CPU.
         pairs: int64 [P, 2] on the CPU, (source image, target image).
@@ -35,14 +35,14 @@ class Batch:
 
     @property
     def operations(self) -> int:
-        """Floating-point operations of the products of both branches."""
+        """Number of floating-point operations of both branches' products."""
         sources = self.source_offsets.diff()[self.pairs[:, 0]]
         targets = self.target_offsets.diff()[self.pairs[:, 1]]
         channels: int = self.semantic[0].shape[1] + self.visual[0].shape[1]
         return 2 * channels * int((sources * targets).sum())
 
     def schedule(self, tiles: NearestTiles, *, gemm: bool = False) -> Schedule:
-        """Its tables of work."""
+        """Return the schedule of the batch."""
         device = self.semantic[0].device
         return schedule_pairs(
             self.source_offsets, self.target_offsets, self.pairs, device, tiles, gemm=gemm
@@ -56,7 +56,7 @@ class Batch:
         gemm: bool = False,
         float8: bool = False,
     ) -> Matched:
-        """All launches."""
+        """Run all launches."""
         return match_pairs(
             self.semantic,
             self.visual,
@@ -79,17 +79,17 @@ def random_batch(
     pairs: Tensor | None = None,
     seed: int = 0,
 ) -> Batch:
-    """A batch in which every generation resembles its reference: noisy copies of its rows.
+    """Return a batch whose generated images are noisy copies of their references' rows.
 
     Args:
-        counts: Points of each generation.
-        target_counts: Points of each reference, none of them 0.
-        channels: Of both branches.
-        dtype: Of the rows.
-        device: Of the rows.
-        pairs: int64 [P, 2] on the CPU; None pairs generation ``i`` with reference ``i``, or with
-            the only one.
-        seed: Same seed, same rows.
+        counts: Points of each generated image.
+        target_counts: Points of each reference, at least 1.
+        channels: Channels of both branches.
+        dtype: Type of the rows.
+        device: Device of the rows.
+        pairs: int64 [P, 2] on the CPU; None pairs image ``i`` with reference ``i``, or with the
+            only one.
+        seed: Seed of the rows.
     """
     if pairs is None:
         sources = torch.arange(len(counts))

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if not torch.cuda.is_available():  # before any kernel is imported: see triton_d
 
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
-    """Uninitialised memory holds NaN or the largest integer: forgotten outputs show."""
+    """Fill uninitialised memory with NaN or the largest integer, so forgotten outputs show."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -28,9 +28,9 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_descriptors() -> Callable[..., Descriptors]:
-    """Function: (points per image, channels, seed) -> random unit descriptors.
+    """Return a function: (points per image, channels, seed) -> random unit descriptors.
 
-    The visual ones have twice the channels, so that no code can confuse the branches.
+    The visual ones have twice the channels, so no code can confuse the branches.
     """
 
     def make(counts: Sequence[int], channels: int = 8, seed: int = 0) -> Descriptors:
@@ -51,7 +51,7 @@ def make_descriptors() -> Callable[..., Descriptors]:
 
 @pytest.fixture(scope="session")
 def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model that takes batches of 2 to 4; its model folder lies beside it."""
+    """Export a model for batches of 2 to 4; its model folder is beside the export."""
     from tiny_models import aggregation_pair, config_of, pixel_unet
 
     from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
@@ -67,7 +67,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible():
-    """A shell starts what runs in its background deaf to Ctrl-C; tests of Ctrl-C would wait."""
+    """Restore Ctrl-C, which a shell disables for background processes; its tests would hang."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

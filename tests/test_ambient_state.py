@@ -1,4 +1,4 @@
-"""Scoring is a closed function: torch's ambient switches change no bit of a result."""
+"""Torch's global switches change no bit of a result."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import vsm_fast
+import vsm_fast.scorer
 from vsm_fast import VSMScorer, VSMScores
-from vsm_fast.api import cached_scorer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.integrations.metric import VisualSemanticMatching
 from vsm_fast.integrations.rewards import VSMReward
@@ -110,7 +110,7 @@ def of_descriptors(described: Descriptors) -> list[Any]:
 
 
 def by_score_batch(_: VSMScorer, tmp_path: Path) -> list[Any]:
-    cached_scorer.cache_clear()
+    vsm_fast.scorer._scorer.cache_clear()
     return of_scores(vsm_fast.score_batch([REF], GENS, **MASKS))
 
 
@@ -119,9 +119,9 @@ def by_scorer(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
 
 
 def by_described(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
-    references = scorer.describe_references([REF], MASKS["ref_masks"])
+    references = scorer.describe([REF], MASKS["ref_masks"], on_error="record")
     again = scorer.describe([REF], MASKS["ref_masks"])
-    both = Descriptors.cat([references[0].descriptors, again])
+    both = Descriptors.cat([references, again])
     return of_descriptors(both) + of_scores(scorer.score(references, GENS))
 
 
@@ -143,7 +143,7 @@ def by_reward(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
 
 def by_metric(scorer: VSMScorer, tmp_path: Path) -> list[Any]:
     metric = VisualSemanticMatching(scorer, reduction="none")
-    # Copied, as TorchMetrics clones what it returns in the caller's own state.
+    # Copied, because TorchMetrics clones its results in the caller's state.
     return [value.numpy().copy() for value in (metric(GEN_TENSORS, REF_TENSOR), metric.score_sum)]
 
 
@@ -180,7 +180,7 @@ def check_same_bits(found: list[Any], wanted: list[Any]) -> None:
         assert mine.dtype == theirs.dtype
         if isinstance(mine, Tensor):
             assert mine.device.type == "cpu"
-            assert not mine.is_inference(), "cannot be used where gradients are"
+            assert not mine.is_inference(), "unusable with gradients"
             mine, theirs = mine.numpy(), theirs.numpy()
         np.testing.assert_array_equal(mine, theirs)
 
@@ -237,7 +237,7 @@ def test_a_metric_reset_in_inference_mode_is_updated_outside_of_it(scorer: VSMSc
 
 
 def ambient_state() -> list[Any]:
-    """All that SWITCHES change."""
+    """Return the state that SWITCHES change."""
     names = [(torch.backends.cudnn, "allow_tf32"), (torch.backends, "fp32_precision")]
     for library in (torch.backends.cuda, torch.backends.mkldnn, torch.backends.cudnn):
         for operation in ("matmul", "conv", "rnn"):
@@ -267,7 +267,7 @@ def test_the_state_is_restored_also_after_an_error(scorer: VSMScorer, switch: st
             scorer.describe([EXAMPLES / "CREDITS.md"])
         assert ambient_state() == before
     with pinned():
-        assert ambient_state() == inside, "pinned is one state, wherever it is entered"
+        assert ambient_state() == inside, "pinned is the same state everywhere"
 
 
 def test_the_consumer_of_a_generator_keeps_its_own_state(scorer: VSMScorer) -> None:
@@ -278,7 +278,7 @@ def test_the_consumer_of_a_generator_keeps_its_own_state(scorer: VSMScorer) -> N
         assert ambient_state() == before
 
 
-def test_the_last_thread_to_leave_restores_what_belongs_to_the_process() -> None:
+def test_the_last_thread_restores_process_wide_switches() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -293,7 +293,7 @@ def test_the_last_thread_to_leave_restores_what_belongs_to_the_process() -> None
         try:
             with pinned():
                 assert torch.get_float32_matmul_precision() == "highest"
-            assert torch.get_float32_matmul_precision() == "highest", "the other one computes"
+            assert torch.get_float32_matmul_precision() == "highest", "another thread is inside"
             torch.set_float32_matmul_precision("high")
             with pinned():
                 assert torch.get_float32_matmul_precision() == "highest"

@@ -1,4 +1,4 @@
-"""Descriptors on disk: the same scores, whatever happened to the folder."""
+"""Descriptor cache: equal scores in every state of the folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _scorer(model: Path, folder: Path | None, **settings: object) -> VSMScorer:
     return VSMScorer.from_pretrained(model, device="cpu", cache=folder, **settings)  # type: ignore[arg-type]
 
 
-def test_what_is_put_is_what_is_got(tmp_path: Path) -> None:
+def test_get_returns_the_stored_entry(tmp_path: Path) -> None:
     cache = DescriptorCache(tmp_path / "c")
     cache.put({"aa1": _rows(1), "bb2": _rows(2, points=0)})
     again = DescriptorCache(tmp_path / "c")
@@ -133,7 +133,7 @@ def test_a_model_without_hashes_has_no_name(tmp_path: Path, model: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "emptied"])
-def test_a_damaged_entry_is_described_again(model: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_entry_is_recomputed(model: Path, tmp_path: Path, damage: str) -> None:
     gens = _images(2)
     wanted = _scorer(model, tmp_path / "c").score(gens[:1], gens)
     for path in (tmp_path / "c").rglob("*.safetensors"):
@@ -170,10 +170,8 @@ WRONG: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_an_entry_of_another_form_is_described_again(
-    model: Path, tmp_path: Path, wrong: str
-) -> None:
-    """Its size and hash are those that the index knows."""
+def test_an_entry_of_another_form_is_recomputed(model: Path, tmp_path: Path, wrong: str) -> None:
+    """Its size and hash match the index."""
     gens = _images(1)
     wanted = _scorer(model, tmp_path / "c").describe(gens)
     (path,) = (tmp_path / "c").rglob("*.safetensors")
@@ -215,7 +213,7 @@ def test_a_damaged_index_starts_the_folder_again(
     assert len(scorer.cache) == 2  # type: ignore[arg-type]
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_is_evicted_first(tmp_path: Path) -> None:
     size = _size_of_one(tmp_path / "one")
     cache = DescriptorCache(tmp_path / "c", max_bytes=3 * size)
     for number in range(3):
@@ -253,7 +251,7 @@ def test_a_disk_that_is_full_is_a_warning(
     gens = _images(2)
     scores = _scorer(model, tmp_path / "c").score(gens[:1], gens)
     assert np.isfinite(scores.score).all()
-    assert "cannot be kept" in caplog.text
+    assert "cannot write to the descriptor cache" in caplog.text
 
 
 def test_an_index_that_is_locked_for_good_is_a_warning(
@@ -266,14 +264,14 @@ def test_an_index_that_is_locked_for_good_is_a_warning(
     scores = scorer.score(_images(1), _images(2))
     other.close()
     assert np.isfinite(scores.score).all()
-    assert "cannot be read" in caplog.text
+    assert "cannot read the descriptor cache" in caplog.text
 
 
 _WRITER = """
 import sys, torch
 from vsm_fast.cache import DescriptorCache, RowsForm
 cache = DescriptorCache(sys.argv[1], max_bytes=20_000)
-for number in range(60):
+for number in range(40):
     key = f"{number % 30:02d}-shared"
     rows = cache.get([key], [RowsForm(4, 8, torch.float32)])[0]
     if rows is not None:

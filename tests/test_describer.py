@@ -50,7 +50,7 @@ def test_batches_with_nan_are_computed_in_float32_and_counted(caplog):
     wanted = plain.describe(_images(), batch_size=1)
     assert torch.equal(found.visual, wanted.visual)
     assert (scorer.recomputed, len(loads)) == (2, 1)
-    assert caplog.text.count("computed again in float32") == 1
+    assert caplog.text.count("affected batches are recomputed") == 1
 
 
 def test_nan_without_a_way_out_is_an_error():
@@ -97,7 +97,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_halved(fail, monkeypatch,
     found = scorer.describe(images, batch_size=7)
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     torch.testing.assert_close(found.visual, wanted.visual, atol=1e-5, rtol=1e-5)
-    assert "7 images at once do not fit" in caplog.text
+    assert "a batch of 7 images exceeds the memory" in caplog.text
     sizes.clear()
     scorer.describe(images[:2])
     assert sizes == [1, 1]

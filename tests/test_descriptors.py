@@ -45,7 +45,7 @@ def test_points_counts_an_image(make_descriptors: Make) -> None:
 
 def test_rows_that_do_not_fit_are_refused(make_descriptors: Make) -> None:
     made = make_descriptors([3])
-    with pytest.raises(ValueError, match="as many rows"):
+    with pytest.raises(ValueError, match="equally many rows"):
         Descriptors(made.semantic, made.visual[:2], made.offsets, made.cells, made.grid)
     with pytest.raises(ValueError, match="offsets"):
         Descriptors(made.semantic, made.visual, torch.tensor([0, 2]), made.cells, made.grid)

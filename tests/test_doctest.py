@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["vsm_fast.api", "vsm_fast.integrations.metric", "vsm_fast.integrations.rewards"]
+    "module", ["vsm_fast.scorer", "vsm_fast.integrations.metric", "vsm_fast.integrations.rewards"]
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     result = doctest.testmod(import_module(module))

@@ -1,4 +1,4 @@
-"""The whole way from images to scores, with the embedded model and shipped photographs."""
+"""Images to scores with the embedded model and the shipped photographs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_heat_map_lights_up_the_repainted_part() -> None:
     assert heat[part & mask].mean() > heat[~part & mask].mean() + 0.2
 
 
-def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
+def test_reference_descriptors_give_the_same_scores(scorer: VSMScorer) -> None:
     described = scorer.describe([REFERENCE], [REFERENCE_MASK])
     gens, masks = [REPAINTED, OTHER], [REPAINTED_MASK, OTHER_MASK]
     once = scorer.score(described, gens, gen_masks=masks)
@@ -98,7 +98,7 @@ def test_a_described_reference_gives_the_same_scores(scorer: VSMScorer) -> None:
     np.testing.assert_array_equal(once.score, again.score)
 
 
-def test_described_references_keep_what_is_known_of_them(scorer: VSMScorer) -> None:
+def test_reference_descriptors_keep_names_statuses_and_flags(scorer: VSMScorer) -> None:
     images = [REFERENCE, np.zeros((64, 64, 3), np.uint8), "nowhere.png", OTHER]
     masks = [REFERENCE_MASK, None, None, None]
     described = scorer.describe(images, masks, on_error="record")
@@ -114,7 +114,7 @@ def test_described_references_keep_what_is_known_of_them(scorer: VSMScorer) -> N
     assert "nowhere.png" in once.reason[2]
 
 
-def test_a_reference_that_is_given_often_is_described_once(
+def test_a_repeated_reference_runs_the_network_once(
     scorer: VSMScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs = [REFERENCE, OTHER, REFERENCE, REFERENCE]
@@ -144,34 +144,34 @@ def test_a_reference_that_is_given_often_is_described_once(
         assert abs(together.score[row] - single.score[0]) <= 1.5 / single.n_matched[0]
 
 
-def test_masks_of_a_described_reference_are_refused(scorer: VSMScorer) -> None:
+def test_masks_with_reference_descriptors_are_refused(scorer: VSMScorer) -> None:
     described = scorer.describe([REFERENCE])
     with pytest.raises(PairingError, match="describe"):
         scorer.score(described, [REFERENCE], ref_masks=[REFERENCE_MASK])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_batch_size_order_and_neighbours_change_rounding_only(
-    scorer: VSMScorer, batch_size: int
-) -> None:
-    gens = [REPAINTED, REFERENCE, OTHER, REPAINTED, REFERENCE]
-    masks = [REPAINTED_MASK, REFERENCE_MASK, OTHER_MASK, REPAINTED_MASK, REFERENCE_MASK]
+def test_batch_size_order_and_neighbours_change_rounding_only(scorer: VSMScorer) -> None:
+    gens, masks = [REPAINTED, REFERENCE, OTHER], [REPAINTED_MASK, REFERENCE_MASK, OTHER_MASK]
     alone = [scorer.describe([gen], [mask]) for gen, mask in zip(gens, masks, strict=True)]
-    together = scorer.describe(gens, masks, batch_size=batch_size)
-    backwards = scorer.describe(gens[::-1], masks[::-1], batch_size=batch_size)
-    for number, one in enumerate(alone):
-        for many, place in ((together, number), (backwards, len(gens) - 1 - number)):
-            rows = many.rows(place)
-            torch.testing.assert_close(many.semantic[rows], one.semantic, atol=1e-5, rtol=0)
-            torch.testing.assert_close(many.visual[rows], one.visual, atol=1e-5, rtol=0)
-    scores = scorer.score(alone[1], gens, gen_masks=masks, batch_size=batch_size)
-    for number, (gen, mask) in enumerate(zip(gens, masks, strict=True)):
-        single = scorer.score(alone[1], [gen], gen_masks=[mask])
-        # The last bits can only decide for a point at a threshold, or between two rivals.
-        assert abs(single.score[0] - scores.score[number]) <= 1.5 / single.n_matched[0]
+    singles = [
+        scorer.score(alone[1], [gen], gen_masks=[mask])
+        for gen, mask in zip(gens, masks, strict=True)
+    ]
+    for batch_size in (1, 2, 3):
+        together = scorer.describe(gens, masks, batch_size=batch_size)
+        backwards = scorer.describe(gens[::-1], masks[::-1], batch_size=batch_size)
+        for number, one in enumerate(alone):
+            for many, position in ((together, number), (backwards, len(gens) - 1 - number)):
+                rows = many.rows(position)
+                torch.testing.assert_close(many.semantic[rows], one.semantic, atol=1e-5, rtol=0)
+                torch.testing.assert_close(many.visual[rows], one.visual, atol=1e-5, rtol=0)
+        scores = scorer.score(alone[1], gens, gen_masks=masks, batch_size=batch_size)
+        for single, score in zip(singles, scores.score, strict=True):
+            # Last bits decide only for a point at a threshold or between equal matches.
+            assert abs(single.score[0] - score) <= 1.5 / single.n_matched[0]
 
 
-def test_pairs_choose_what_meets_what(scorer: VSMScorer) -> None:
+def test_pairs_select_references_and_images(scorer: VSMScorer) -> None:
     refs, ref_masks = [REFERENCE, OTHER], [REFERENCE_MASK, OTHER_MASK]
     scores = scorer.score(
         refs, refs, ref_masks=ref_masks, gen_masks=ref_masks, pairs=[[1, 0], [0, 0], [1, 1]]
@@ -251,7 +251,7 @@ def test_a_threshold_that_is_no_similarity_is_refused(name: str, value: float) -
         vsm_fast.score_batch([REFERENCE], [REFERENCE], **{name: value})  # type: ignore[arg-type]
 
 
-def test_references_described_by_another_model_are_refused(scorer: VSMScorer) -> None:
+def test_references_of_another_model_are_refused(scorer: VSMScorer) -> None:
     rows = torch.nn.functional.normalize(torch.ones(4, 16), dim=1)
     other = vsm_fast.Descriptors(
         rows, rows, torch.tensor([0, 4]), torch.arange(4), scorer.config.aggregation.grid
@@ -278,6 +278,7 @@ def test_scores_at_another_threshold_agree_with_scoring_again(scorer: VSMScorer)
     np.testing.assert_array_equal(first.at(first.visual_threshold), first.score)
 
 
+@pytest.mark.slow  # the short form, with a small model, is in matching/test_numeric_contract.py
 def test_two_processes_agree_bit_for_bit_in_deterministic_mode() -> None:
     code = f"""
 import hashlib, torch

@@ -1,6 +1,6 @@
-"""vsm_fast: does a generated image still show the same subject, and where not.
+"""Visual Semantic Matching: subject consistency of generated images, with heat maps.
 
-Visual Semantic Matching (arXiv 2509.21989) for large batches::
+An implementation of arXiv 2509.21989 for large batches::
 
     scores = vsm_fast.score_batch(refs=["reference.png"], gens=["a.png", "b.png"], heatmaps=True)
     scores.score        # float32 [2], 1 = consistent, NaN where undefined
@@ -16,12 +16,11 @@ from vsm_fast.errors import Flag, InputError, ModelError, PairingError, Status, 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vsm_fast.api import score_batch
     from vsm_fast.descriptors import Descriptors
     from vsm_fast.images.automatic_masks import AutoMask
     from vsm_fast.integrations.metric import VisualSemanticMatching as VisualSemanticMatching
     from vsm_fast.results.scores import VSMResult, VSMScores
-    from vsm_fast.scorer import VSMScorer
+    from vsm_fast.scorer import VSMScorer, score_batch
 
 __all__ = [
     "AutoMask",
@@ -45,15 +44,14 @@ _HOMES = {
     "VSMResult": "results.scores",
     "VSMScorer": "scorer",
     "VSMScores": "results.scores",
-    # Not in __all__: it needs torchmetrics, which `from vsm_fast import *` must not.
+    # Not in __all__: `from vsm_fast import *` must work without torchmetrics.
     "VisualSemanticMatching": "integrations.metric",
-    "score_batch": "api",
+    "score_batch": "scorer",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that `import vsm_fast` costs nothing to programs that only
-    # read results or build a command line.
+    # Lazy, so that `import vsm_fast` stays cheap for programs that only read results.
     if name not in _HOMES:
         raise AttributeError(f"module 'vsm_fast' has no attribute {name!r}")
     from importlib import import_module

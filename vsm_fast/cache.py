@@ -1,9 +1,8 @@
-"""Descriptors on disk: an image that was described before is not described again.
+"""Descriptor cache: a folder of bounded size, shared between processes.
 
-A folder holds one safetensors file per image and ``index.sqlite``, which knows each file's size,
-sha256 and last use. Names are hashes of what the network sees and of everything that decides
-what it makes of it, so that nothing is found under a wrong name. Several processes can share a
-folder. What is damaged is removed and described again.
+The folder holds one safetensors file per image and ``index.sqlite`` with each file's size, sha256
+and last use. A key hashes the network's input and the model's identity. Damaged entries are
+removed and recomputed.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ _log = logging.getLogger(__name__)
 
 Rows = tuple[Tensor, Tensor]
 MAX_BYTES = 10 * 2**30
-_FORMAT = 3  # of keys and files; raised whenever either changes
-_WAIT = 60.0  # seconds for another process that is writing the index
+_FORMAT = 3  # version of keys and files
+_WAIT = 60.0  # seconds to wait for another process that writes the index
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
     key TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL
@@ -44,12 +43,12 @@ CREATE TABLE IF NOT EXISTS entries (
 
 @dataclass(frozen=True)
 class RowsForm:
-    """What an entry must hold: two finite tensors [points, channels] of one type.
+    """Expected content of an entry: two finite tensors [points, channels].
 
     Attributes:
-        points: Cells on the subject.
-        channels: Of a descriptor.
-        dtype: Of the descriptors.
+        points: Number of cells on the subject.
+        channels: Channels of a descriptor.
+        dtype: Type of the descriptors.
     """
 
     points: int
@@ -57,7 +56,7 @@ class RowsForm:
     dtype: torch.dtype
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether the tensors of a file are such an entry."""
+        """Return whether the tensors of a file have this form."""
         return tensors.keys() == {"semantic", "visual"} and all(
             rows.shape == (self.points, self.channels)
             and rows.dtype == self.dtype
@@ -67,22 +66,22 @@ class RowsForm:
 
 
 def model_key(identity: ModelIdentity) -> str:
-    """Everything but the image that decides what its descriptors are, as one hash.
+    """Return the hash of a model's identity, hexadecimal.
 
     Raises:
-        ModelError: The model's weights have no hashes.
+        ModelError: If the weights have no recorded hashes.
     """
     parts = {"format": _FORMAT, **identity.record()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def image_key(model: str, pixels: Tensor, cells: NDArray[np.bool_]) -> str:
-    """Name of the descriptors of one prepared image.
+    """Return the cache key of one prepared image.
 
     Args:
-        model: Of :func:`model_key`.
+        model: Result of :func:`model_key`.
         pixels: float32 [3, R, R] in [-1, 1], from 8-bit values.
-        cells: bool [h, w], the subject on the descriptor grid.
+        cells: bool [h, w], subject on the descriptor grid.
     """
     digest = hashlib.sha256(model.encode())
     digest.update(pixels.add(1).mul(127.5).round().to(torch.uint8).numpy().tobytes())
@@ -91,73 +90,73 @@ def image_key(model: str, pixels: Tensor, cells: NDArray[np.bool_]) -> str:
 
 
 class DescriptorCache:
-    """Descriptors of images by name, in a folder of bounded size.
+    """Descriptor cache with least-recently-used eviction.
 
     Args:
-        folder: Made when it is missing.
-        max_bytes: When the files take more, those used longest ago are removed.
+        folder: Folder of the cache; created if missing.
+        max_bytes: Size limit of all files; the least recently used are evicted.
 
     Attributes:
-        hits, misses: Names that were and were not found, in this process.
+        hits, misses: Cache hits and misses of this process.
 
     Raises:
-        OSError: The folder cannot be written to.
-        ValueError: A negative size.
+        OSError: If the folder is not writable.
+        ValueError: If ``max_bytes`` is negative.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative; got {max_bytes}.")
-        self.folder = Path(folder).absolute()  # a later chdir moves no cache
+        self.folder = Path(folder).absolute()  # independent of a later chdir
         self.max_bytes = max_bytes
         self.hits = self.misses = 0
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with self._index() as index:
                 index.execute(_TABLE)
                 index.execute("SELECT key, sha256, size, used FROM entries LIMIT 1").fetchall()
         except sqlite3.DatabaseError:
-            self._start_again()
+            self._reset()
 
     def get(self, keys: Sequence[str], forms: Sequence[RowsForm]) -> list[Rows | None]:
-        """What is stored under each name: (semantic, visual), float [n, D] on the CPU; or None.
+        """Return (semantic, visual), float [n, D] on the CPU, or None for each key.
 
-        A folder that cannot be read is a warning, and finds nothing.
+        An unreadable folder causes a warning and misses.
 
         Args:
-            keys: Of :func:`image_key`.
-            forms: What each entry must hold; one of another form is damaged.
+            keys: Results of :func:`image_key`.
+            forms: Expected form of each entry; any other content counts as damaged.
         """
-        found: list[Rows | None] = [None] * len(keys)
+        entries: list[Rows | None] = [None] * len(keys)
         try:
             with self._index() as index:
-                found = [
+                entries = [
                     self._read(index, key, form) for key, form in zip(keys, forms, strict=True)
                 ]
-                used = [(key,) for key, rows in zip(keys, found, strict=True) if rows is not None]
-                # A count, not a time: clocks jump.
+                used = [(key,) for key, rows in zip(keys, entries, strict=True) if rows is not None]
+                # A counter, because clocks jump.
                 index.executemany(
                     "UPDATE entries SET used = (SELECT max(used) + 1 FROM entries) WHERE key = ?",
                     used,
                 )
         except sqlite3.Error as error:
-            _log.warning("descriptors in %s cannot be read: %s", self.folder, error)
-        hits = sum(rows is not None for rows in found)
-        with self._counting:
+            _log.warning("cannot read the descriptor cache %s: %s", self.folder, error)
+        hits = sum(rows is not None for rows in entries)
+        with self._lock:
             self.hits += hits
             self.misses += len(keys) - hits
-        return found
+        return entries
 
     def put(self, entries: Mapping[str, Rows]) -> None:
-        """Store descriptors under their names, and remove old ones if the folder gets too large.
+        """Store descriptors by key and evict old entries beyond the size limit.
 
-        A folder that cannot be written to, or a full disk, is a warning: scores do not need it.
+        A write error, such as a full disk, causes a warning: scores do not depend on the cache.
         """
         try:
             self._put(entries)
         except (OSError, sqlite3.Error) as error:
-            _log.warning("descriptors cannot be kept in %s: %s", self.folder, error)
+            _log.warning("cannot write to the descriptor cache %s: %s", self.folder, error)
 
     def _put(self, entries: Mapping[str, Rows]) -> None:
         records = []
@@ -181,18 +180,18 @@ class DescriptorCache:
             return int(index.execute("SELECT count(*) FROM entries").fetchone()[0])
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Return the total size of all files in bytes."""
         with self._index() as index:
             return int(index.execute("SELECT coalesce(sum(size), 0) FROM entries").fetchone()[0])
 
     def _read(self, index: sqlite3.Connection, key: str, form: RowsForm) -> Rows | None:
-        """One entry; a damaged one is removed."""
+        """Return one entry; remove it if damaged."""
         row = index.execute("SELECT sha256, size FROM entries WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         path = self._path(key)
         try:
-            # Nothing larger than was written is read, whatever lies there now.
+            # The size check bounds the read, should another file have taken this path.
             if path.stat().st_size == row[1]:
                 content = path.read_bytes()
                 if hashlib.sha256(content).hexdigest() == row[0]:
@@ -205,7 +204,7 @@ class DescriptorCache:
         return None
 
     def _shrink(self, index: sqlite3.Connection) -> None:
-        """Remove what was used longest ago until the rest fits."""
+        """Evict the least recently used entries until the rest fits."""
         total = index.execute("SELECT coalesce(sum(size), 0) FROM entries").fetchone()[0]
         oldest = index.execute("SELECT key, size FROM entries ORDER BY used, key").fetchall()
         for key, size in oldest:
@@ -223,7 +222,7 @@ class DescriptorCache:
 
     @contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
-        """The index inside one transaction; opened anew, so that threads and forks are safe."""
+        """Open the index for one transaction; a new connection each, for threads and forks."""
         path = self.folder / "index.sqlite"
         with closing(sqlite3.connect(path, timeout=_WAIT, isolation_level=None)) as index:
             index.execute("BEGIN IMMEDIATE")
@@ -234,8 +233,8 @@ class DescriptorCache:
                 raise
             index.execute("COMMIT")
 
-    def _start_again(self) -> None:
-        """The index is damaged: without it the files are of no use, so they go too."""
+    def _reset(self) -> None:
+        """Remove a damaged index, and the files, which are useless without it."""
         for path in (*self.folder.glob("??/*.safetensors"), *self.folder.glob("index.sqlite*")):
             path.unlink(missing_ok=True)
         with self._index() as index:

@@ -1,4 +1,4 @@
-"""Images to descriptors: prepared ahead, described by a runtime, or known from before."""
+"""Images to descriptors: decoding ahead, descriptor cache, runtime."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from vsm_fast.torch_state import pinned
 OnError = Literal["record", "raise"]
 
 _log = logging.getLogger(__name__)
-_CPU_BATCH = 4  # in each stream; larger batches gain nothing on a CPU and hold more memory
+_CPU_BATCH = 4  # per stream; larger batches use more memory on a CPU without a gain
 _CUDA_BATCH = 32
 
 
 class Describer:
-    """Describes batches of subjects with one model; several threads may call it at once.
+    """Extractor of descriptors with one model. Thread-safe.
 
     Args:
-        model: The model and what runs it.
-        cache: Where descriptors are looked up first and kept afterwards; None computes all.
+        model: Model and runtime.
+        cache: Descriptor cache; None disables caching.
 
     Attributes:
-        identity: What decides the descriptors, which carry it.
-        recomputed: Images that were computed again in float32, because the runtime's precision
-            gave NaN or Inf for one in their batch.
+        identity: Identity that the descriptors carry.
+        recomputed: Number of images recomputed in float32 because their batch contained NaN or
+            Inf in the runtime's precision.
 
     Raises:
-        ModelError: A cache, and a model whose weights have no recorded hashes.
+        ModelError: If a cache is set and the weights have no recorded hashes.
     """
 
     def __init__(self, model: LoadedModel, cache: DescriptorCache | None) -> None:
@@ -56,29 +56,29 @@ class Describer:
         self._load_in_float32 = model.in_float32
         self._in_float32: Runtime | None = None
         self._device = model.runtime.device
-        self._at_once = sys.maxsize  # images; less when they did not fit into memory
+        self._largest_batch = sys.maxsize  # shrinks when memory runs out
         self.recomputed = 0
-        self._lock = threading.Lock()  # of what changes: the three above and the float32 runtime
+        self._lock = threading.Lock()  # guards the float32 runtime and the two numbers above
         self.identity = model.identity
         if cache is not None:
             self._model_key = model_key(self.identity)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the descriptors."""
+        """Type of the descriptors."""
         return choose_descriptor_dtype(self._runtime.precision, self._device)
 
-    def batch_size(self, wanted: int | None) -> int:
-        """Images per forward pass, with a choice for None.
+    def batch_size(self, requested: int | None) -> int:
+        """Return the images per forward pass; None chooses by device.
 
         Raises:
-            ValueError: It is below 1.
+            ValueError: If it is below 1.
         """
-        if wanted is None:
+        if requested is None:
             return _CUDA_BATCH if self._device.type == "cuda" else _CPU_BATCH
-        if wanted < 1:
-            raise ValueError(f"batch_size must be at least 1; got {wanted}.")
-        return wanted
+        if requested < 1:
+            raise ValueError(f"batch_size must be at least 1; got {requested}.")
+        return requested
 
     def batches(
         self,
@@ -88,25 +88,25 @@ class Describer:
         on_error: OnError,
         positions: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Descriptors, Sequence[Subject]]]:
-        """Describe images while the next ones are decoded.
+        """Extract descriptors batch by batch while the next images are decoded.
 
         Args:
             images: Sources of images.
-            masks: One per image, ``AutoMask`` to find it, or None.
+            masks: One per image: a mask, ``AutoMask``, or None.
             batch_size: Images per forward pass; None chooses.
-            on_error: What a bad image does: ``"raise"``, or ``"record"`` for a status.
-            positions: Of the images that are wanted; None = all.
+            on_error: ``"raise"`` stops at a bad image, ``"record"`` gives it a status.
+            positions: Positions of the images to process; None = all.
 
         Yields:
-            (how many came before, descriptors, subjects) of each batch, in order.
+            (number of preceding images, descriptors, subjects) per batch, in order.
         """
         size = self.batch_size(batch_size)
-        chosen = range(len(images)) if positions is None else positions
+        selected = range(len(images)) if positions is None else positions
         cuda = self._device.type == "cuda"
         batches = prepared_batches(
-            [images[n] for n in chosen],
-            [masks[n] for n in chosen],
-            [f"image {n}" for n in chosen],
+            [images[n] for n in selected],
+            [masks[n] for n in selected],
+            [f"image {n}" for n in selected],
             self._config,
             size,
             ahead=2 if cuda else 1,
@@ -114,88 +114,91 @@ class Describer:
         )
 
         def describe(batch: PreparedBatch) -> tuple[int, Descriptors, Sequence[Subject]]:
-            if on_error == "raise":
-                _raise_first(batch.subjects)
+            bad = [subject for subject in batch.subjects if subject.status is not Status.OK]
+            if bad and on_error == "raise":
+                raise InputError(bad[0].status, bad[0].reason)
             return batch.start, self(batch), batch.subjects
 
-        several = self._runtime.concurrent and torch.get_num_threads() > 1 and len(chosen) > size
-        streams = STREAMS if several else 1
-        with closing(batches), closing(in_streams(describe, batches, streams)) as described:
-            yield from described
+        concurrent = self._runtime.concurrent and torch.get_num_threads() > 1
+        streams = STREAMS if concurrent and len(selected) > size else 1
+        with closing(batches), closing(in_streams(describe, batches, streams)) as results:
+            yield from results
 
     @pinned()
     def __call__(self, batch: PreparedBatch) -> Descriptors:
-        """Describe a batch; subjects that are not usable get an empty range."""
+        """Return the descriptors of a batch; an unusable subject has no points."""
         if batch.pixels is None:
-            return self.nothing(len(batch.subjects))
+            return self.empty(len(batch.subjects))
         masks = [s.cell_mask for s in batch.subjects if s.cell_mask is not None]
         if self._cache is None:
-            described = self.computed(batch.pixels, torch.from_numpy(np.stack(masks)))
+            descriptors = self.compute(batch.pixels, torch.from_numpy(np.stack(masks)))
         else:
-            described = self._looked_up(batch.pixels, masks)
+            descriptors = self._cached(self._cache, batch.pixels, masks)
         counts = torch.zeros(len(batch.subjects) + 1, dtype=torch.int64)
         usable = [i + 1 for i, s in enumerate(batch.subjects) if s.cell_mask is not None]
-        counts[usable] = described.offsets.diff()
-        return replace(described, offsets=counts.cumsum(0))
+        counts[usable] = descriptors.offsets.diff()
+        return replace(descriptors, offsets=counts.cumsum(0))
 
-    def _looked_up(self, images: Tensor, masks: Sequence[NDArray[np.bool_]]) -> Descriptors:
-        """Descriptors of prepared images, from the cache where it has them."""
-        assert self._cache is not None
+    def _cached(
+        self, cache: DescriptorCache, images: Tensor, masks: Sequence[NDArray[np.bool_]]
+    ) -> Descriptors:
+        """Return descriptors of prepared images from the cache; compute and store misses."""
         keys = [
             image_key(self._model_key, image, mask)
             for image, mask in zip(images, masks, strict=True)
         ]
         channels = self._config.aggregation.descriptor_channels
         forms = [RowsForm(int(mask.sum()), channels, self.dtype) for mask in masks]
-        found = dict(zip(keys, self._cache.get(keys, forms), strict=True))
-        missing = {key: position for position, key in enumerate(keys) if found[key] is None}
+        entries = dict(zip(keys, cache.get(keys, forms), strict=True))
+        missing = {key: position for position, key in enumerate(keys) if entries[key] is None}
         if missing:
-            places = list(missing.values())
-            chosen = np.stack([masks[i] for i in places])
-            made = self.computed(images[places], torch.from_numpy(chosen))
-            rows = [made.rows(number) for number in range(len(places))]
+            positions = list(missing.values())
+            cells = torch.from_numpy(np.stack([masks[i] for i in positions]))
+            computed = self.compute(images[positions], cells)
+            rows = [computed.rows(number) for number in range(len(positions))]
             new = {
-                key: (made.semantic[part].cpu(), made.visual[part].cpu())
+                key: (computed.semantic[part].cpu(), computed.visual[part].cpu())
                 for key, part in zip(missing, rows, strict=True)
             }
-            self._cache.put(new)
-            found |= new
-        parts = [entry for key in keys if (entry := found[key]) is not None]
-        cells = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
-        counts = torch.tensor([0, *(len(part) for part in cells)])
+            cache.put(new)
+            entries |= new
+        parts = [entry for key in keys if (entry := entries[key]) is not None]
+        all_cells = [torch.from_numpy(np.flatnonzero(mask)) for mask in masks]
+        counts = torch.tensor([0, *(len(part) for part in all_cells)])
         return Descriptors(
             torch.cat([semantic for semantic, _ in parts]).to(self._device),
             torch.cat([visual for _, visual in parts]).to(self._device),
             counts.cumsum(0),
-            torch.cat(cells),
+            torch.cat(all_cells),
             self._config.aggregation.grid,
             identity=self.identity,
         )
 
     @pinned()
-    def computed(self, images: Tensor, masks: Tensor) -> Descriptors:
-        """Descriptors by the runtime, without a look into the cache.
+    def compute(self, images: Tensor, masks: Tensor) -> Descriptors:
+        """Return descriptors from the runtime, without the cache.
 
         Args:
             images: float32 [B, 3, R, R] in [-1, 1], on any device; B ≥ 1.
-            masks: bool [B, h, w], the subjects on the grid, on any device.
+            masks: bool [B, h, w], subjects on the descriptor grid, on any device.
 
         Raises:
-            ModelError: NaN or Inf also in float32.
+            ModelError: If descriptors contain NaN or Inf in float32 too.
         """
         semantic, visual = self._run(self._runtime, images)
         if not _finite(semantic, visual):
-            semantic, visual = self._again_in_float32(images)
+            semantic, visual = self._recompute(images)
         packed = Descriptors.pack(semantic, visual, masks)
         return replace(packed.to(self._device, self.dtype), identity=self.identity)
 
-    def _again_in_float32(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch for which the runtime gave NaN or Inf."""
+    def _recompute(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a batch in float32 after the runtime's precision gave NaN or Inf."""
         name, precision = self._config.name, self._runtime.precision
         with self._lock:
             if self._in_float32 is None and self._load_in_float32 is not None:
                 _log.warning(
-                    "model %r gave NaN or Inf in %s; such batches are computed again in float32",
+                    "model %r produced NaN or Inf in %s; affected batches are recomputed in "
+                    "float32",
                     name,
                     precision,
                 )
@@ -208,28 +211,28 @@ class Describer:
                 return semantic, visual
             precision = f"{precision} and in float32"
         raise ModelError(
-            f"model {name!r} gave NaN or Inf descriptors in {precision}; score with "
-            "dtype='float32', and if it stays, the weights are damaged."
+            f"model {name!r} produced NaN or Inf descriptors in {precision}. Use "
+            "dtype='float32'; if the error persists, the weights are damaged."
         )
 
     def _run(self, runtime: Runtime, images: Tensor) -> tuple[Tensor, Tensor]:
-        """A runtime on a batch, in as many parts as the memory asks for."""
+        """Run a batch, in smaller parts when memory runs out."""
         parts: list[tuple[Tensor, Tensor]] = []
         start = 0
         while start < len(images):
-            part = images[start : start + self._at_once]
+            part = images[start : start + self._largest_batch]
             try:
                 parts.append(runtime(part))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or len(part) == 1:
                     raise
                 with self._lock:
-                    self._at_once = min(self._at_once, len(part) // 2)
+                    self._largest_batch = min(self._largest_batch, len(part) // 2)
                 _log.warning(
-                    "%d images at once do not fit into the memory of %s; going on with %d",
+                    "a batch of %d images exceeds the memory of %s; continuing with %d",
                     len(part),
                     self._device,
-                    self._at_once,
+                    self._largest_batch,
                 )
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -238,26 +241,16 @@ class Describer:
         semantic, visual = (torch.cat(branch) for branch in zip(*parts, strict=True))
         return semantic, visual
 
-    def nothing(self, images: int = 0) -> Descriptors:
-        """Descriptors of ``images`` subjects without a point."""
+    def empty(self, images: int = 0) -> Descriptors:
+        """Return descriptors of ``images`` subjects without points."""
         aggregation = self._config.aggregation
-        rows = torch.empty(
-            0,
-            aggregation.descriptor_channels,
-            device=self._device,
-            dtype=self.dtype,
-        )
-        none = torch.empty(0, dtype=torch.int64)
+        channels = aggregation.descriptor_channels
+        rows = torch.empty(0, channels, device=self._device, dtype=self.dtype)
+        cells = torch.empty(0, dtype=torch.int64)
         offsets = torch.zeros(images + 1, dtype=torch.int64)
-        return Descriptors(rows, rows, offsets, none, aggregation.grid, identity=self.identity)
+        return Descriptors(rows, rows, offsets, cells, aggregation.grid, identity=self.identity)
 
 
 def _finite(*descriptors: Tensor) -> bool:
-    # A sum of numbers in [-1, 1] is finite exactly when all are, and one pass without a copy.
+    # A sum of numbers in [-1, 1] is finite exactly when all are; it needs one pass and no copy.
     return all(bool(torch.isfinite(branch.sum())) for branch in descriptors)
-
-
-def _raise_first(subjects: Sequence[Subject]) -> None:
-    for subject in subjects:
-        if subject.status is not Status.OK:
-            raise InputError(subject.status, subject.reason)

@@ -1,8 +1,8 @@
-"""Descriptors: the packed semantic and visual descriptors of many subjects.
+"""Packed semantic and visual descriptors of many subjects.
 
-Only the grid cells inside a subject's mask are stored. The rows of all images lie one
-after the other and ``offsets`` says where each image begins, so that a batch of subjects
-of different sizes needs no padding and one reference can serve many pairs without a copy.
+Only grid cells inside a subject's mask are stored. The rows of all images are consecutive and
+``offsets`` holds their bounds, so subjects of different sizes need no padding and one reference
+serves many pairs without a copy.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Descriptors of ``B`` subjects, packed by rows; ``R`` rows (points) in all.
+    """Descriptors of ``B`` subjects with ``R`` rows (points) in total.
 
     Attributes:
         semantic: float [R, D_s], unit length; rows of one image in row-major cell order.
         visual: float [R, D_v], unit length, same rows as ``semantic``.
         offsets: int64 [B + 1] on the CPU; image ``b`` owns rows ``offsets[b]:offsets[b+1]``.
-            An empty range is an image without a usable subject.
+            An image without a usable subject has an empty range.
         cells: int64 [R] on the CPU; row-major index of each row's cell in ``grid``.
         grid: (rows, columns) of the descriptor grid.
-        subjects: [B], what is known of the images: their names, why a bad one has no point, and
-            why to doubt one. Empty where that is not known.
-        identity: Of the model that described them, which refuses those of another one. None for
-            descriptors from elsewhere, of which only grid and channels can be checked.
+        subjects: [B], names, statuses and flags of the images; empty if unknown.
+        identity: Identity of their model, checked before matching. None for descriptors from
+            other sources, which are checked by grid and channels only.
     """
 
     semantic: Tensor
@@ -50,7 +49,7 @@ class Descriptors:
         rows = self.semantic.shape[0]
         if self.visual.shape[0] != rows or self.cells.shape[0] != rows:
             raise ValueError(
-                f"Descriptors need as many rows in semantic, visual and cells; got {rows}, "
+                f"semantic, visual and cells must have equally many rows; got {rows}, "
                 f"{self.visual.shape[0]} and {self.cells.shape[0]}."
             )
         if self.offsets.ndim != 1 or len(self.offsets) == 0 or int(self.offsets[-1]) != rows:
@@ -60,29 +59,28 @@ class Descriptors:
             )
         if self.subjects and len(self.subjects) != len(self):
             raise ValueError(
-                f"Descriptors of {len(self)} images need as many subjects, or none; got "
-                f"{len(self.subjects)}."
+                f"subjects must be empty or one per image ({len(self)}); got {len(self.subjects)}."
             )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def points(self, image: int) -> int:
-        """Number of points (masked cells) of one image."""
+        """Return the number of points (masked cells) of one image."""
         return int(self.offsets[image + 1] - self.offsets[image])
 
     def rows(self, image: int) -> slice:
-        """The rows of one image, for indexing ``semantic``, ``visual`` and ``cells``."""
+        """Return the rows of one image in ``semantic``, ``visual`` and ``cells``."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the descriptors themselves."""
+        """Size of the two descriptor tensors in bytes."""
         return self.semantic.nbytes + self.visual.nbytes
 
     @pinned()
     def select(self, images: Sequence[int]) -> Descriptors:
-        """The descriptors of some of the images, in the order given and in their own memory."""
+        """Return a copy of the descriptors of ``images``, in that order."""
         parts = [self.rows(image) for image in images]
         counts = torch.tensor([0, *(part.stop - part.start for part in parts)])
         parts = parts or [slice(0)]
@@ -97,7 +95,7 @@ class Descriptors:
 
     @pinned()
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Descriptors:
-        """The same descriptors with the two descriptor tensors on ``device`` and in ``dtype``."""
+        """Return descriptors with both descriptor tensors on ``device`` and in ``dtype``."""
         return replace(
             self,
             semantic=self.semantic.to(device, dtype),
@@ -107,10 +105,10 @@ class Descriptors:
     @staticmethod
     @pinned()
     def cat(parts: Sequence[Descriptors]) -> Descriptors:
-        """Join descriptors of several batches; subjects stay where every part has them.
+        """Concatenate batches; subjects are kept if every part has them.
 
         Raises:
-            ValueError: If there are none, or they differ in grid or identity.
+            ValueError: If ``parts`` is empty, or parts differ in grid or identity.
         """
         if not parts:
             raise ValueError("Descriptors.cat needs at least one part; got none.")
@@ -125,20 +123,20 @@ class Descriptors:
                 f"{', '.join(names)}). Describe all images with one model, runtime and precision."
             )
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(p.offsets.diff() for p in parts)])
-        known = all(len(part.subjects) == len(part) for part in parts)
+        complete = all(len(part.subjects) == len(part) for part in parts)
         return replace(
             parts[0],
             semantic=torch.cat([part.semantic for part in parts]),
             visual=torch.cat([part.visual for part in parts]),
             offsets=counts.cumsum(0),
             cells=torch.cat([part.cells for part in parts]),
-            subjects=tuple(s for part in parts for s in part.subjects) if known else (),
+            subjects=tuple(s for part in parts for s in part.subjects) if complete else (),
         )
 
     @staticmethod
     @pinned()
     def pack(semantic: Tensor, visual: Tensor, masks: Tensor) -> Descriptors:
-        """Keep the masked cells of dense descriptors.
+        """Pack the masked cells of dense descriptors.
 
         Args:
             semantic: float [B, D_s, h, w].
@@ -152,10 +150,10 @@ class Descriptors:
                 f"got {list(masks.shape)}."
             )
         flat = masks.reshape(batch, -1)
-        keep = flat.to(semantic.device)
+        selected = flat.to(semantic.device)
         return Descriptors(
-            semantic.flatten(2).transpose(1, 2)[keep],
-            visual.flatten(2).transpose(1, 2)[keep],
+            semantic.flatten(2).transpose(1, 2)[selected],
+            visual.flatten(2).transpose(1, 2)[selected],
             torch.cat([torch.zeros(1, dtype=torch.int64), flat.sum(1).cpu()]).cumsum(0),
             flat.nonzero()[:, 1].cpu(),
             (height, width),

@@ -1,4 +1,4 @@
-"""Statuses and flags that a row of a result can have, and the errors behind them."""
+"""Statuses and flags of result rows, and error classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Why a pair has a score or has none. The value is what tables contain."""
+    """Status of a pair: scored, or the reason for a missing score. Tables contain the value."""
 
     OK = "ok"
     NO_MATCH = "no_semantic_match"
@@ -23,7 +23,7 @@ class Status(StrEnum):
 
 
 class Flag(StrEnum):
-    """Why to look at a pair before its score is believed. The value is what tables contain."""
+    """Reason to inspect a pair before trusting its score. Tables contain the value."""
 
     NO_MASK = "no_mask"
     TINY_SUBJECT = "tiny_subject"
@@ -34,11 +34,11 @@ class Flag(StrEnum):
 
 
 class VSMError(Exception):
-    """Base class of the errors that vsm_fast raises on purpose."""
+    """Base class of the errors of vsm_fast."""
 
 
 class InputError(VSMError, ValueError):
-    """One image or mask cannot be used; ``status`` is what its row will say."""
+    """Unusable image or mask; ``status`` is the status of its row."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -46,22 +46,22 @@ class InputError(VSMError, ValueError):
 
 
 class PairingError(VSMError, ValueError):
-    """References and generations cannot be paired without guessing."""
+    """References and generated images cannot be paired unambiguously."""
 
 
 class ResultsError(VSMError, ValueError):
-    """A table of results cannot be read, lacks columns, or contradicts itself."""
+    """Result table that is unreadable, incomplete or inconsistent."""
 
 
 class ModelError(VSMError, RuntimeError):
-    """A model folder or its weights are missing, incomplete or altered."""
+    """Model folder or weights that are missing, incomplete or altered."""
 
 
 class TrainingError(VSMError, RuntimeError):
-    """A training run or its features belong to other settings, or there is nothing to train on."""
+    """Training run or features of other settings, or a training set without usable pairs."""
 
 
-# What reading JSON of any content into a record can raise.
+# Exceptions of parsing arbitrary JSON into a record.
 WRONG_JSON = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
     NameError,  # diffusers: a local that no branch sets for an unknown option
@@ -69,8 +69,8 @@ WRONG_JSON = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, a GPU's or the machine's: less at a time may fit."""
+    """Return whether GPU or host memory ran out, so that a smaller batch may fit."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
-    # What torch's allocator of the CPU says has no class of its own.
+    # Torch's CPU allocator raises no class of its own.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -10,19 +10,8 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx"),
     **dict.fromkeys(("triton", "tensorrt", "xformers"), "gpu"),
     **dict.fromkeys(("starlette", "uvicorn", "anyio", "python_multipart"), "serve"),
-    **dict.fromkeys(
-        (
-            "accelerate",
-            "matplotlib",
-            "scipy",
-            "skimage",
-            "sklearn",
-            "tensorboard",
-            "threadpoolctl",
-            "transformers",
-        ),
-        "lab",
-    ),
+    **dict.fromkeys(("accelerate", "matplotlib", "scipy", "skimage", "sklearn"), "lab"),
+    **dict.fromkeys(("tensorboard", "threadpoolctl", "transformers"), "lab"),
     "ray": "ray",
 }
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there, and that one writer makes at a time."""
+"""Atomic files and folders, locks and file hashing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FolderState = tuple[tuple[str, int, int, int, int], ...]
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it becomes ``path`` in one step.
+    """Write a file atomically: yield a temporary path that replaces ``path`` on success.
 
-    The temporary file lies beside ``path``, because a rename is atomic only inside one file
-    system. After an error it is removed and what was at ``path`` before stays as it was.
+    The temporary file is in the same folder, because a rename is atomic only within one file
+    system. After an error it is removed and ``path`` is unchanged.
 
     Args:
-        path: the file to make or replace; its folder must exist.
+        path: File to create or replace; its folder must exist.
 
     Yields:
-        The temporary path, with the suffix of ``path`` (some writers choose by suffix).
+        The temporary path, with the suffix of ``path``, by which some writers choose a format.
     """
     target = Path(path)
     writer = f"{os.getpid()}-{threading.get_ident():x}"
@@ -45,30 +45,42 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path, mark: str) -> Iterator[Path]:
-    """A folder to write into, which then replaces ``folder`` in one step.
+    """Write a folder atomically: yield a temporary folder that replaces ``folder`` on success.
 
     Args:
-        folder: Is replaced if it has a file ``mark``.
-        mark: By which a folder of this kind is known.
+        folder: Folder to create, or to replace if it contains the file ``mark``.
+        mark: Name of a file that every folder of this kind contains.
 
     Raises:
-        ModelError: ``folder`` exists and is something else.
+        ModelError: If ``folder`` exists without ``mark``.
     """
     if folder.exists() and not (folder / mark).is_file():
-        raise ModelError(f"{folder} exists and has no {mark}; it is left as it is.")
+        raise ModelError(
+            f"cannot replace {folder}: it contains no {mark}. Choose a new folder or remove it."
+        )
     writer = f"{os.getpid()}-{threading.get_ident():x}"
     temporary = folder.with_name(f".{folder.name}.{writer}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        _replace_folder(temporary, folder)
+        if folder.exists():
+            old = temporary.with_suffix(".old")
+            folder.rename(old)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a crash of the machine, where the system can do that."""
+    """Flush a folder's entries to disk, where the operating system supports it."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -80,11 +92,11 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Wait until no other thread or process is in here with the same file.
+    """Hold an exclusive lock against other threads and processes.
 
     Args:
-        lock: The file, made with its folder if it is missing, and left there. It holds nothing:
-            what was locked by a process that was killed is free.
+        lock: Lock file, created with its folder if missing, and left in place. The operating
+            system releases the lock of a killed process.
     """
     from filelock import FileLock
 
@@ -100,44 +112,28 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_table(hashes: Mapping[str, str]) -> str:
-    """One hash over hashes by name, hexadecimal."""
+    """Return one SHA-256 over hashes by name, hexadecimal."""
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
 
 
 def folder_state(folder: Path) -> FolderState:
-    """Path, inode, size and times of the files of a model folder: another state, another model.
+    """Return path, inode, size and times of the files of a model folder, to detect changes.
 
-    Nothing is read, so that it costs one stat per file. What lies deeper than in a direct
-    sub-folder is part of no model.
+    Costs one stat per file. A model has no files below its direct sub-folders.
     """
     states = []
     for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
         try:
-            found = path.stat()
-        except OSError:  # a broken link, or removed in the meantime
+            status = path.stat()
+        except OSError:  # a broken link, or removed meanwhile
             continue
-        if not stat.S_ISDIR(found.st_mode):
-            times = found.st_mtime_ns, found.st_ctime_ns
-            states.append((str(path), found.st_ino, found.st_size, *times))
+        if not stat.S_ISDIR(status.st_mode):
+            times = status.st_mtime_ns, status.st_ctime_ns
+            states.append((str(path), status.st_ino, status.st_size, *times))
     return tuple(states)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object for people and programs, complete or not at all."""
+    """Write an indented JSON object atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``; a folder that is in use is never half there."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = new.with_suffix(".old")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

@@ -1,7 +1,7 @@
-"""The identity of a model: everything that decides which descriptors an image gets.
+"""Model identity: every setting that affects the descriptors of an image.
 
-One function makes it. The cache takes its key from it, a job records it and refuses to go on with
-another one, and descriptors carry it, so that none is compared with those of another model.
+Cache keys derive from it, jobs record it and refuse to resume with another one, and descriptors
+carry it, so that only descriptors of the same model are matched.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from vsm_fast.model.config import ModelConfig
     from vsm_fast.runtimes.runtime import Runtime
 
-# Fields of a configuration that change no descriptor. Any other field, also a new one, is part
-# of the identity.
-_ASIDE = ("name", "thresholds", "base_revision", "files")
+# Fields of a configuration that affect no descriptor. All others, new ones included, are part of
+# the identity.
+_EXCLUDED = ("name", "thresholds", "base_revision", "files")
 
 Parts = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What computes descriptors; made by :func:`identity_of`.
+    """Identity of a model and its execution, from :func:`identity_of`.
 
     Attributes:
-        name: Of the model, for messages; two names may stand for one identity.
-        model: Weights and settings by name. Descriptors can be compared when these are equal.
-        execution: Graph, runtime, precision and kind of device by name. These change descriptors
-            by rounding, so that a cache and a job keep them apart.
-        recorded: Whether the weights have hashes; those of a network made in memory have none.
+        name: Name of the model, for messages; not part of the comparison.
+        model: Weights and settings by name. Descriptors are comparable if these are equal.
+        execution: Graph, runtime, precision and device type by name. They change descriptors by
+            rounding; caches and jobs distinguish them.
+        recorded: Whether the weights have hashes, which an in-memory network lacks.
     """
 
     name: str = field(compare=False)
@@ -43,16 +43,15 @@ class ModelIdentity:
     recorded: bool
 
     def record(self) -> dict[str, Any]:
-        """The whole identity as JSON values by name, for a cache or a job.
+        """Return the whole identity as JSON values by name, for a cache or a job.
 
         Raises:
-            ModelError: The weights have no hashes.
+            ModelError: If the weights have no hashes.
         """
         if not self.recorded:
             raise ModelError(
-                f"descriptors of {self.name!r} cannot be told from those of other weights: its "
-                "weights have no recorded hashes. A cache and a job need them; load the model "
-                "with VSMScorer.from_pretrained."
+                f"model {self.name!r} cannot be used with a cache or a job: its weights have no "
+                "recorded hashes. Load it with VSMScorer.from_pretrained."
             )
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -63,23 +62,23 @@ class ModelIdentity:
 def identity_of(
     config: ModelConfig, runtime: Runtime, graph: Mapping[str, str] | None = None
 ) -> ModelIdentity:
-    """The identity of a model and what runs it.
+    """Return the identity of a model in a runtime.
 
     Args:
-        config: Of the model.
-        runtime: Runs its network.
-        graph: sha256 (hex) of each file of an exported graph, which also stands for how it was
-            calibrated; None where the runtime runs the weights themselves.
+        config: Configuration of the model.
+        runtime: Runtime of its network.
+        graph: sha256 (hex) by file of an exported graph, calibration included; None if the
+            runtime executes the weights directly.
     """
-    of_graph = sha256_of_table(graph) if graph else ""
-    weights = sha256_of_table(config.files) if config.files else of_graph
+    graph_hash = sha256_of_table(graph) if graph else ""
+    weights = sha256_of_table(config.files) if config.files else graph_hash
     settings: list[tuple[str, Any]] = []
     for name, value in dataclasses.asdict(config).items():
-        if name not in _ASIDE:
+        if name not in _EXCLUDED:
             parts = value.items() if isinstance(value, dict) else [("", value)]
             settings += [(f"{name}.{part}" if part else name, entry) for part, entry in parts]
     execution = {
-        "graph": of_graph,
+        "graph": graph_hash,
         "runtime": runtime.name,
         "precision": runtime.precision,
         "device": runtime.device.type,
@@ -92,27 +91,28 @@ def identity_of(
     )
 
 
-def require_same_model(described: ModelIdentity | None, wanted: ModelIdentity | None) -> None:
-    """Refuse descriptors of another model; those without an identity cannot be checked.
+def require_same_model(actual: ModelIdentity | None, expected: ModelIdentity | None) -> None:
+    """Reject descriptors of another model; None cannot be checked and passes.
 
     Args:
-        described: Of the descriptors.
-        wanted: Of what they are compared with.
+        actual: Identity of the descriptors.
+        expected: Identity of the scorer or of the descriptors on the other side.
 
     Raises:
-        ModelError: Weights or settings differ; says which.
+        ModelError: If weights or settings differ; the message lists them.
     """
-    if described is None or wanted is None or described.model == wanted.model:
+    if actual is None or expected is None or actual.model == expected.model:
         return
-    other = differences(dict(described.model), dict(wanted.model))
+    changes = differences(dict(actual.model), dict(expected.model))
     raise ModelError(
-        f"these descriptors are those of another model ({described.name!r}) than the one that "
-        f"compares them ({wanted.name!r}): {'; '.join(other)}. Describe the images again with it."
+        f"the descriptors come from another model ({actual.name!r} instead of "
+        f"{expected.name!r}): {'; '.join(changes)}. Describe the images again with "
+        f"{expected.name!r}."
     )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A phrase for each setting that is another one; empty = all are the same."""
+    """Return a phrase per setting that differs; empty if none does."""
     return [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in {**now, **before}

@@ -1,4 +1,4 @@
-"""Progress of long calls: a bar on a terminal, a callback, or nothing."""
+"""Progress of long calls: a terminal bar, a callback, or silence."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ Progress = bool | Callable[[int, int], None] | None
 
 
 def progress_bar(**settings: Any) -> Any:
-    """A tqdm bar as wide as the terminal, by a clock that nobody sets.
+    """Return a tqdm bar of the terminal's width that uses the monotonic clock.
 
-    tqdm reads the time of day: where that is set back, a bar stands still until it is made up for
-    and shows negative times.
+    tqdm reads the wall clock: after a step back, a bar stalls and shows negative times.
 
     Args:
-        settings: Of ``tqdm``.
+        settings: Arguments of ``tqdm``.
     """
     from tqdm import tqdm
 
@@ -29,12 +28,12 @@ def progress_bar(**settings: Any) -> Any:
 
 @contextmanager
 def reporting(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with the number of images just finished.
+    """Yield a function to call with the number of newly finished images.
 
     Args:
-        progress: True for a tqdm bar on standard error, a function of (done, total), or
+        progress: True for a tqdm bar on standard error, a function of (finished, total), or
             None / False for silence.
-        total: Number of images in all.
+        total: Total number of images.
     """
     if progress is None or progress is False:
         yield lambda _: None
@@ -42,11 +41,11 @@ def reporting(progress: Progress, total: int) -> Iterator[Callable[[int], None]]
         with progress_bar(total=total, unit="image") as bar:
             yield bar.update
     else:
-        done = 0
+        finished = 0
 
         def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done, total)
+            nonlocal finished
+            finished += count
+            progress(finished, total)
 
         yield advance

@@ -1,8 +1,8 @@
-"""The scorer: the one file that knows the order of the stages.
+"""The scorer: the order of the stages.
 
-Image -> pixels and mask -> features -> descriptors -> matches -> scores. References are
-described once and kept; generations stream through in batches, so that memory does not grow
-with their number.
+Image -> pixels and mask -> features -> descriptors -> matches -> scores. Reference descriptors
+stay in memory; generated images stream through in batches, so memory use is independent of
+their number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from vsm_fast.cache import DescriptorCache
 from vsm_fast.describer import Describer, OnError
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError, PairingError, Status
+from vsm_fast.files import FolderState, folder_state
 from vsm_fast.identity import require_same_model
 from vsm_fast.images.inputs import (
     Images,
@@ -35,6 +38,7 @@ from vsm_fast.images.masks import Mask
 from vsm_fast.images.subjects import Subject
 from vsm_fast.images.tensors import prepare_tensors
 from vsm_fast.matching.match import match
+from vsm_fast.model.location import find_local, find_model
 from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.progress import Progress, reporting
 from vsm_fast.results.collector import MatchedSides, ScoreCollector
@@ -45,20 +49,20 @@ from vsm_fast.torch_state import pinned
 
 
 class VSMScorer:
-    """Scores generated images against references with one model, which it keeps.
+    """Scorer of generated images against references with one loaded model.
 
     Args:
-        model: The model and what runs it.
-        cache: Where descriptors are looked up before the network runs, and kept afterwards.
+        model: Model and runtime.
+        cache: Descriptor cache, consulted before the network runs. None disables caching.
 
     Attributes:
-        config: The model's configuration.
-        runtime: What runs its network.
-        device: Where it runs.
-        identity: What decides its descriptors, which carry it.
+        config: Configuration of the model.
+        runtime: Runtime of its network.
+        device: Device of the runtime.
+        identity: Identity that its descriptors carry.
 
     Raises:
-        ModelError: A cache, and a model whose weights have no recorded hashes.
+        ModelError: If a cache is set and the weights have no recorded hashes.
 
     Example:
         >>> scorer = VSMScorer.from_pretrained("tiny")
@@ -76,21 +80,21 @@ class VSMScorer:
 
     @property
     def network(self) -> DescriptorNetwork:
-        """The torch modules, for what looks inside the network.
+        """Torch modules of the model, for inspection.
 
         Raises:
-            ModelError: The runtime is not torch's and has none.
+            ModelError: If the runtime executes an exported graph.
         """
         if not isinstance(self.runtime, TorchRuntime):
             raise ModelError(
-                f"runtime {self.runtime.name!r} runs an exported network, whose parts cannot be "
-                "looked into; use runtime 'torch'."
+                f"runtime {self.runtime.name!r} executes an exported graph, which has no torch "
+                "modules. Use runtime 'torch'."
             )
         return self.runtime.network
 
     @property
     def recomputed(self) -> int:
-        """Images that were computed again in float32, as the precision gave NaN or Inf."""
+        """Number of images recomputed in float32 after NaN or Inf in the runtime's precision."""
         return self._describer.recomputed
 
     @classmethod
@@ -112,19 +116,20 @@ class VSMScorer:
             name_or_path: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub
                 repository id.
             revision: Commit, tag or branch of a Hub repository.
-            device: ``"auto"`` (CUDA when there is one), or a torch device.
-            dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), or a name like ``"float32"``.
-            runtime: What runs the network: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra
-                ``onnx``), ``"tensorrt"`` (extra ``gpu``; the first use builds for minutes), or
-                ``"torch-compile"`` (minutes of compiling, for long runs).
-            local_files_only: Never ask the network, even for a Hub repository.
-            cache: Folder for descriptors, so that no image is described twice, in this process
-                or a later one; or a ``DescriptorCache``.
+            device: ``"auto"`` (CUDA if available) or a torch device.
+            dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA) or a name such as
+                ``"float32"``.
+            runtime: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra ``onnx``), ``"tensorrt"``
+                (extra ``gpu``; the first use builds an engine for minutes), or
+                ``"torch-compile"`` (compiles for minutes; for long runs).
+            local_files_only: Never access the network, even for a Hub repository.
+            cache: ``DescriptorCache`` or its folder, shared with other processes. None disables
+                caching.
 
         Raises:
-            ModelError: Files are missing, altered or do not fit together.
-            ValueError: An unknown dtype or runtime.
-            OSError: The cache's folder cannot be written to.
+            ModelError: If files are missing, altered or inconsistent.
+            ValueError: If dtype or runtime is unknown.
+            OSError: If the cache folder is not writable.
         """
         model = load_runtime(
             name_or_path,
@@ -147,26 +152,26 @@ class VSMScorer:
         batch_size: int | None = None,
         on_error: OnError = "raise",
     ) -> Descriptors:
-        """Describe subjects once, to score against them as often as needed.
+        """Extract the descriptors of subjects, for any number of later calls to :meth:`score`.
 
         Args:
             images: Paths, PIL images, uint8 arrays [H, W, 3] or float tensors [3, H, W] in [0, 1].
             masks: One per image or None: path, PIL image, bool or uint8 array [H, W]; ``"auto"``
                 or an ``AutoMask`` to find the subjects (docs/how-to/masks.md).
             batch_size: Images per forward pass; None chooses.
-            on_error: ``"raise"``, or ``"record"`` to leave a bad image's range empty; its pairs
-                have its status.
+            on_error: ``"raise"``, or ``"record"`` to give a bad image no points and its pairs a
+                status.
 
         Returns:
-            The descriptors of the subjects, in order, with the names of their files. With
-            ``batch_size=1``, last bits depend on nothing but the image.
+            Descriptors in the order of ``images``, with file names. With ``batch_size=1`` each
+            image's bits are independent of the other images.
 
         Raises:
-            InputError: An image or mask cannot be used and ``on_error`` is ``"raise"``.
+            InputError: If an image or mask is unusable and ``on_error`` is ``"raise"``.
         """
-        listed = image_list(images, "images")
-        all_masks = mask_list(masks, len(listed), "image")
-        return self._describe(listed, all_masks, batch_size, on_error, lambda _: None)
+        sources = image_list(images, "images")
+        all_masks = mask_list(masks, len(sources), "image")
+        return self._describe(sources, all_masks, batch_size, on_error, lambda _: None)
 
     @pinned()
     def describe_tensors(
@@ -176,31 +181,32 @@ class VSMScorer:
         *,
         batch_size: int | None = None,
     ) -> Descriptors:
-        """Describe a batch of tensors without leaving their device, and without gradients.
+        """Extract descriptors from tensors on their device, without gradients and cache.
 
-        Descriptors are those of :meth:`describe` but for rounding; the cache is not asked. What is
-        read back from a device are the range of the values and which cells lie on the subjects.
+        Equal to :meth:`describe` up to rounding. Only the value range and the subject cells are
+        copied back from a device.
 
         Args:
             images: [B, 3, H, W], or tensors [3, H, W] of any sizes; float in [0, 1] or uint8.
-            masks: bool or uint8 [B, H, W], or tensors [H, W]; None = the whole images.
+            masks: bool or uint8 [B, H, W], or tensors [H, W]; None = whole images.
             batch_size: Images per forward pass; None chooses.
 
         Returns:
-            The descriptors of the subjects, in order; an image with NaN or Inf has no point.
+            Descriptors in the order of ``images``; an image with NaN or Inf has no points.
 
         Raises:
-            InputError: Images or masks of another type or shape, or finite values beyond [0, 1].
-            ValueError: A batch size below 1.
+            InputError: If images or masks have an unsupported type or shape, or finite values
+                outside [0, 1].
+            ValueError: If the batch size is below 1.
         """
         size = self._describer.batch_size(batch_size)
-        parts = [self._describer.nothing()]
+        parts = [self._describer.empty()]
         for start in range(0, len(images), size):
             span = slice(start, start + size)
-            some = images[span] if isinstance(images, Tensor) else list(images[span])
-            some_masks = None if masks is None else masks[span]
-            pixels, cells = prepare_tensors(some, some_masks, self.config)
-            parts.append(self._describer.computed(pixels, cells))
+            batch = images[span] if isinstance(images, Tensor) else list(images[span])
+            batch_masks = None if masks is None else masks[span]
+            pixels, cells = prepare_tensors(batch, batch_masks, self.config)
+            parts.append(self._describer.compute(pixels, cells))
         return Descriptors.cat(parts)
 
     @pinned()
@@ -222,30 +228,31 @@ class VSMScorer:
         """Score generated images against references.
 
         Args:
-            refs: References as for :meth:`describe`, or what it returned. Equal paths with equal
-                masks are described once.
+            refs: References as for :meth:`describe`, or its result. The network runs once per
+                path and mask.
             gens: Generated images.
-            pairs: int [P, 2], (index in ``refs``, index in ``gens``) of each pair. None: one
-                reference against every generation, or lists of equal length pair up.
-            ref_masks: Subject masks as for :meth:`describe`; None = alpha channel if there is
-                one, else whole image.
+            pairs: int [P, 2], (index in ``refs``, index in ``gens``) per pair. None: one
+                reference against every generated image, or lists of equal length in order.
+            ref_masks: Subject masks as for :meth:`describe`; None = alpha channel if present,
+                else the whole image.
             gen_masks: The same for ``gens``.
             semantic_threshold: In [-1, 1]; None = the model's.
             visual_threshold: In [-1, 1]; None = the model's.
             batch_size: Images per forward pass; None chooses.
-            heatmaps: Keep what :meth:`VSMScores.heatmap` needs, and the matched points.
-            on_error: ``"record"`` gives a bad image's rows a status and NaN; ``"raise"`` stops.
-            progress: True for a bar, or a function of (images done, images in all).
+            heatmaps: Keep the evidence for :meth:`VSMScores.heatmap`, and the matched points.
+            on_error: ``"record"`` gives the rows of a bad image a status and NaN; ``"raise"``
+                stops.
+            progress: True for a bar, or a function of (finished images, all images).
 
         Returns:
             One row per pair, in the order of ``pairs``.
 
         Raises:
-            PairingError: Lists that do not pair up, or an index out of range.
-            TypeError: A folder, or a set, where images were wanted.
-            ModelError: ``refs`` were described by another model.
-            ValueError: A threshold outside [-1, 1], or a batch size below 1.
-            InputError: A bad image or mask, only with ``on_error="raise"``.
+            PairingError: If the lists do not pair up or an index is out of range.
+            TypeError: If a folder or a set is passed as images.
+            ModelError: If ``refs`` come from another model.
+            ValueError: If a threshold is outside [-1, 1] or the batch size below 1.
+            InputError: If an image or mask is unusable and ``on_error`` is ``"raise"``.
 
         Source: arXiv 2509.21989, the VSM metric.
         """
@@ -257,27 +264,27 @@ class VSMScorer:
         collector = ScoreCollector(pair_index, visual, heatmaps)
         by_generation = np.argsort(pair_index[:, 1], kind="stable")
         with reporting(progress, len(ref_list) + len(gen_list)) as advance:
-            references, ref_subjects, place = self._references(
+            references, ref_subjects, position = self._references(
                 ref_list, ref_masks, batch_size, on_error, advance
             )
-            described_pairs = np.stack([place[pair_index[:, 0]], pair_index[:, 1]], axis=1)
-            for first, described, subjects in self._describer.batches(
+            positions = np.stack([position[pair_index[:, 0]], pair_index[:, 1]], axis=1)
+            for first, descriptors, subjects in self._describer.batches(
                 gen_list, gen_mask_list, batch_size, on_error
             ):
                 last = first + len(subjects)
                 span = pair_index[by_generation, 1].searchsorted([first, last])
                 rows = by_generation[span[0] : span[1]]
-                # Consecutive pairs with one reference are matched together.
-                rows = rows[np.argsort(described_pairs[rows, 0], kind="stable")]
-                batch_pairs = described_pairs[rows, ::-1] - (first, 0)
+                # Consecutive pairs with the same reference are matched together.
+                rows = rows[np.argsort(positions[rows, 0], kind="stable")]
+                batch_pairs = positions[rows, ::-1] - (first, 0)
                 matches = match(
-                    described,
+                    descriptors,
                     references,
                     torch.from_numpy(batch_pairs),
                     semantic,
                     visual_thresholds=[visual],
                 )
-                sides = MatchedSides(described, references, batch_pairs)
+                sides = MatchedSides(descriptors, references, batch_pairs)
                 collector.add(rows, matches, sides, ref_subjects, subjects, first)
                 advance(len(subjects))
         return collector.finish(
@@ -288,29 +295,42 @@ class VSMScorer:
         )
 
     def thresholds(self, semantic: float | None, visual: float | None) -> tuple[float, float]:
-        """The semantic and the visual threshold, with the model's own for None.
+        """Return the semantic and the visual threshold; None = the model's.
 
         Raises:
-            ValueError: One is outside [-1, 1].
+            ValueError: If one is outside [-1, 1].
         """
-        own = self.config.thresholds
-        return (
-            _threshold("semantic", semantic, own.semantic),
-            _threshold("visual", visual, own.visual),
-        )
+        defaults = self.config.thresholds
+        values = []
+        for name, value, default in (
+            ("semantic", semantic, defaults.semantic),
+            ("visual", visual, defaults.visual),
+        ):
+            values.append(default if value is None else float(value))
+            if not -1 <= values[-1] <= 1:
+                raise ValueError(f"{name}_threshold must be in [-1, 1]; got {value!r}.")
+        return values[0], values[1]
 
     @pinned()
-    def ready(self, described: Descriptors) -> Descriptors:
-        """Descriptors as :meth:`score` compares them, on this scorer's device.
+    def ready(self, descriptors: Descriptors) -> Descriptors:
+        """Return descriptors on this scorer's device and in its precision, for :meth:`score`.
 
-        Those of the same model in another runtime or precision are taken. Of descriptors without
-        an identity, which no scorer described, only grid and channels are checked.
+        Runtime and precision of their extraction may differ. Descriptors without an identity
+        are checked by grid and channels only.
 
         Raises:
-            ModelError: They are another model's.
+            ModelError: If they come from another model.
         """
-        self._check_model_of(described)
-        return described.to(self.device, self._describer.dtype)
+        require_same_model(descriptors.identity, self.identity)
+        aggregation = self.config.aggregation
+        expected = (aggregation.grid, aggregation.descriptor_channels)
+        actual = (descriptors.grid, descriptors.semantic.shape[1])
+        if actual != expected:
+            raise ModelError(
+                f"the references come from another model: their grid and channels are {actual}, "
+                f"those of {self.config.name!r} are {expected}. Describe them with this scorer."
+            )
+        return descriptors.to(self.device, self._describer.dtype)
 
     def _references(
         self,
@@ -320,22 +340,27 @@ class VSMScorer:
         on_error: OnError,
         advance: Callable[[int], None],
     ) -> tuple[Descriptors, Sequence[Subject], NDArray[np.int64]]:
-        """Descriptors of the references that differ, all subjects, and where each one's are."""
+        """Return distinct references' descriptors, all subjects, and each one's position."""
         if isinstance(refs, Descriptors):
             if masks is not None:
                 raise PairingError(
-                    "ref_masks came with references that are described already; pass the masks "
+                    "ref_masks cannot be combined with descriptors as references. Pass the masks "
                     "to describe() instead."
                 )
             advance(len(refs))
-            known = refs.subjects or [_described_subject(refs, i) for i in range(len(refs))]
-            return self.ready(refs), known, np.arange(len(refs))
-        listed = mask_list(masks, len(refs), "ref")
-        first, place = distinct(refs, listed)
-        described = self._describe(refs, listed, batch_size, on_error, advance, first)
+            subjects = refs.subjects or [
+                Subject()
+                if refs.points(image)
+                else Subject(Status.EMPTY_MASK, "its descriptors have no points.")
+                for image in range(len(refs))
+            ]
+            return self.ready(refs), subjects, np.arange(len(refs))
+        all_masks = mask_list(masks, len(refs), "ref")
+        first, position = distinct(refs, all_masks)
+        descriptors = self._describe(refs, all_masks, batch_size, on_error, advance, first)
         if len(first) < len(refs):
             advance(len(refs) - len(first))
-        return described, [described.subjects[index] for index in place], place
+        return descriptors, [descriptors.subjects[index] for index in position], position
 
     def _describe(
         self,
@@ -346,8 +371,8 @@ class VSMScorer:
         advance: Callable[[int], None],
         positions: Sequence[int] | None = None,
     ) -> Descriptors:
-        """Descriptors of the images at ``positions``; None = of all."""
-        parts: list[Descriptors] = [self._describer.nothing()]
+        """Return descriptors of the images at ``positions``; None = of all."""
+        parts = [self._describer.empty()]
         subjects: list[Subject] = []
         batches = self._describer.batches(images, masks, batch_size, on_error, positions)
         for _, part, batch in batches:
@@ -356,26 +381,110 @@ class VSMScorer:
             advance(len(batch))
         return replace(Descriptors.cat(parts), subjects=tuple(subjects))
 
-    def _check_model_of(self, described: Descriptors) -> None:
-        aggregation = self.config.aggregation
-        wanted = (aggregation.grid, aggregation.descriptor_channels)
-        require_same_model(described.identity, self.identity)
-        found = (described.grid, described.semantic.shape[1])
-        if found != wanted:
-            raise ModelError(
-                f"the references were described by another model: grid and channels are {found}, "
-                f"those of {self.config.name!r} are {wanted}. Describe them with this scorer."
-            )
+
+def score_batch(
+    refs: Images,
+    gens: Images,
+    *,
+    ref_masks: Masks = None,
+    gen_masks: Masks = None,
+    model: str | os.PathLike[str] = "tiny",
+    semantic_threshold: float | None = None,
+    visual_threshold: float | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    runtime: str = "auto",
+    batch_size: int | None = None,
+    heatmaps: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = None,
+) -> VSMScores:
+    """Score generated images against their references.
+
+    Args:
+        refs: Reference images: paths, PIL images, uint8 arrays [H, W, 3] or float tensors
+            [3, H, W] in [0, 1]. Lists of equal length pair up in order; ONE reference is scored
+            against every generated image.
+        gens: Generated images, as ``refs``.
+        ref_masks: Subject mask per reference: path, PIL image, bool or uint8 array [H, W], or
+            None for the alpha channel if present, else the whole image. ``"auto"`` or
+            ``AutoMask("bear plushie")`` instead of the list finds the subjects of all images
+            without an alpha channel; an ``AutoMask`` in the list does so for one image.
+        gen_masks: The same for ``gens``.
+        model: ``"tiny"`` (embedded), a model folder, a converted preset, or a Hub repository id.
+        semantic_threshold: In [-1, 1]; points above it match semantically. None = the model's.
+        visual_threshold: In [-1, 1]; points above it match visually. None = the model's.
+        device: ``"auto"`` (CUDA if available) or a torch device.
+        dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA) or a name such as ``"float32"``.
+        runtime: ``"auto"``, ``"torch"``, ``"onnxruntime"`` (extra ``onnx``), ``"tensorrt"``
+            (extra ``gpu``; the first use builds an engine for minutes), or ``"torch-compile"``
+            (compiles for minutes; for long runs).
+        batch_size: Images per forward pass; None chooses.
+        heatmaps: Keep the evidence for ``scores.heatmap(i)``.
+        cache: Folder of a descriptor cache, shared with other processes. None disables caching.
+        progress: True for a bar, or a function of (finished images, all images).
+
+    Returns:
+        One row per pair. The rows of a bad image have a status and NaN; the others are scored.
+
+    Raises:
+        PairingError: If the lists do not pair up.
+        TypeError: If a folder or a set is passed as images.
+        ModelError: If the model is missing or altered.
+        ValueError: If an option has an unknown value.
+
+    Source: arXiv 2509.21989, the VSM metric.
+
+    Example:
+        >>> import numpy as np, vsm_fast
+        >>> image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+        >>> vsm_fast.score_batch(refs=[image], gens=[image]).score.tolist()
+        [1.0]
+    """
+    scorer = cached_scorer(model, device=str(device), dtype=dtype, runtime=runtime, cache=cache)
+    return scorer.score(
+        refs,
+        gens,
+        ref_masks=ref_masks,
+        gen_masks=gen_masks,
+        semantic_threshold=semantic_threshold,
+        visual_threshold=visual_threshold,
+        batch_size=batch_size,
+        heatmaps=heatmaps,
+        progress=progress,
+    )
 
 
-def _threshold(name: str, given: float | None, default: float) -> float:
-    value = default if given is None else float(given)
-    if not -1 <= value <= 1:
-        raise ValueError(f"{name}_threshold must be a similarity in [-1, 1]; got {given!r}.")
-    return value
+_hub_folders: dict[str, Path] = {}  # by repository id: the Hub is asked once, not at every call
 
 
-def _described_subject(described: Descriptors, image: int) -> Subject:
-    if described.points(image):
-        return Subject()
-    return Subject(Status.EMPTY_MASK, "its descriptors have no point.")
+def cached_scorer(
+    model: str | os.PathLike[str],
+    *,
+    device: str,
+    dtype: str = "auto",
+    runtime: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+) -> VSMScorer:
+    """Return a scorer that is shared between calls, so that a loop loads its model once.
+
+    A folder whose files changed is loaded again, as is a relative path after a change of
+    directory.
+    """
+    name = os.fspath(model)
+    folder = find_local(name)
+    if folder is None:
+        if name not in _hub_folders or not _hub_folders[name].is_dir():
+            _hub_folders[name] = find_model(name)
+        folder = _hub_folders[name]
+    cache_folder = None if cache is None else str(Path(cache).absolute())
+    return _scorer(folder, folder_state(folder), device, dtype, runtime, cache_folder)
+
+
+@lru_cache(maxsize=2)
+def _scorer(
+    folder: Path, _state: FolderState, device: str, dtype: str, runtime: str, cache: str | None
+) -> VSMScorer:
+    return VSMScorer.from_pretrained(
+        folder, device=device, dtype=dtype, runtime=runtime, cache=cache
+    )

@@ -1,19 +1,19 @@
-"""Torch's ambient switches, pinned while the library computes.
+"""Torch's global switches, pinned while the library computes.
 
-A score depends on images, model and options. Torch also has switches that a training loop sets for
-itself and that would reach into every product: autocast, TF32, the default dtype and device,
-inference mode. :func:`pinned` holds them at one value and puts them back.
-
-Deterministic mode and the number of threads are the caller's choice. The first has a path of its
-own in matching; the second changes last bits, within the numeric contract.
+A score depends on images, model and options only. A training loop sets switches that would affect
+every product: autocast, TF32, default dtype and device, inference mode. :func:`pinned` fixes their
+values and restores them. Deterministic mode and the number of threads remain the caller's choice;
+the latter changes last bits, within the numeric contract.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ _AUTOCAST = [
 
 
 class _PinnedThread(threading.local):
-    """Whether the calling thread is inside :func:`pinned`."""
+    """Per-thread flag: inside :func:`pinned`."""
 
     inside = False
 
@@ -36,13 +36,13 @@ _thread = _PinnedThread()
 def pinned() -> Iterator[None]:
     """Compute in float32, on the CPU by default, without autocast and gradients.
 
-    A context manager and a decorator, but not of generators: a ``yield`` inside would show the
-    state to their consumer. Autocast, default device, inference mode and gradients belong to a
-    thread, so that each function that the library runs in a thread of its own is decorated. The
-    other switches belong to the process; the last thread to leave restores them.
+    Context manager and decorator; not for generators, because ``yield`` would leak the state to
+    the consumer. Autocast, default device, inference mode and gradients are per thread, so every
+    function that the library runs in a thread is decorated. The other switches are per process;
+    the last thread to leave restores them.
 
-    Tensors made inside are ordinary ones, also under the caller's inference mode, so that weights
-    and descriptors can be used again outside of it.
+    Tensors created inside are ordinary tensors even under the caller's inference mode, so weights
+    and descriptors remain usable outside of it.
     """
     if _thread.inside:
         yield
@@ -64,48 +64,38 @@ def pinned() -> Iterator[None]:
             _thread.inside = False
 
 
-class _Functions:
-    """Switches with functions to read and set them, as attributes."""
+@dataclass(frozen=True)
+class _Switch:
+    """A process-wide switch and its pinned value."""
 
-    @property
-    def default_dtype(self) -> torch.dtype:
-        return torch.get_default_dtype()
-
-    @default_dtype.setter
-    def default_dtype(self, dtype: torch.dtype) -> None:
-        torch.set_default_dtype(dtype)
-
-    @property
-    def matmul_precision(self) -> str:
-        return torch.get_float32_matmul_precision()
-
-    @matmul_precision.setter
-    def matmul_precision(self, precision: str) -> None:
-        torch.set_float32_matmul_precision(precision)
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+    pinned: Any
 
 
-def _switches() -> Iterator[tuple[Any, str, Any]]:
-    """(owner, attribute, value) of each switch of the process, in the order of pinning.
+def _switches() -> Iterator[_Switch]:
+    """Yield each process-wide switch, in the order of pinning.
 
-    Torch keeps the precision of float32 products under old and new names, and refuses to read an
-    old one that contradicts the new ones. cuDNN's can be read before the new names change, that of
-    matrix products once they are "ieee". The new names form a tree, where "none" inherits: one that
-    differs although those above it are pinned was set itself, and what it reads can be restored.
+    Torch stores the precision of float32 products under old and new names, and raises on reading
+    an old one that contradicts the new ones. cuDNN's is readable before the new names change,
+    that of matrix products once they are "ieee". The new names form a tree in which "none"
+    inherits: a node that differs from its pinned parents was set explicitly and can be restored.
     """
-    functions, backends = _Functions(), cast(Any, torch.backends)  # its new names have no types
-    yield functions, "default_dtype", torch.float32
-    yield backends.cudnn, "allow_tf32", False
-    if hasattr(backends, "fp32_precision"):  # from torch 2.9
+    yield _Switch(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
+    attributes: list[tuple[Any, str, Any]] = [(torch.backends.cudnn, "allow_tf32", False)]
+    if hasattr(torch.backends, "fp32_precision"):  # from torch 2.9
+        backends = cast(Any, torch.backends)  # its new names have no types
         cudnn, mkldnn = backends.cudnn, backends.mkldnn
-        for owner in (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn):
-            yield owner, "fp32_precision", "ieee"
-        for owner in (mkldnn.matmul, mkldnn.conv, mkldnn.rnn):
-            yield owner, "fp32_precision", "ieee"
-    yield functions, "matmul_precision", "highest"
+        owners = [backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+        owners += [mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+        attributes += [(owner, "fp32_precision", "ieee") for owner in owners]
+    for owner, name, value in attributes:
+        yield _Switch(partial(getattr, owner, name), partial(setattr, owner, name), value)
+    yield _Switch(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
 
 
 class _ProcessSwitches:
-    """The switches that all threads share; they are pinned while any thread is inside."""
+    """Switches that all threads share, pinned while any thread is inside."""
 
     def __init__(self) -> None:
         self._switches = [*_switches()]
@@ -120,28 +110,27 @@ class _ProcessSwitches:
             )
 
     def enter(self) -> None:
-        """Pin what differs, also what the caller changed since another thread pinned it."""
+        """Pin every switch that differs, including changes since another thread pinned it."""
         with self._lock:
             self._threads += 1
-            for position, (owner, name, wanted) in enumerate(self._switches):
+            for position, switch in enumerate(self._switches):
                 try:
-                    found = getattr(owner, name)
-                    if found != wanted:
-                        setattr(owner, name, wanted)
-                        self._before[position] = found
+                    before = switch.get()
+                    if before != switch.pinned:
+                        switch.set(switch.pinned)
+                        self._before[position] = before
                 except RuntimeError:
-                    # An old name that the caller contradicted by new ones, which are pinned too;
-                    # or torch.backends.disable_global_flags().
+                    # An old name that contradicts new ones, which are pinned too; or
+                    # torch.backends.disable_global_flags().
                     continue
 
     def leave(self) -> None:
-        """Restore the switches after the last thread, in the opposite order."""
+        """Restore the switches in reverse order when the last thread leaves."""
         with self._lock:
             self._threads -= 1
             if self._threads == 0:
                 for position in sorted(self._before, reverse=True):
-                    owner, name, _ = self._switches[position]
-                    setattr(owner, name, self._before.pop(position))
+                    self._switches[position].set(self._before.pop(position))
 
 
 _process = _ProcessSwitches()

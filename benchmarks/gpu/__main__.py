@@ -1,7 +1,7 @@
-"""Run the GPU checklist: every step in a process of its own, within a time of its own.
+"""GPU checklist: each step runs in its own process with its own time limit.
 
-A step that fails or takes too long is recorded, keeps the rows it had, and the next one goes on.
-The results are written after each step.
+A step that fails or exceeds its limit is recorded with its rows so far; the next one runs anyway.
+Results are written after each step.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from benchmarks.gpu.report import Results, markdown
 
 ROOT = Path(__file__).parents[2]
 NO_GPU = 3  # exit code
-BUDGET = 470  # seconds of all steps together: one call ends within eight minutes
-# Name, module, seconds that it may take; few take all of them. The last step goes without first.
+BUDGET = 470  # seconds for all steps: one call ends within eight minutes
+# Name, module, limit in seconds. Most steps take less; the last one may not fit.
 STEPS = (
     ("environment", "environment", 30),
     ("native tests", "native_tests", 90),
@@ -35,7 +35,7 @@ STEPS = (
     ("levers", "levers", 120),
     ("group norm", "group_norm", 60),
 )
-# A call of their own (--only): exporting and building a network of this size takes minutes.
+# Separate calls (--only): exporting and building a network of this size takes minutes.
 EXPORTS = (
     ("ONNX Runtime", "onnx_runtime", 180),
     ("TensorRT", "tensorrt", 400),
@@ -44,10 +44,9 @@ Run = Callable[[str, Path, float], str | None]
 
 
 def run_step(module: str, rows: Path, seconds: float, *arguments: str) -> str | None:
-    """Run a step; what went wrong, or None. Its rows are lines of JSON in ``rows``.
+    """Run a step that writes JSON lines to ``rows``; return an error message or None.
 
-    A step that takes too long is ended with all that it has started: tests that run on would
-    disturb what the next step measures.
+    A step that exceeds its limit is killed with its children, which would disturb the next step.
     """
     environment = {**os.environ, "VSM_RESULTS": str(rows.parent), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "benchmarks.gpu", "--step", module, "--out", str(rows)]
@@ -70,7 +69,7 @@ def run_step(module: str, rows: Path, seconds: float, *arguments: str) -> str | 
 def run_checklist(
     out: Path, budget: float, only: Sequence[str] = (), run: Run = run_step
 ) -> Results:
-    """Run the steps that fit into ``budget`` seconds and write what they found after each."""
+    """Run the steps that fit into ``budget`` seconds; write the results after each."""
     results: Results = {}
     until = time.monotonic() + budget
     out.mkdir(parents=True, exist_ok=True)
@@ -79,9 +78,9 @@ def run_checklist(
             continue
         left = until - time.monotonic()
         if left < 5:
-            results[name] = [{"error": "no time was left"}]
+            results[name] = [{"error": "no time left"}]
         elif module == "matching" and not _green(results, only):
-            results[name] = [{"error": "not measured, because the tests of the kernels are red"}]
+            results[name] = [{"error": "not measured: the kernel tests fail"}]
         else:
             print(f"{name} (at most {min(seconds, left):.0f} s) ...", flush=True)
             path = out / f"{module}.jsonl"
@@ -97,7 +96,7 @@ def run_checklist(
 
 def _green(results: Results, only: Sequence[str]) -> bool:
     if only and "native_tests" not in only:
-        return True  # somebody measures on their own responsibility
+        return True  # the caller chose to measure without the tests
     return any(row.get("green") for row in results.get("native tests", []))
 
 
@@ -106,7 +105,7 @@ def _write(out: Path, results: Results) -> None:
     name = "-".join(str(found.get("gpu", "unknown")).lower().split())
     name = f"{name}-{found.get('date', 'undated')}"
     if exports := [module for step, module, _ in EXPORTS if step in results]:
-        name = "-".join([name, *exports])  # beside those of the other steps, not over them
+        name = "-".join([name, *exports])  # separate from the other steps' results
     (out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(markdown(results), encoding="utf-8")
 
@@ -120,19 +119,19 @@ def _one_step(module: str, rows: Path, quick: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all steps, some, or (in the process of its own) one."""
+    """Run all or some steps, or in a step's process one."""
     names = [module for _, module, _ in (*STEPS, *EXPORTS)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
         "--out",
         type=Path,
         default=ROOT / "benchmarks" / "results",
-        help="folder of the results (default: %(default)s)",
+        help="output folder (default: %(default)s)",
     )
     parser.add_argument(
-        "--budget", type=float, default=BUDGET, help=f"seconds in all (default {BUDGET})"
+        "--budget", type=float, default=BUDGET, help=f"total seconds (default {BUDGET})"
     )
-    parser.add_argument("--only", nargs="*", default=[], choices=names, help="some of the steps")
+    parser.add_argument("--only", nargs="*", default=[], choices=names, help="run only these steps")
     parser.add_argument("--step", choices=names, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -140,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _one_step(options.step, options.out, options.quick)
         return 0
     if not torch.cuda.is_available():
-        print("No GPU that torch can use is here: nothing was measured.", file=sys.stderr)
+        print("No GPU is available to torch: nothing was measured.", file=sys.stderr)
         return NO_GPU
     results = run_checklist(options.out, options.budget, options.only)
     print(markdown(results))

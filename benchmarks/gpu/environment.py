@@ -1,4 +1,4 @@
-"""Step 1: what is measured on, and its ceilings."""
+"""Step 1: environment and hardware ceilings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUICK = {"side": 64, "copy_mib": 1}
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """One row: provenance, rate of a copy, rates of square matrix products of random numbers."""
+    """Yield one row: provenance, copy rate, and rates of square matrix products."""
     sizes = QUICK if quick else FULL
     found: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
@@ -39,7 +39,7 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
 
 
 def _copy(size: int, device: torch.device) -> float:
-    """TB/s, bytes read and bytes written."""
+    """Return TB/s, read plus written."""
     source = torch.empty(size, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
     return 2 * size / measure(lambda: target.copy_(source), device).p50 / 1e6
@@ -57,7 +57,7 @@ def _gemm(name: str, side: int, device: torch.device) -> float:
 
 
 def _float8_gemm(side: int, device: torch.device) -> float | None:
-    """Rate of ``torch._scaled_mm``; None where there is none."""
+    """Return the rate of ``torch._scaled_mm``; None if unsupported."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         return None
     left, right = (torch.randn(side, side, device=device).to(torch.float8_e4m3fn) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What the steps of exported networks share: a model folder of the SD 2.1 shape, and its rows."""
+"""Shared parts of the export steps: a model folder of the SD 2.1 shape, and result rows."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Exported:
-    """A model with random weights, and its export.
+    """Model with random weights and its export.
 
     Attributes:
-        model: Its folder.
-        folder: Of the export.
-        record: Of the export.
-        minutes: That exporting took.
+        model: Model folder.
+        folder: Folder of the export.
+        record: Record of the export.
+        minutes: Duration of the export.
     """
 
     model: Path
@@ -41,10 +41,10 @@ class Exported:
 
 
 def exported(home: Path, quick: bool) -> Exported:
-    """Make a model of the SD 2.1 shape and export it for one batch size.
+    """Write a model of the SD 2.1 shape and export it for one batch size.
 
-    The graph is not checked on the CPU first, which would take minutes at this size: the rows have
-    its cosines.
+    Without the export's check on the CPU, which takes minutes at this size; the rows contain the
+    cosines.
     """
     write_model(home / "model", quick)
     batch = 2 if quick else BATCH
@@ -56,12 +56,12 @@ def exported(home: Path, quick: bool) -> Exported:
 
 
 class Contest:
-    """Runtimes of one export on one batch of pictures.
+    """Comparison of an export's runtimes on one batch of images.
 
     Args:
         of: The export.
-        device: Where they run.
-        quick: Whether this only tries the benchmark out.
+        device: Device of the runtimes.
+        quick: Small scale, to test the benchmark.
     """
 
     def __init__(self, of: Exported, device: torch.device, quick: bool) -> None:
@@ -72,13 +72,13 @@ class Contest:
         self._right = self.references.right(self._images)
 
     def row(self, runtime: Runtime) -> dict[str, Any]:
-        """Speed of a runtime, and its least cosine with torch in float32."""
+        """Return a runtime's speed and its least cosine with torch in float32."""
         images = self._images
         found: dict[str, Any] = {"how": runtime.name, "batch": len(images)}
         try:
             ours = runtime(images)
             timing = measure(lambda: runtime(images), self._device, milliseconds=1000)
-        except Exception as error:  # out of memory, or what a compiler raises: the others go on
+        except Exception as error:  # of any class: the other runtimes still run
             return found | failed(error)
         pairs = zip(ours, self._right, strict=True)
         return found | {
@@ -88,7 +88,7 @@ class Contest:
         }
 
     def torch_rows(self) -> Iterator[dict[str, Any]]:
-        """Rows of torch in the export's precision, eager and compiled."""
+        """Yield rows of torch in the export's precision, eager and compiled."""
         eager = self.references.torch or self.references.right
         network = eager.network  # type: ignore[attr-defined]
         network.to(memory_format=torch.channels_last)
@@ -98,5 +98,5 @@ class Contest:
 
 
 def failed(error: Exception) -> dict[str, Any]:
-    """What a row says instead of numbers."""
+    """Return the error entry of a row."""
     return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}

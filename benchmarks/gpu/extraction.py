@@ -1,4 +1,4 @@
-"""Step 5: images per second of the network, random weights of the real SD 2.1 shape."""
+"""Step 5: images per second of a network of the SD 2.1 shape with random weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ BATCHES = (1, 4, 8, 16, 32)
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of (type, how, batch) with time, images per second and memory.
+    """Yield rows of (type, how, batch) with time, images per second and memory.
 
-    ``unfolded`` is the network before its constants were folded into its weights, which the
-    others are after.
+    ``unfolded`` is the network before constant folding; the others are folded.
     """
     side = 64 if quick else 768
     unfolded = network_of(parts(TINY if quick else FULL))
@@ -46,7 +45,7 @@ def _time(call: Any, images: torch.Tensor, device: torch.device, counted: float)
     try:
         with torch.inference_mode():
             timing = measure(lambda: call(images), device, milliseconds=1000)
-    except Exception as error:  # out of memory, or what a compiler raises: the others go on
+    except Exception as error:  # of any class: the other rows still run
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     per_second = len(images) / timing.p50 * 1e6
     return asdict(timing) | {

@@ -1,4 +1,4 @@
-"""Step 6: whether GroupNorm with its activation as one kernel pays in the VAE encoder."""
+"""Step 8: gain of a fused GroupNorm and activation in the VAE's encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """One row for each benchmark of ``benchmarks/test_group_norm.py``."""
+    """Yield one row per benchmark of ``benchmarks/test_group_norm.py``."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
         command = [sys.executable, "-m", "pytest", "-q", "benchmarks/test_group_norm.py"]

@@ -1,8 +1,8 @@
-"""Step 7: what each lever gains on the SD 2.1 shape, and how far its descriptors are off.
+"""Step 7: gain and descriptor error of each lever on the SD 2.1 shape.
 
-Each lever is one change to the network in bfloat16, channels last and eager. Its distance is from
-the same network in float32, in cosines of descriptors of random images; with random weights that
-says what is rounded, not what a score loses.
+A lever is one change to the network in bfloat16, channels-last and eager. Its error is the cosine
+of descriptors of random images with those of the float32 network; with random weights it shows
+rounding, not the effect on scores.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _attention(*backends: SDPBackend) -> AbstractContextManager[Any]:
     return sdpa_kernel(list(backends)) if backends else nullcontext()
 
 
-# Name, precision, what is done to the network, attention.
+# Name, precision, change to the network, attention.
 LEVERS: tuple[tuple[str, torch.dtype, Prepare, tuple[SDPBackend, ...]], ...] = (
     ("default", torch.bfloat16, _as_it_is, ()),
     ("float16", torch.float16, _as_it_is, ()),
@@ -88,7 +88,7 @@ _QUICK = ("default", "float32", "contiguous memory", "tiny VAE (random weights: 
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of (lever, images per second, least and mean cosine)."""
+    """Yield rows of (lever, images per second, least and mean cosine)."""
     side = 64 if quick else 768
     folded = network_of(parts(TINY if quick else FULL))
     folded.backbone.fold(side)  # type: ignore[operator]
@@ -114,7 +114,7 @@ def _row(
         with torch.inference_mode(), _attention(*backends):
             found = model(images)
             timing = measure(lambda: model(images), images.device, milliseconds=600)
-    except Exception as error:  # not installed, not supported here: the others go on
+    except Exception as error:  # of any class: the other levers still run
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     cosines = torch.cat(
         [(a.float() * b).sum(1).flatten() for a, b in zip(found, wanted, strict=True)]

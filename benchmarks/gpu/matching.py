@@ -1,8 +1,8 @@
 """Step 4: the kernels against torch, torch.compile and the matrix product alone.
 
-Every contestant does both branches of every pair. The peers stop at the nearest neighbours; ours
-also settles rivals, thresholds and counts. Peers get the batched product where all subjects are of
-one size, which suits them best, and a loop over pairs where they are not.
+Every contestant runs both branches of every pair. The peers stop at the nearest neighbours; ours
+also resolves duplicate matches, applies thresholds and counts. Peers use a batched product if all
+subjects have one size, their best case, else a loop over pairs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGE = 48 * 48  # points of a whole grid of the published model
 
 
 def _shapes(quick: bool) -> dict[str, dict[str, Any]]:
-    """Name -> counts, target_counts, channels of a batch."""
+    """Return counts, target_counts and channels of each batch by name."""
     rng = np.random.default_rng(0)
     ragged = rng.integers(200, LARGE, 64).tolist()
     shapes: dict[str, dict[str, Any]] = {
@@ -53,12 +53,12 @@ def _shapes(quick: bool) -> dict[str, dict[str, Any]]:
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of (shape, type, contestant) with time, rate and memory."""
+    """Yield rows of (shape, type, contestant) with time, rate and memory."""
     dtypes = [torch.float16] if quick else [torch.float16, torch.bfloat16, torch.float32]
     for name, shape in _shapes(quick).items():
         for dtype in dtypes:
             if dtype != torch.float16 and "64 x 2304" not in name and not quick:
-                continue  # the other types on the one shape that the targets speak of
+                continue  # the other types on the targets' shape only
             batch = random_batch(dtype=dtype, device=device, **shape)
             for contestant, call in _contestants(batch, dtype, device):
                 row = {"shape": name, "dtype": str(dtype).removeprefix("torch.")}
@@ -72,7 +72,7 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
 def _time(call: Callable[[], object], batch: Batch, device: torch.device) -> dict[str, Any]:
     try:
         timing = measure(call, device)
-    except Exception as error:  # out of memory, or what a compiler raises: the others go on
+    except Exception as error:  # of any class: the other contestants still run
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     return asdict(timing) | {"tflops": rate(batch.operations, timing)}
 
@@ -92,7 +92,7 @@ def _contestants(
         yield name, lambda s=schedule, t=tiles, f=float8: batch.match(s, t, float8=f)
     tiles = choose(dtype, channels, points, device).tiles
     flat = batch.schedule(tiles, gemm=True)
-    yield "vsm_fast, products of torch", lambda: batch.match(flat, tiles, gemm=True)
+    yield "vsm_fast, torch's products", lambda: batch.match(flat, tiles, gemm=True)
     branches = [_views(batch, *branch) for branch in (batch.semantic, batch.visual)]
     yield "GEMM alone", lambda: [_products(branch) for branch in branches]
     yield "torch eager", lambda: [_naive(branch) for branch in branches]
@@ -104,7 +104,7 @@ Views = list[tuple[Tensor, Tensor]]
 
 
 def _views(batch: Batch, source: Tensor, target: Tensor) -> Views:
-    """(source rows, target rows) of each pair, or one pair of stacks if all sizes are equal."""
+    """Return (source rows, target rows) per pair, or one pair of stacks of equal sizes."""
     starts, sizes = batch.source_offsets.tolist(), batch.source_offsets.diff().tolist()
     firsts, counts = batch.target_offsets.tolist(), batch.target_offsets.diff().tolist()
     one_size = len(set(sizes)) == 1 and len(set(counts)) == 1

@@ -1,4 +1,4 @@
-"""Step 2: the tests of the kernels on the GPU itself."""
+"""Step 2: kernel tests on the GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-# What a GPU adds: native kernels, bfloat16, races, graphs. Ahead-of-time compilation needs none.
+# Native kernels, bfloat16, races, graphs. Ahead-of-time compilation needs no GPU.
 TESTS = (
     "tests/kernels",
     "tests/matching/test_matching.py",
@@ -21,7 +21,7 @@ TESTS = (
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """One row: how many passed and failed, and the end of what pytest said."""
+    """Yield one row: numbers of passed and failed tests, and the end of pytest's output."""
     tests = ("tests/kernels/test_schedule.py",) if quick else TESTS
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--maxfail=5", "-p", "no:cacheprovider", *tests],

@@ -1,4 +1,4 @@
-"""A step of the second call: ONNX Runtime against torch, random weights of the SD 2.1 shape."""
+"""Separate step: ONNX Runtime against torch, SD 2.1 shape with random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of torch, eager and compiled, and of ONNX Runtime on the same device."""
+    """Yield rows of ONNX Runtime and of torch, eager and compiled, on the same device."""
     with tempfile.TemporaryDirectory() as home:
         of = exported(Path(home), quick)
         size = sum((of.folder / name).stat().st_size for name in of.record.files) / 2**20

@@ -1,4 +1,4 @@
-"""Results as a table that people read, and which targets they meet."""
+"""Results as Markdown tables, with targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TARGET_SHAPE = "64 x 2304, D=384"
 
 
 def targets(results: Results) -> list[tuple[str, float | None, float]]:
-    """(what, measured, wanted at least) of each target; None where it was not measured."""
+    """Return (description, measured, minimum) per target; None if not measured."""
     ceiling = _ceiling(results, "bfloat16")
     ours = _row(results, TARGET_SHAPE, "bfloat16", "vsm_fast")
     share = ours["tflops"] / ceiling if ours and ceiling else None
@@ -39,7 +39,7 @@ def targets(results: Results) -> list[tuple[str, float | None, float]]:
 
 
 def _throughputs(results: Results) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The recipe's row and the best of the library's at one reference."""
+    """Return the recipe's row and the library's best row with one reference."""
     rows = [row for row in results.get("throughput", []) if "workload" in row]
     recipe = next((row for row in rows if row["how"] == "recipe"), None)
     ours = [row for row in rows if row["workload"].startswith("1 x")]
@@ -47,7 +47,7 @@ def _throughputs(results: Results) -> tuple[dict[str, Any] | None, dict[str, Any
 
 
 def markdown(results: Results) -> str:
-    """The tables of a run."""
+    """Return the tables of a run."""
     sections = (
         _environment, _targets, _matching, _extraction, _throughput, _levers, _group_norm, _exports,
     )  # fmt: skip
@@ -74,13 +74,13 @@ def _environment(results: Results) -> list[str]:
 
 
 def _targets(results: Results) -> list[str]:
-    lines = ["| target | wanted | measured | |", "|---|---|---|---|"]
-    for what, measured, wanted in targets(results):
+    lines = ["| target | minimum | measured | |", "|---|---|---|---|"]
+    for target, measured, minimum in targets(results):
         if measured is None:
-            lines.append(f"| {what} | {wanted:g} | not measured | |")
+            lines.append(f"| {target} | {minimum:g} | not measured | |")
         else:
-            met = "met" if measured >= wanted else "missed"
-            lines.append(f"| {what} | {wanted:g} | {measured:.2f} | {met} |")
+            met = "met" if measured >= minimum else "missed"
+            lines.append(f"| {target} | {minimum:g} | {measured:.2f} | {met} |")
     return [*lines, ""]
 
 
@@ -220,8 +220,8 @@ def _ceiling(results: Results, dtype: str) -> float | None:
 
 
 def _row(results: Results, shape: str, dtype: str, contestant: str) -> dict[str, Any] | None:
-    wanted = {"shape": shape, "dtype": dtype, "contestant": contestant}
+    key = {"shape": shape, "dtype": dtype, "contestant": contestant}
     for row in results.get("matching", []):
-        if wanted.items() <= row.items() and "error" not in row:
+        if key.items() <= row.items() and "error" not in row:
             return row
     return None

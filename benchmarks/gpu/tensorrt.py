@@ -1,4 +1,4 @@
-"""A step of the second call: TensorRT against torch, random weights of the SD 2.1 shape."""
+"""Separate step: TensorRT against torch, SD 2.1 shape with random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of TensorRT, launched one by one and as a CUDA graph, and of torch."""
+    """Yield rows of TensorRT, without and with a CUDA graph, and of torch."""
     reason = unusable(device)
     if reason:  # before minutes of exporting
         yield {"how": "tensorrt", "batch": 0, "error": reason}
@@ -33,7 +33,7 @@ def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]
 def _built(
     of: Exported, contest: Contest, device: torch.device, cuda_graph: bool
 ) -> dict[str, Any]:
-    """A row of a plan; the second one is built from what the first one measured."""
+    """Return the row of a plan; the second build reuses the first one's measurements."""
     how = "tensorrt, CUDA graph" if cuda_graph else "tensorrt"
     try:
         made = trt_plans.make_plan(
@@ -42,10 +42,10 @@ def _built(
             device,
             BuildOptions(cuda_graph=cuda_graph),
             contest.references,
-            photographs=of.model,  # none there: scores of random weights mean nothing
+            photographs=of.model,  # contains none: scores of random weights mean nothing
         )
         runtime = load_tensorrt(of.folder, of.record, device)
-    except Exception as error:  # not installed, not built, not the same: torch's rows go on
+    except Exception as error:  # of any class: torch's rows still run
         return {"how": how, "batch": of.record.batch.best} | failed(error)
     return contest.row(runtime) | {
         "how": how,

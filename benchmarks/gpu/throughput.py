@@ -1,7 +1,7 @@
-"""Step 6: pairs per second end to end, SD 2.1 shape, against the reference recipe.
+"""Step 6: end-to-end throughput of the SD 2.1 shape against the reference recipe.
 
-Images come as arrays of 1024 x 1024, so that resizing is timed and decoding is not. Weights are
-random, which changes no time but that of nothing.
+Images are arrays of 1024 x 1024: timing includes resizing and excludes decoding. Random weights
+do not affect speed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vsm_fast.model.config import BackboneConfig, ModelConfig
 from vsm_fast.runtimes.choose import LoadedModel
 from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
 
-DIFFERENT = 32  # images; more generations are the same ones again
+DIFFERENT = 32  # distinct images, repeated for more
 GENERATIONS = 1000
 REFERENCES, EACH = 30, 4 * 30
-SECONDS = 12.0  # of each measurement, about
+SECONDS = 12.0  # approximate duration of a measurement
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of (workload, how) with pairs and images per second and the peak of memory."""
+    """Yield rows of (workload, how) with pairs and images per second and peak memory."""
     side = 64 if quick else 768
     dtype = torch.bfloat16
     made = parts(TINY if quick else FULL)
@@ -76,7 +76,7 @@ def _recipe_rate(recipe: ReferenceRecipe, images: list[NDArray[np.uint8]], count
 def _workloads(
     scorer: VSMScorer, images: list[NDArray[np.uint8]], quick: bool
 ) -> Iterator[tuple[str, Callable[[int], Any], int, float]]:
-    """(name, function of the number of pairs, pairs to begin with, images described a pair)."""
+    """Yield (name, function of the number of pairs, initial pairs, images per pair)."""
 
     def one(count: int) -> Any:
         gens = [images[number % len(images)] for number in range(count)]
@@ -94,7 +94,7 @@ def _workloads(
 
 
 def _rate(score: Callable[[int], Any], count: int, device: torch.device) -> float:
-    """Pairs per second: measured on ``count`` pairs, then on as many as the time allows."""
+    """Return pairs per second, measured on ``count`` pairs, then on as many as time allows."""
     seconds = _seconds(score, count, device)
     longer = min(GENERATIONS, int(count * SECONDS / seconds)) if device.type == "cuda" else count
     if longer > count:

@@ -1,4 +1,4 @@
-"""Time and memory of one call."""
+"""Time and memory of a call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of a call: 20th, 50th and 80th percentile; peak of memory beyond the inputs.
+    """Microseconds of a call as 20th, 50th and 80th percentile, and peak memory beyond the inputs.
 
-    ``peak_mib`` is 0 where it cannot be known.
+    ``peak_mib`` is 0 if unknown.
     """
 
     p20: float
@@ -25,14 +25,13 @@ class Timing:
 def measure(run: Callable[[], object], device: torch.device, milliseconds: int = 150) -> Timing:
     """Time a call after a warm-up.
 
-    On a GPU with events, the cache cleared before each call (Triton's ``do_bench``), so that small
-    inputs are not measured in the second-level cache. On a CPU, where this only tries the
-    benchmark out, by the clock.
+    On a GPU with events and a cleared L2 cache before each call (Triton's ``do_bench``). On a
+    CPU, only to test the benchmark, with the clock.
 
     Args:
-        run: The call.
-        device: Where it works.
-        milliseconds: How long to repeat it.
+        run: Timed function.
+        device: Device of its work.
+        milliseconds: Duration of the repetitions.
     """
     if device.type != "cuda":
         seconds = []
@@ -44,7 +43,7 @@ def measure(run: Callable[[], object], device: torch.device, milliseconds: int =
         return Timing(fast, middle, slow, 0.0)
     from triton.testing import do_bench
 
-    run()  # compiles; not in the memory
+    run()  # compiles, outside of the memory measurement
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -57,5 +56,5 @@ def measure(run: Callable[[], object], device: torch.device, milliseconds: int =
 
 
 def rate(operations: float, timing: Timing) -> float:
-    """TFLOP/s at the median."""
+    """Return TFLOP/s at the median."""
     return operations / timing.p50 / 1e6

@@ -1,4 +1,4 @@
-"""Step 3: tune the kernels, into the folder of the results."""
+"""Step 3: kernel tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUDGET = 110  # seconds
 
 
 def run(device: torch.device, *, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """One row for each tuned shape; the file is copied to where the kernels look for it."""
+    """Yield one row per tuned shape; copy the file to ``kernels/tuned/``."""
     out = Path(os.environ.get("VSM_RESULTS", ".")) / "tuned"
     code = tune.main(["--out", str(out), "--budget", str(1 if quick else BUDGET)])
     if code:

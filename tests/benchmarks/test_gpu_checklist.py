@@ -1,4 +1,4 @@
-"""The checklist on a machine without a GPU: its order, its failures, its tables, its workloads."""
+"""The GPU checklist without a GPU: order, failures, tables, workloads."""
 
 from __future__ import annotations
 
@@ -91,15 +91,13 @@ def test_a_failing_step_keeps_its_rows_and_the_next_goes_on(tmp_path: Path) -> N
 def test_nothing_is_measured_while_tests_are_red(tmp_path: Path) -> None:
     red = {**GREEN, "native_tests": [{"green": False, "failed": 1}], "matching": MATCHING}
     results = run_checklist(tmp_path, 500, run=fake(red))
-    assert results["matching"] == [
-        {"error": "not measured, because the tests of the kernels are red"}
-    ]
+    assert results["matching"] == [{"error": "not measured: the kernel tests fail"}]
     assert "native tests: RED" in markdown(results)
 
 
 def test_steps_that_no_time_is_left_for_say_so(tmp_path: Path) -> None:
     results = run_checklist(tmp_path, 1, run=fake(GREEN))
-    assert results["environment"] == [{"error": "no time was left"}]
+    assert results["environment"] == [{"error": "no time left"}]
 
 
 def test_one_call_ends_within_eight_minutes() -> None:
@@ -168,6 +166,7 @@ def test_exports_are_a_call_of_their_own(tmp_path: Path) -> None:
     assert sum(seconds for _, _, seconds in EXPORTS) <= 600
 
 
+@pytest.mark.slow
 def test_onnx_runtime_is_measured_on_a_small_scale(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert run_step("onnx_runtime", path, 280, "--quick") is None
@@ -181,7 +180,7 @@ def test_tensorrt_is_measured_on_a_small_scale(
     request: pytest.FixtureRequest, small_export: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """With a stand-in: what is tried is that a first run on a GPU has no slip in it."""
+    """With a stand-in, to find mistakes before the first run on a GPU."""
     (row,) = tensorrt_step.run(torch.device("cpu"), quick=True)
     assert "NVIDIA GPU" in row["error"]
     request.getfixturevalue("tensorrt")
@@ -205,10 +204,15 @@ def test_an_empty_run_has_a_table_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["environment", "native_tests", "matching", "extraction", "throughput", "levers"]
+    "module",
+    ["environment", "throughput"]
+    + [
+        pytest.param(module, marks=pytest.mark.slow)
+        for module in ("native_tests", "matching", "extraction", "levers")
+    ],
 )
 def test_each_step_runs_on_a_small_scale(module: str, tmp_path: Path) -> None:
-    """Interpreted and tiny: what is tried is that a first run on a GPU has no slip in it."""
+    """Interpreted and tiny, to find mistakes before the first run on a GPU."""
     path = tmp_path / "rows.jsonl"
     assert run_step(module, path, 280, "--quick") is None
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -224,7 +228,7 @@ def test_a_step_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
-def test_what_a_stopped_step_has_started_is_ended_too(
+def test_children_of_a_stopped_step_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, started, survived = (tmp_path / name for name in ("step", "started", "survived"))

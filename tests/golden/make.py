@@ -1,10 +1,10 @@
-"""Golden scores: what the embedded model gave for the shipped photographs.
+"""Golden scores of the embedded model on the shipped photographs.
 
     python tests/golden/make.py
 
-writes ``scores.json`` anew, which is for deliberate changes of the model or of the method only:
-say in the commit what moved. Pairs are every shipped reference with every shipped generation, of
-its own subject and of the others, so that matches of all qualities are among them.
+rewrites ``scores.json``, only for deliberate changes of the model or the method; the commit says
+which scores moved. Pairs are every shipped reference with every shipped generated image, of all
+subjects, so matches of all qualities are included.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from vsm_fast.results.drift import drift  # noqa: E402
 from vsm_fast.results.scores import VSMScores  # noqa: E402
 
 FILE = Path(__file__).with_name("scores.json")
-DTYPES = ("float32", "bfloat16")  # of torch; ONNX Runtime is held to the float32 ones too
-_STEPS = 10**5  # similarities are kept to five digits
+DTYPES = ("float32", "bfloat16")  # of torch; ONNX Runtime must give the float32 scores too
+_STEPS = 10**5  # similarities have five digits
 
 
 def scores_of(scorer: VSMScorer) -> VSMScores:
-    """Every shipped reference with every shipped generation, one image at a time."""
+    """Score every shipped reference with every generated image, one image at a time."""
     sides = [sorted((ROOT / "examples" / side).glob("*/*.jpg")) for side in ("refs", "gens")]
     masks = [[path.with_name(f"{path.stem}_mask.png") for path in side] for side in sides]
     pairs = list(product(range(len(sides[0])), range(len(sides[1]))))
@@ -44,7 +44,7 @@ def scores_of(scorer: VSMScorer) -> VSMScores:
 
 
 def recorded(scores: VSMScores) -> list[dict[str, Any]]:
-    """One JSON object a pair; ``similarity`` is null where a point matched nothing."""
+    """Return a JSON object per pair; ``similarity`` is null for unmatched points."""
     rows = []
     for result in scores:
         evidence = result.evidence

@@ -1,10 +1,11 @@
-"""Compile the kernels for GPUs that are not here, and read what the machine code needs.
+"""Compile the kernels for absent GPUs and read the resources of the machine code.
 
-    python tests/kernels/ahead_of_time.py            a table for people
-    python tests/kernels/ahead_of_time.py --json     the same for the tests
+    python tests/kernels/ahead_of_time.py               table of all targets and variants
+    python tests/kernels/ahead_of_time.py --defaults    defaults on sm_90 and sm_100 only
+    python tests/kernels/ahead_of_time.py --json        the same for the tests
 
-Triton's wheel carries the assemblers and disassemblers, so that no GPU is needed. The tests run
-this file as a program of its own: they interpret the kernels, which excludes compiling them.
+Triton's wheel carries assemblers and disassemblers, so no GPU is needed. The tests run this file
+as a program of its own: they interpret the kernels, which excludes compiling them.
 """
 
 from __future__ import annotations
@@ -28,24 +29,11 @@ from triton.compiler import ASTSource
 
 from vsm_fast.kernels.claim import CHANNELS_EXACT, WARPS, WARPS_EXACT, _claim_kernel
 from vsm_fast.kernels.count import _count_kernel
-from vsm_fast.kernels.group_norm import (
-    GroupNormTiles,
-    _affine_kernel,
-    _moments_kernel,
-    _normalise_kernel,
-)
 from vsm_fast.kernels.nearest import CLEARED, NearestTiles, _nearest_kernel
 from vsm_fast.kernels.schedule import BLOCK_COLUMNS, ITEM_COLUMNS, POINTS_PER_BLOCK
 from vsm_fast.kernels.tuning import default_tiles
 
-KERNELS = {
-    "nearest": _nearest_kernel,
-    "claim": _claim_kernel,
-    "count": _count_kernel,
-    "moments": _moments_kernel,
-    "affine": _affine_kernel,
-    "normalise": _normalise_kernel,
-}
+KERNELS = {"nearest": _nearest_kernel, "claim": _claim_kernel, "count": _count_kernel}
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -57,13 +45,13 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 
 
 def default_on(target: str, dtype: torch.dtype) -> NearestTiles:
-    """The tiles of a GPU of this kind that nobody has tuned."""
+    """Return the tiles of an untuned GPU."""
     amd = target.startswith("gfx")
     major = 9 if amd else int(target.removeprefix("sm_")) // 10
     return default_tiles(dtype, major=major, shared=SHARED[target], amd=amd)
 
 
-# The default of each target first, then others that tuning may choose.
+# The default of each target, then others that tuning may choose.
 TILES = {
     target: [default_on(target, torch.bfloat16), *others]
     for target, others in {
@@ -87,7 +75,7 @@ MATRIX = re.compile(r"HMMA|QMMA|HGMMA|QGMMA|UTC[HQ]MMA|v_mfma")
 
 @dataclass(frozen=True)
 class Job:
-    """One compilation: kernel, target, types of its arguments, constants, launch options."""
+    """Compilation of a kernel: target, argument types, constants, launch options."""
 
     kernel: str
     variant: str
@@ -101,10 +89,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel needs.
+    """Resources of a compiled kernel.
 
-    ``registers`` of a thread, ``shared`` bytes of a program, ``spills``: bytes of the stack or
-    registers spilled, ``operations``: how often each instruction stands in the machine code.
+    ``registers`` per thread, ``shared`` bytes per program, ``spills``: stack bytes or spilled
+    registers, ``operations``: count per instruction in the machine code.
     """
 
     kernel: str
@@ -127,7 +115,7 @@ def nearest_job(
     precision: str = "ieee",
     visual_index: bool = False,
 ) -> Job:
-    """The first launch, with rows of ``dtype``."""
+    """Return the job of the first launch with rows of ``dtype``."""
 
     def rows(height: int) -> str:
         if tiles.descriptors:
@@ -135,17 +123,15 @@ def nearest_job(
         return f"*{dtype}"
 
     query, key = rows(tiles.queries), rows(tiles.keys)
-    names = [
-        "x".join(map(str, (tiles.queries, tiles.keys, tiles.channels))),
-        f"{tiles.warps} warps",
-    ]
-    names += ["descriptors" if tiles.descriptors else "pointers", dtype, f"D={channels}"]
-    names += [] if normalised else ["raw"]
-    names += [] if precision == "ieee" else [precision]
-    names += ["visual index"] if visual_index else []
+    loads = "descriptors" if tiles.descriptors else "pointers"
+    variant = (
+        f"{tiles.queries}x{tiles.keys}x{tiles.channels}, {tiles.warps} warps, {loads}, {dtype}"
+    )
+    variant += f", D={channels}" + ("" if normalised else ", raw")
+    variant += ("" if precision == "ieee" else f", {precision}") + ", visual index" * visual_index
     return Job(
         "nearest",
-        ", ".join(names),
+        variant,
         target,
         {
             "semantic_query": query, "semantic_key": key,
@@ -168,7 +154,7 @@ def nearest_job(
 
 
 def claim_job(target: str, *, exact: bool, normalised: bool = True) -> Job:
-    """The second launch."""
+    """Return the job of the second launch."""
     return Job(
         "claim",
         ("exact" if exact else "as found") + ("" if normalised else ", raw"),
@@ -189,7 +175,7 @@ def claim_job(target: str, *, exact: bool, normalised: bool = True) -> Job:
 
 
 def count_job(target: str, thresholds: int) -> Job:
-    """The third launch."""
+    """Return the job of the third launch."""
     return Job(
         "count",
         f"{thresholds} thresholds",
@@ -205,62 +191,38 @@ def count_job(target: str, thresholds: int) -> Job:
     )  # fmt: skip
 
 
-def group_norm_jobs(target: str) -> Iterator[Job]:
-    """GroupNorm of 512 channels in bfloat16, as in the middle of a VAE."""
-    tiles = GroupNormTiles()
-    cut = {"CHANNELS": 512, "N": tiles.cells, "C": tiles.channels}
-    yield Job(
-        "moments", "bf16, 512 channels", target,
-        {"x": "*bf16", "moments": "*fp32", "n_cells": "i32", "n_steps": "i32"},
-        cut, tiles.warps,
-    )  # fmt: skip
-    yield Job(
-        "affine", "bf16, 512 channels", target,
-        {
-            "moments": "*fp32", "weight": "*bf16", "bias": "*bf16", "affine": "*fp32",
-            "n_cells": "i32", "n_parts": "i32", "part_cells": "i32", "eps": "fp32",
-        },
-        {"CHANNELS": 512, "WIDTH": 16, "P": 128, "W": 16}, WARPS,
-    )  # fmt: skip
-    yield Job(
-        "normalise", "bf16, 512 channels", target,
-        {"x": "*bf16", "affine": "*fp32", "out": "*bf16", "n_cells": "i32"},
-        {**cut, "ACTIVATION": "silu"}, tiles.warps,
-    )  # fmt: skip
-
-
-def jobs() -> Iterator[Job]:
-    """Everything that the tests look at."""
+def jobs(everything: bool) -> Iterator[Job]:
+    """Yield the compilations that the tests inspect; only the defaults unless ``everything``."""
     for target, choices in TILES.items():
-        for tiles in choices:
+        hopper_or_later = target in ("sm_90", "sm_100")
+        if not everything and not hopper_or_later:
+            continue
+        first, exact = choices[0], default_on(target, torch.float32)
+        yield nearest_job(target, first)
+        yield nearest_job(target, exact, "fp32")
+        yield nearest_job(target, exact, "fp32", precision="tf32")
+        if hopper_or_later:
+            yield nearest_job(target, first, "fp8e4nv", visual_index=True)
+        yield claim_job(target, exact=True)
+        yield count_job(target, 4)
+        if not everything:
+            continue
+        for tiles in choices[1:]:
             yield nearest_job(target, tiles)
-        first = choices[0]
         free = replace(first, registers=0)
         yield nearest_job(target, free, "fp16", normalised=False)
         yield nearest_job(target, free, "fp16", channels=128 if first.descriptors else 100)
-        exact = default_on(target, torch.float32)
-        yield nearest_job(target, exact, "fp32")
-        yield nearest_job(target, exact, "fp32", precision="tf32")
-        if target in ("sm_90", "sm_100"):
-            yield nearest_job(target, first, "fp8e4nv", visual_index=True)
-        for again in (False, True):
-            yield claim_job(target, exact=again)
+        yield claim_job(target, exact=False)
         yield claim_job(target, exact=True, normalised=False)
-        for thresholds in (0, 4):
-            yield count_job(target, thresholds)
-        yield from group_norm_jobs(target)
+        yield count_job(target, 0)
 
 
 def compile_kernel(job: Job) -> Resources:
-    """Compile as a launch would, and read the machine code.
-
-    Raises:
-        Exception: Whatever the compiler raises.
-    """
+    """Compile as a launch would and read the machine code."""
     function = KERNELS[job.kernel]
     names = function.arg_names
     signature = {name: job.types.get(name, "constexpr") for name in names}
-    # Torch aligns what it allocates; without this the compiler would load a few bytes at a time.
+    # Torch aligns allocations; without this the compiler would load a few bytes at a time.
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
@@ -323,9 +285,9 @@ def _table(found: list[Resources]) -> str:
 
 
 def main() -> None:
-    """Compile everything, two at a time, and print it."""
+    """Compile all jobs, two at a time, and print the result."""
     with ThreadPoolExecutor(2) as pool:  # the assemblers are programs of their own
-        found = list(pool.map(compile_kernel, jobs()))
+        found = list(pool.map(compile_kernel, jobs("--defaults" not in sys.argv)))
     if "--json" in sys.argv:
         print(json.dumps([asdict(one) for one in found]))
     else:

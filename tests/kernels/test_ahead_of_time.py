@@ -1,7 +1,4 @@
-"""What the compiled kernels need on GPUs that are not here.
-
-``python tests/kernels/ahead_of_time.py`` prints the same as a table.
-"""
+"""Resources of the compiled kernels on absent GPUs: see ``ahead_of_time.py``."""
 
 from __future__ import annotations
 
@@ -33,21 +30,23 @@ REGISTER_FILE = 65536  # of an NVIDIA multiprocessor
 Resources = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[Resources]:
-    """Everything compiled, in a process where kernels are not interpreted."""
+@pytest.fixture(scope="module", params=["defaults", pytest.param("all", marks=pytest.mark.slow)])
+def compiled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[Resources]:
+    """Compile in a process that does not interpret kernels."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    options = ["--defaults"] if request.param == "defaults" else []
     run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("ahead_of_time.py"), "--json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+        [sys.executable, Path(__file__).with_name("ahead_of_time.py"), "--json", *options],
+        env=environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     found: list[Resources] = json.loads(run.stdout)
-    assert {one["target"] for one in found} == set(MATRIX)
+    targets = {"sm_90", "sm_100"} if options else set(MATRIX)
+    assert {one["target"] for one in found} == targets
+    assert len(found) == (12 if options else 49)
     return found
 
 
@@ -66,19 +65,16 @@ def count(one: Resources, pattern: str) -> int:
 
 
 def test_nothing_spills_and_everything_fits(compiled: list[Resources]) -> None:
-    assert len(compiled) == 61
     for one in compiled:
         assert one["spills"] <= SPILLED, one
         assert 0 < one["registers"] <= REGISTERS[one["target"]], one
         assert one["shared"] <= SHARED[one["target"]], one
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_sixteen_bit_products_run_on_the_matrix_units(
-    compiled: list[Resources], dtype: str
-) -> None:
-    for one in select(compiled, "nearest", dtype):
-        assert count(one, MATRIX[one["target"]]) >= 4, one
+def test_sixteen_bit_products_run_on_the_matrix_units(compiled: list[Resources]) -> None:
+    for one in select(compiled, "nearest"):
+        if {"bf16", "fp16"} & set(one["variant"].split(", ")):
+            assert count(one, MATRIX[one["target"]]) >= 4, one
 
 
 def test_float8_products_run_at_their_own_rate(compiled: list[Resources]) -> None:
@@ -113,8 +109,10 @@ def test_tiles_are_copied_asynchronously(compiled: list[Resources]) -> None:
 
 
 def test_two_programs_of_the_default_tiles_fit_a_processor(compiled: list[Resources]) -> None:
-    """One reduces while the other multiplies; what the limit of 128 registers is for."""
+    """One reduces while the other multiplies; the reason for the limit of 128 registers."""
     for target, warps in {"sm_80": 8, "sm_90": 8, "sm_100": 4}.items():
+        if target not in {one["target"] for one in compiled}:
+            continue
         fitting = [
             one
             for one in select(compiled, "nearest", "128x128x64", f"{warps} warps", "bf16")

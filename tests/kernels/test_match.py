@@ -1,11 +1,11 @@
-"""The three launches against the eager specification, in every variant."""
+"""The three launches against the eager specification, in all variants."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ from triton_device import DEVICE, NATIVE, SIXTEEN_BIT
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.kernels.devices import launching_on
-from vsm_fast.kernels.group_norm import group_norm
 from vsm_fast.kernels.match import Matched, match_pairs, schedule_pairs
 from vsm_fast.kernels.nearest import CLEARED, NearestTiles, _clear
 from vsm_fast.kernels.nearest_gemm import _products, nearest_gemm
@@ -144,24 +143,13 @@ def test_ragged_batches_equal_eager(
     assert_equals_eager(found, source, target, pairs, tau, thresholds)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One batch that is hard in several ways: empty, single, ragged, shared references."""
-
-    counts: tuple[int, ...] = (37, 0, 80, 1)
-    target_counts: tuple[int, ...] = (50, 0, 65, 1)
-    pairs: tuple[tuple[int, int], ...] = (
-        (0, 0), (1, 0), (2, 0), (3, 2), (0, 1), (2, 2), (0, 3), (3, 3),
-    )  # fmt: skip
-
-
 @pytest.fixture
 def case(make_descriptors: Make) -> tuple[Descriptors, Descriptors, Tensor]:
-    made = Case()
+    """One batch with empty, single and ragged subjects and shared references."""
     return (
-        make_descriptors(made.counts, 48),
-        make_descriptors(made.target_counts, 48, 1),
-        torch.tensor(made.pairs),
+        make_descriptors([37, 0, 80, 1], 48),
+        make_descriptors([50, 0, 65, 1], 48, 1),
+        torch.tensor([[0, 0], [1, 0], [2, 0], [3, 2], [0, 1], [2, 2], [0, 3], [3, 3]]),
     )
 
 
@@ -238,7 +226,7 @@ def test_float8_finds_near_neighbours_and_says_exactly_how_near(
 
 
 def test_splits_change_nothing(make_descriptors: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, target = make_descriptors([20, 3], 32), make_descriptors([300, 17], 32, 1)
+    source, target = make_descriptors([20, 3], 32), make_descriptors([150, 17], 32, 1)
     pairs = torch.tensor([[0, 0], [1, 1], [1, 0]])
     for tiles in (TILES["pointers"], TILES["descriptors"]):
         monkeypatch.setattr("vsm_fast.kernels.match.processors", lambda _: 1)
@@ -294,7 +282,7 @@ def test_denormal_and_zero_rows_are_similar_to_nothing() -> None:
     ("bad", "normalised"),
     [(torch.nan, True), (torch.nan, False), (torch.inf, False), (-torch.inf, False)],
 )
-def test_a_row_that_is_not_finite_matches_nothing_and_disturbs_nobody(
+def test_a_non_finite_row_matches_nothing_and_affects_no_other(
     bad: float, normalised: bool
 ) -> None:
     spoilt = AXES.clone()
@@ -337,16 +325,16 @@ def test_more_than_four_thresholds_are_refused() -> None:
         run(image(AXES), image(AXES), PAIR, 0.5, [0.1, 0.2, 0.3, 0.4, 0.5])
 
 
-def test_ten_thousand_pairs(make_descriptors: Make) -> None:
-    """More pairs than any one dimension of a tile or block; runs of one reference."""
+def test_thousands_of_pairs(make_descriptors: Make) -> None:
+    """More pairs than any dimension of a tile or block; runs of one reference."""
     rng = np.random.default_rng(0)
-    counts = rng.integers(0, 4, 100)
-    if not NATIVE:  # the interpreter takes milliseconds for a program
-        counts[np.arange(100) % 33 > 0] = 0
+    images = 100 if NATIVE else 40  # the interpreter takes milliseconds per program
+    counts = rng.integers(0, 4, images)
+    if not NATIVE:
+        counts[np.arange(images) % 13 > 0] = 0
     source = make_descriptors(counts.tolist(), 8)
-    target = make_descriptors(rng.integers(0, 4, 100).tolist(), 8, 1)
-    pairs = torch.cartesian_prod(torch.arange(100), torch.arange(100)).flip(1)
-    assert len(pairs) == 10_000
+    target = make_descriptors(rng.integers(0, 4, images).tolist(), 8, 1)
+    pairs = torch.cartesian_prod(torch.arange(images), torch.arange(images)).flip(1)
     found = run(source, target, pairs, 0.2, [0.2], tiles=NearestTiles(128, 16, 16))
     wanted = match_eager(source, target, pairs, 0.2)
     assert torch.equal(found.kept, wanted.kept)
@@ -355,8 +343,9 @@ def test_ten_thousand_pairs(make_descriptors: Make) -> None:
     assert torch.equal(found.counts[:, 0].long(), counts.n_matched)
 
 
-def test_sixty_five_thousand_points(make_descriptors: Make) -> None:
-    source, target = make_descriptors([65_536], 4), make_descriptors([70], 4, 1)
+def test_tens_of_thousands_of_points(make_descriptors: Make) -> None:
+    points = 65_536 if NATIVE else 16_384
+    source, target = make_descriptors([points], 4), make_descriptors([70], 4, 1)
     tiles = NearestTiles(512, 32, 16)
     found = run(source, target, PAIR, 0.2, [0.2], tiles=tiles)
     assert_equals_eager_large(found, source, target)
@@ -365,7 +354,7 @@ def test_sixty_five_thousand_points(make_descriptors: Make) -> None:
 
 
 def assert_equals_eager_large(found: Matched, source: Descriptors, target: Descriptors) -> None:
-    """As match_eager, whose rivalry is quadratic in the points."""
+    """Check against float64; match_eager's duplicate resolution is quadratic in the points."""
     similarity = source.semantic.double() @ target.semantic.double().T
     best = similarity.amax(1)
     torch.testing.assert_close(found.nearest.semantic_similarity.double(), best, atol=2e-6, rtol=0)
@@ -390,9 +379,9 @@ def test_no_pair_and_no_point(make_descriptors: Make) -> None:
 
 
 def test_twenty_runs_are_identical(case: tuple[Descriptors, Descriptors, Tensor]) -> None:
-    """A moving result would be a race."""
+    """A varying result would be a race."""
     first = run(*case, 0.2, [0.3])
-    for _ in range(20 if NATIVE else 2):
+    for _ in range(20 if NATIVE else 1):
         again = run(*case, 0.2, [0.3])
         assert torch.equal(first.kept, again.kept)
         assert torch.equal(first.counts, again.counts)
@@ -425,7 +414,7 @@ def test_a_batch_is_captured_in_a_graph(case: tuple[Descriptors, Descriptors, Te
 
 @triton.jit
 def _clear_as(cells, n_cells, program, programs, VALUE: tl.constexpr, BLOCK: tl.constexpr):
-    """What ``program`` of ``programs`` clears."""
+    """Clear the blocks of ``program``."""
     _clear(cells, n_cells, program, programs, VALUE, BLOCK)
 
 
@@ -461,18 +450,14 @@ def test_every_launch_runs_under_the_device_of_its_rows(monkeypatch: pytest.Monk
             launched.append(self._name)
             return self._kernel[grid]
 
-    for module in ("nearest", "claim", "count", "group_norm"):
+    for module in ("nearest", "claim", "count"):
         loaded = importlib.import_module(f"vsm_fast.kernels.{module}")
         monkeypatch.setattr(loaded, "launching_on", guard)
         # Helpers of kernels begin without a launch.
         for name in [name for name in vars(loaded) if name.endswith("_kernel")]:
             monkeypatch.setattr(loaded, name, Watched(name, getattr(loaded, name)))
     assert run(image(AXES), image(AXES), PAIR, 0.5, [0.5]).counts.tolist() == [[16, 16]]
-    pixels = torch.ones(1, 16, 4, 4, device=DEVICE).to(memory_format=torch.channels_last)
-    group_norm(pixels, 4, torch.ones(16, device=DEVICE), torch.zeros(16, device=DEVICE))
-    assert [name.removesuffix("_kernel") for name in launched] == [
-        "_nearest", "_claim", "_count", "_moments", "_affine", "_normalise"
-    ]  # fmt: skip
+    assert launched == ["_nearest_kernel", "_claim_kernel", "_count_kernel"]
 
 
 def test_the_guard_of_a_second_gpu_is_that_gpus() -> None:

@@ -1,4 +1,4 @@
-"""The tables of work: every point meets every target once, whatever the sizes."""
+"""Work tables: every point meets every target once, for all sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for tiles, with a clock of its own instead of a GPU's."""
+"""Tile tuning with made-up times instead of a GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_candidates_fit_and_differ(dtype: torch.dtype, shared: int, copies: bool
 
 @dataclass
 class FakeTrial:
-    """A trial whose times are made up, and which remembers what was tried."""
+    """Trial with made-up times that records the tiles."""
 
     slowness: float
     tried: list[NearestTiles] = field(default_factory=list)
@@ -86,7 +86,7 @@ def test_a_candidate_counts_only_if_it_is_right(caplog: pytest.LogCaptureFixture
 
     assert small_trial().time(SLOW, timer) == 7.0
     assert small_trial(tolerance=-1).time(SLOW, timer) == math.inf
-    assert "left out, wrong by" in caplog.text
+    assert "excluded, error" in caplog.text
 
     def broken(run: Callable[[], object]) -> float:
         raise RuntimeError("out of shared memory")
@@ -95,7 +95,7 @@ def test_a_candidate_counts_only_if_it_is_right(caplog: pytest.LogCaptureFixture
     assert "out of shared memory" in caplog.text
 
 
-def test_a_random_batch_is_what_was_asked_for() -> None:
+def test_a_random_batch_has_the_requested_shape() -> None:
     batch: Batch = random_batch([3, 0, 5], [4], 8, torch.float16, DEVICE)
     assert batch.pairs.tolist() == [[0, 0], [1, 0], [2, 0]]
     assert batch.operations == 2 * 16 * (3 + 5) * 4

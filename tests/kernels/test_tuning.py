@@ -1,4 +1,4 @@
-"""Tiles come from measurements; without any, from what the GPU can hold."""
+"""Tiles come from measurements, else from the GPU's capacity."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_products_of_torch_are_taken_where_they_were_faster(folder: Path) -> Non
     assert not chosen(folder, "float16", 384, 2304).gemm
     narrow = chosen(folder, "float16", 64, 2304)
     assert narrow.gemm
-    assert narrow.reason.startswith("products of torch, as measured on Some GPU 80GB")
+    assert narrow.reason.startswith("torch's products, as measured on Some GPU 80GB")
 
 
-def test_what_was_not_measured_is_not_chosen(folder: Path) -> None:
+def test_an_unmeasured_type_or_gpu_has_no_choice(folder: Path) -> None:
     assert tuning._choose(GPU.gpu, "bfloat16", 384, 2304, folder) is None
     assert tuning._choose("Another GPU", "float16", 384, 2304, folder) is None
 
@@ -94,7 +94,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, *, major: int, shared: int, hip: s
     monkeypatch.setattr(torch.version, "hip", hip)
 
 
-def test_a_gpu_that_nobody_tuned_gets_what_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untuned_gpu_gets_tiles_by_its_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     fake_gpu(monkeypatch, major=9, shared=227 << 10, hip=None)
     hopper = choose(torch.float16, 384, 2304, device)

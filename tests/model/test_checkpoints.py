@@ -300,7 +300,7 @@ def test_saving_replaces_a_model_and_nothing_else(folder, tmp_path):
     other = tmp_path / "photos"
     other.mkdir()
     (other / "a.jpg").write_bytes(b"1")
-    with pytest.raises(ModelError, match=r"has no config\.json; it is left as it is"):
+    with pytest.raises(ModelError, match=r"contains no config\.json"):
         save_model(other, changed, pixel_unet(), *aggregation_pair(CHANNELS))
     assert (other / "a.jpg").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"model", "photos"}

@@ -1,6 +1,6 @@
-"""Mutants of a module: its syntax tree with one small mistake each.
+"""Mutants of a module: its syntax tree with one small fault each.
 
-Left alone: docstrings, annotations, imports, ``assert`` (for mypy), and the text of messages.
+Docstrings, annotations, imports, ``assert`` (for mypy) and message texts are not mutated.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ MODULES = {"np", "torch", "F", "nn", "init", "functional", "pa", "math"}  # not 
 LEFT_ALONE = (ast.Import, ast.ImportFrom, ast.Assert, ast.JoinedStr)
 ANNOTATIONS = {"annotation", "returns"}
 
-Place = tuple[tuple[str, int | None], ...]  # the fields, and positions in them, from the root
+Place = tuple[tuple[str, int | None], ...]  # fields and positions from the root
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mutated module; ``name`` stays the same when other lines of the file change."""
+    """Mutated module; ``name`` is independent of other lines of the file."""
 
     name: str
     line: int
@@ -56,7 +56,7 @@ class Mutant:
 
 
 def mutants(source: str) -> list[Mutant]:
-    """All mutants of a module's source, in the order of its lines."""
+    """Return all mutants of a module's source, in line order."""
     tree = ast.parse(source)
     before = ast.unparse(tree).splitlines()
     found: dict[str, Mutant] = {}
@@ -142,7 +142,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         yield from _calls(node)
     elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         for index, decorator in enumerate(node.decorator_list):
-            if isinstance(decorator, ast.Call):  # the others decide what kind of thing it is
+            if isinstance(decorator, ast.Call):  # others change the kind of the object
                 rest = node.decorator_list[:index] + node.decorator_list[index + 1 :]
                 yield _with(node, decorator_list=rest)
     elif isinstance(node, ast.Raise) or (
@@ -162,7 +162,7 @@ def _constants(node: ast.Constant) -> Iterator[ast.AST]:
 
 
 def _calls(node: ast.Call) -> Iterator[ast.AST]:
-    """The opposite function, one keyword argument less, or what the call was made on."""
+    """The opposite function, one keyword argument less, or the receiver of the call."""
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if name in OPPOSITE:

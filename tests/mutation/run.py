@@ -1,10 +1,12 @@
-"""Mutation testing: which small mistakes in a module its tests would not notice.
+"""Mutation testing of one module with selected tests.
 
     python tests/mutation/run.py vsm_fast/matching/scoring.py tests/matching/test_scoring.py
 
-Each mutant runs in a fork of a pytest that is about to collect its tests and has imported all of
-other projects that they need, so that a mutant costs little more than the tests themselves. Exit
-status 1: a mutant survived that ``equivalent.txt`` does not explain.
+Each mutant runs in a fork of a pytest session with all third-party imports done, so it costs
+little more than its tests. Exit status 1: a surviving mutant is not in ``equivalent.txt``.
+
+Not cosmic-ray, which starts a process per mutant (importing torch takes seconds), nor mutmut,
+which has no list of equivalent mutants with reasons.
 """
 
 from __future__ import annotations
@@ -34,43 +36,43 @@ from operators import mutants
 
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-# Without the plugins that write, collect garbage or ask git, once in each fork.
+# Plugins that write files, collect garbage or run git in every fork.
 WITHOUT = ("cacheprovider", "unraisableexception", "benchmark")
 
 
 class MutantFinder(SourceFileLoader):
-    """Finds one module, and loads a mutant in its place."""
+    """Import finder that replaces one module by a mutant."""
 
     def __init__(self, path: Path, tree: ast.Module) -> None:
         super().__init__(".".join(path.relative_to(ROOT).with_suffix("").parts), str(path))
         self.tree = tree
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        """The finder's part of the import protocol."""
+        """Return the spec of the module (import protocol)."""
         return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
 
     def get_code(self, fullname: str) -> CodeType:
-        """The loader's part of the import protocol."""
+        """Return the mutant's code (import protocol)."""
         return compile(self.tree, self.path, "exec")
 
 
 class Forks:
-    """Pytest plugin: a fork of the session for each mutant, before anything is collected.
+    """Pytest plugin that forks the session per mutant, before collection.
 
     Args:
-        module: The file that is mutated.
+        module: File to mutate.
         only: Names of the mutants to run; None runs all.
-        equivalent: Names of those that no test can notice.
+        equivalent: Names of mutants that no test can detect.
     """
 
     def __init__(self, module: Path, only: set[str] | None, equivalent: set[str]) -> None:
         self.module, self.only, self.equivalent = module, only, equivalent
         self.counts = Counter[str]()
-        self.answer: int | None = None  # in a fork, where it says how its tests went
+        self.answer: int | None = None  # in a fork, the pipe for its result
         self.failed = self.why = ""
 
     def pytest_collection(self) -> bool | None:
-        """In the forks None, so that collection goes on; True is its end."""
+        """Return None in a fork, which continues with collection; True ends it."""
         source = self.module.read_text(encoding="utf-8")
         began = time.monotonic()
         plain = self._fork(ast.parse(source), 600)
@@ -81,7 +83,7 @@ class Forks:
         limit = int(5 * (time.monotonic() - began)) + 10
         import_others(plain["modules"])
         gc.collect()
-        gc.freeze()  # what no fork touches is shared
+        gc.freeze()  # keeps untouched pages shared
         made = mutants(source)
         for name in sorted(self.equivalent - {mutant.name for mutant in made}):
             print(f"NO MORE         {name}")
@@ -101,7 +103,7 @@ class Forks:
         return True
 
     def _fork(self, tree: ast.Module, limit: int) -> dict[str, Any]:
-        """What a fork with a mutated module said of its tests; in the fork nothing."""
+        """Run the tests in a fork with a mutant and return their result."""
         reading, writing = os.pipe()
         child = os.fork()
         if child:
@@ -122,11 +124,11 @@ class Forks:
         return {"failed": ""}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Called by pytest after each file."""
+        """Record a failed collection (pytest hook)."""
         self._note(report)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Called by pytest after each part of each test."""
+        """Record a failed test (pytest hook)."""
         self._note(report)
 
     def _note(self, report: pytest.CollectReport | pytest.TestReport) -> None:
@@ -135,7 +137,7 @@ class Forks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """The end of a fork."""
+        """Send the result and end the fork (pytest hook)."""
         if self.answer is not None:
             if exitstatus and not self.failed:
                 self.failed = f"pytest's exit status {int(exitstatus)}"
@@ -146,7 +148,7 @@ class Forks:
 
 
 def import_others(modules: list[str]) -> None:
-    """Import what the tests import, except this repository, whose modules use the mutated one."""
+    """Import the tests' third-party modules; this repository's own use the mutant."""
     ours = {
         "vsm_fast",
         "tests",
@@ -155,20 +157,20 @@ def import_others(modules: list[str]) -> None:
     }
     for name in modules:
         if name.split(".")[0] not in ours:
-            # Some names in sys.modules are not of files, and are made again by their makers.
+            # Some entries of sys.modules have no file.
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
 
 
 def equivalents(module: Path) -> set[str]:
-    """Names of the mutants of a file that ``equivalent.txt`` explains."""
+    """Return the names of a file's mutants in ``equivalent.txt``."""
     sections = EQUIVALENT.read_text(encoding="utf-8").split("\n[")
     mine = [part.partition("]\n")[2] for part in sections if part.startswith(f"{module}]")]
     return {line for part in mine for line in part.splitlines() if line and line[0] != "#"}
 
 
 def survivors(output: Path) -> set[str]:
-    """Names of the mutants that survived, from what an earlier run printed."""
+    """Return the names of the surviving mutants in an earlier output."""
     lines = output.read_text(encoding="utf-8").splitlines()
     return {line.split(maxsplit=2)[2] for line in lines if line.startswith("SURVIVED")}
 
@@ -178,7 +180,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutation testing; see the head of this file.")
     parser.add_argument("module", type=Path, help="such as vsm_fast/matching/scoring.py")
     parser.add_argument(
-        "--again", type=Path, metavar="FILE", help="only what survived in this earlier output"
+        "--again", type=Path, metavar="FILE", help="run only the survivors of this earlier output"
     )
     arguments, options = parser.parse_known_args()
     if not (ROOT / arguments.module).is_file():
@@ -186,7 +188,7 @@ def main() -> int:
     only = survivors(arguments.again) if arguments.again else None
     os.chdir(ROOT)
     began = time.monotonic()
-    # The same examples each time, not from the last run, and no time spent on simpler ones.
+    # Reproducible examples, without the database and without shrinking.
     hypothesis.settings.register_profile(
         "mutation", derandomize=True, database=None, phases=[hypothesis.Phase.generate]
     )

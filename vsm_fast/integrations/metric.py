@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from vsm_fast.api import cached_scorer
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.extras import required
 from vsm_fast.identity import ModelIdentity, require_same_model
 from vsm_fast.integrations.rewards import VSMReward
 from vsm_fast.model.location import lasting_name
-from vsm_fast.scorer import VSMScorer
+from vsm_fast.scorer import VSMScorer, cached_scorer
 from vsm_fast.torch_state import pinned
 
 if TYPE_CHECKING:

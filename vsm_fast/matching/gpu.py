@@ -1,7 +1,4 @@
-"""Matching with the Triton kernels: descriptors in, matches and counts out.
-
-The kernels know rows and tables (:mod:`vsm_fast.kernels`); this file knows descriptors.
-"""
+"""Matching with the Triton kernels (:mod:`vsm_fast.kernels`): descriptors in, matches out."""
 
 from __future__ import annotations
 
@@ -20,20 +17,20 @@ from vsm_fast.matching.matches import Matches, PairCounts
 logger = logging.getLogger(__name__)
 
 MatchPrecision = Literal["full", "tf32", "float8"]
-_LEAST_TRITON = (3, 6)  # the first that the kernels were compiled with
+_LEAST_TRITON = (3, 6)  # the earliest tested version
 _LEAST_CAPABILITY = (8, 0)  # asynchronous copies and bfloat16 tensor cores
 _FLOAT8_CAPABILITY = (8, 9)
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why the kernels cannot run on ``device``; None if they can."""
+    """Return why the kernels cannot run on ``device``; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install '.[gpu]')"
-    if device.type == "cpu" and _interpreted():
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return None
     if device.type != "cuda":
         return f"the Triton kernels run on CUDA and ROCm devices, not on {device.type}"
-    installed = _triton_version()
+    installed = triton_version()
     if tuple(map(int, installed.split(".")[:2])) < _LEAST_TRITON:
         return "the Triton kernels need Triton {}.{}; {} is installed".format(
             *_LEAST_TRITON, installed
@@ -47,33 +44,11 @@ def why_not(device: torch.device) -> str | None:
     return None
 
 
-def _triton_version() -> str:
-    import triton  # not its distribution, whose name depends on who built it
+def triton_version() -> str:
+    """Return the version of the module; the distribution's name depends on its builder."""
+    import triton
 
-    installed: str = triton.__version__
-    return installed
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def describe_tiles(dtype: torch.dtype, channels: int, points: int, device: torch.device) -> str:
-    """How a batch is searched, and whether that was measured on this kind of GPU.
-
-    Args:
-        dtype: Of the descriptors.
-        channels: Of a descriptor.
-        points: Of the largest target.
-        device: Where they are.
-
-    Raises:
-        ValueError: The file of tuned tiles of this GPU is damaged.
-    """
-    from vsm_fast.kernels.tuning import choose
-
-    reason: str = choose(dtype, channels, points, device).reason
-    return reason
+    return str(triton.__version__)
 
 
 def match_triton(
@@ -85,29 +60,46 @@ def match_triton(
     visual_thresholds: Sequence[float] = (),
     precision: MatchPrecision = "full",
 ) -> Matches:
-    """Match a batch in three launches, without waiting for the device.
+    """Match a batch in three launches, without synchronising with the device.
 
     Args:
-        source: The generated images.
-        target: The references, of the same type of numbers.
+        source: Descriptors of the generated images.
+        target: Descriptors of the references, of the same type.
         pairs: int64 [P, 2], (image of ``source``, image of ``target``).
         semantic_threshold: In [-1, 1]; a point matches strictly above it.
-        visual_thresholds: Thresholds to count for; at most four are counted here.
-        precision: Of the search: ``"full"``, ``"tf32"`` (float32 descriptors only) or
-            ``"float8"`` (similarities of what it finds are exact).
+        visual_thresholds: Thresholds to count for; more than four are not counted here.
+        precision: Precision of the search: ``"full"``, ``"tf32"`` (float32 descriptors only) or
+            ``"float8"`` (the similarities of the result are exact).
 
     Returns:
-        What :func:`vsm_fast.matching.match.match_eager` returns, and the counts.
+        Matches as from :func:`vsm_fast.matching.match.match_eager`, with counts.
 
     Raises:
-        ValueError: Source and target of different types, or a precision that cannot be had.
+        ValueError: If the types differ or the precision is unavailable.
     """
     from vsm_fast.kernels.count import MAX_THRESHOLDS
     from vsm_fast.kernels.match import match_pairs, schedule_pairs
     from vsm_fast.kernels.tuning import choose
 
     dtype, device = source.semantic.dtype, source.semantic.device
-    _check_precision(precision, source, target)
+    dtypes = {rows.dtype for side in (source, target) for rows in (side.semantic, side.visual)}
+    if len(dtypes) != 1:
+        names = sorted(str(each).removeprefix("torch.") for each in dtypes)
+        raise ValueError(
+            f"path 'triton' needs descriptors of one type; got {', '.join(names)}. Convert them "
+            "with Descriptors.to(device, dtype)."
+        )
+    if precision == "tf32" and dtype != torch.float32:
+        raise ValueError(f"precision 'tf32' is for float32 descriptors; got {dtype}.")
+    if (
+        precision == "float8"
+        and device.type == "cuda"
+        and (torch.version.hip or torch.cuda.get_device_capability(device) < _FLOAT8_CAPABILITY)
+    ):
+        raise ValueError(
+            "precision 'float8' needs an NVIDIA GPU of compute capability 8.9 or later, unlike "
+            f"{torch.cuda.get_device_name(device)}. Use precision='full'."
+        )
     counted = tuple(visual_thresholds) if len(visual_thresholds) <= MAX_THRESHOLDS else ()
     points = int(target.offsets.diff().max()) if len(target) else 0
     choice = choose(
@@ -140,26 +132,3 @@ def match_triton(
         schedule.offsets,
         PairCounts(counted, matched.counts),
     )
-
-
-def _check_precision(precision: str, source: Descriptors, target: Descriptors) -> None:
-    dtypes = {rows.dtype for side in (source, target) for rows in (side.semantic, side.visual)}
-    if len(dtypes) != 1:
-        names = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise ValueError(
-            f"path 'triton' needs descriptors of one type; got {', '.join(names)}. Convert them "
-            "with Descriptors.to(device, dtype)."
-        )
-    (dtype,) = dtypes
-    if precision == "tf32" and dtype != torch.float32:
-        raise ValueError(f"precision 'tf32' is for float32 descriptors; these are {dtype}.")
-    device = source.semantic.device
-    if (
-        precision == "float8"
-        and device.type == "cuda"
-        and (torch.version.hip or torch.cuda.get_device_capability(device) < _FLOAT8_CAPABILITY)
-    ):
-        raise ValueError(
-            "precision 'float8' needs an NVIDIA GPU of compute capability 8.9; "
-            f"{torch.cuda.get_device_name(device)} is none. Use precision='full'."
-        )

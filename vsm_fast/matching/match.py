@@ -1,7 +1,7 @@
-"""Matching: which points of a source image are the same part as a point of the target.
+"""Matching: the corresponding target point of each source point.
 
-``source`` is the generated image, ``target`` the reference. :func:`match` is the one place that
-picks an implementation; :func:`match_eager` is the specification that all of them follow.
+``source`` is the generated image, ``target`` the reference. :func:`match` selects an
+implementation; :func:`match_eager` is the specification of all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.identity import require_same_model
-from vsm_fast.matching.cpu import NearestJob, describe_products, find_nearest
-from vsm_fast.matching.gpu import MatchPrecision, describe_tiles, match_triton, why_not
+from vsm_fast.matching.cpu import NearestJob, find_nearest, product_library
+from vsm_fast.matching.gpu import MatchPrecision, match_triton, why_not
 from vsm_fast.matching.matches import Matches
 from vsm_fast.torch_state import pinned
 
@@ -30,7 +30,7 @@ MatchPath = Literal["eager", "blocked", "triton"]
 def match_eager(
     source: Descriptors, target: Descriptors, pairs: Tensor, semantic_threshold: float
 ) -> Matches:
-    """Match pair by pair with full similarity matrices: the specification of :func:`match`."""
+    """Match pair by pair with full similarity matrices; the specification of :func:`match`."""
     parts = []
     for source_image, target_image in pairs.tolist():
         mine, theirs = source.rows(source_image), target.rows(target_image)
@@ -42,11 +42,11 @@ def match_eager(
             continue
         similarity, index = _best(semantic)
         kept = similarity > semantic_threshold
-        # A point loses when a rival, kept with the same target, is higher, or equal and earlier.
-        rival = (index[:, None] == index) & kept
-        earlier = torch.ones_like(rival).tril(-1)
+        # A point loses to a higher one with the same target, and to an equal one before it.
+        same = (index[:, None] == index) & kept
+        earlier = torch.ones_like(same).tril(-1)
         higher = similarity > similarity[:, None]
-        beaten = rival & (higher | ((similarity == similarity[:, None]) & earlier))
+        beaten = same & (higher | ((similarity == similarity[:, None]) & earlier))
         parts.append((similarity, index, _best(visual)[0], kept & ~beaten.any(dim=1)))
     offsets = torch.tensor([0, *(len(part[0]) for part in parts)]).cumsum(0)
     if not parts:
@@ -57,7 +57,7 @@ def match_eager(
 
 
 def _best(similarities: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest of each row and its first place; NaN and -1 where all are NaN."""
+    """Return each row's maximum and its first index; NaN and -1 if all are NaN."""
     best, index = similarities.masked_fill(similarities.isnan(), -torch.inf).max(dim=1)
     nothing = best == -torch.inf
     return best.masked_fill(nothing, torch.nan), index.masked_fill(nothing, -1)
@@ -69,23 +69,10 @@ def match_blocked(
     target: Descriptors,
     pairs: Tensor,
     semantic_threshold: float,
-    *,
-    bfloat16_filter: bool | None = None,
 ) -> Matches:
-    """Match on a CPU, never holding more than a cache-sized block of a similarity matrix.
+    """Match on a CPU, one cache-sized block of a similarity matrix at a time.
 
-    Args:
-        source: The generated images.
-        target: The references.
-        pairs: int64 [P, 2], (image of ``source``, image of ``target``).
-        semantic_threshold: In [-1, 1]; a point matches strictly above it.
-        bfloat16_filter: Whether large pairs are filtered in bfloat16 before float32 decides;
-            None measures once whether that is faster on this CPU.
-
-    Returns:
-        What :func:`match_eager` returns; similarities differ by float32 rounding.
-
-    Source: arXiv 2509.21989, the definition of VSM.
+    Arguments and result as for :func:`match_eager`; similarities differ by float32 rounding.
     """
     sources, targets = pairs.cpu().unbind(1)
     starts, counts = source.offsets[sources], source.offsets.diff()[sources]
@@ -101,23 +88,19 @@ def match_blocked(
             (source.visual, target.visual, visual_similarity, unused),
         )
     ]
-    parts: dict[int, list[Tensor]] = {}
     jobs = []
     for first, end in pairwise(_joined(targets, starts, counts)):
         out = slice(int(offsets[first]), int(offsets[end]))
-        image, columns = int(targets[first]), int(target_counts[first])
-        if out.start == out.stop or columns == 0:
+        if out.start == out.stop or target_counts[first] == 0:
             continue
-        if image not in parts:
-            where = slice(int(target_starts[first]), int(target_starts[first]) + columns)
-            parts[image] = [theirs[where] for _, theirs, _, _ in branches]
         rows = slice(int(starts[first]), int(starts[first]) + out.stop - out.start)
+        columns = slice(int(target_starts[first]), int((target_starts + target_counts)[first]))
         jobs += [
-            NearestJob(mine[rows], part, best[out], position[out])
-            for (mine, _, best, position), part in zip(branches, parts[image], strict=True)
+            NearestJob(mine[rows], theirs[columns], best[out], position[out])
+            for mine, theirs, best, position in branches
         ]
-    find_nearest(jobs, bfloat16_filter=bfloat16_filter)
-    # Target points of all pairs in one numbering, so that one pass settles all rivalries.
+    find_nearest(jobs)
+    # A common numbering of all pairs' target points resolves duplicates in one pass.
     numbering = (target_counts.cumsum(0) - target_counts).repeat_interleave(counts) + index
     kept = _one_source_per_target(
         similarity, numbering, similarity > semantic_threshold, int(target_counts.sum())
@@ -126,9 +109,9 @@ def match_blocked(
 
 
 def _joined(targets: Tensor, starts: Tensor, counts: Tensor) -> list[int]:
-    """Bounds of runs of pairs that share their target and whose source rows follow each other.
+    """Return the bounds of runs of pairs with the same target and consecutive source rows.
 
-    The rows of a run are matched together: one tall block instead of many small ones.
+    A run is matched as one tall block instead of many small ones.
     """
     follows = (targets[1:] == targets[:-1]) & (starts[1:] == (starts + counts)[:-1])
     ends = [len(targets)] if len(targets) else []
@@ -138,7 +121,7 @@ def _joined(targets: Tensor, starts: Tensor, counts: Tensor) -> list[int]:
 def _one_source_per_target(
     similarity: Tensor, target: Tensor, kept: Tensor, n_targets: int
 ) -> Tensor:
-    """Keep the most similar source of each target, of equal ones the first; bool [T]."""
+    """Resolve duplicate matches: bool [T], the most similar source per target, first of equal."""
     rows = kept.nonzero()[:, 0]
     chosen, score = target[rows], similarity[rows]
     best = score.new_full((n_targets,), -torch.inf).scatter_reduce_(0, chosen, score, "amax")
@@ -155,23 +138,23 @@ def choose_path(
     """Choose the implementation of matching.
 
     Args:
-        device: Where the descriptors are.
-        path: ``"auto"``, or the name of one to insist on.
+        device: Device of the descriptors.
+        path: ``"auto"`` or the name of an implementation.
 
     Returns:
-        Its name and the reason in a few words.
+        Its name and a short reason.
 
     Raises:
-        ValueError: An unknown path, or one that cannot run on ``device``.
+        ValueError: If the path is unknown or cannot run on ``device``.
     """
     device = torch.device(device)
     on_cpu = device.type == "cpu"
     no_triton = why_not(device)
     if path == "auto":
         if on_cpu:
-            return "blocked", "on a CPU blocks of rows stay in cache"
+            return "blocked", "blocks of rows stay in the CPU's cache"
         if no_triton is None:
-            return "triton", "one fused search for all pairs, no similarity matrix in memory"
+            return "triton", "one fused search for all pairs without a similarity matrix"
         return "eager", no_triton
     if path not in get_args(MatchPath):
         known = ", ".join(map(repr, ("auto", *get_args(MatchPath))))
@@ -183,30 +166,32 @@ def choose_path(
         )
     if path == "triton" and no_triton is not None:
         raise ValueError(f"path 'triton' cannot run: {no_triton}. Use path='auto'.")
-    return path, "asked for"
+    return path, "requested"
 
 
 def describe_search(
     device: torch.device | str, dtype: torch.dtype, channels: int, points: int
 ) -> str:
-    """How path ``"auto"`` searches descriptors, and where that is known from, in a few words.
+    """Return a short description of the search of path ``"auto"``, with its reason.
 
     Args:
-        device: Where the descriptors are.
-        dtype: Their type.
-        channels: Of a descriptor.
-        points: Of the largest reference.
+        device: Device of the descriptors.
+        dtype: Type of the descriptors.
+        channels: Channels of a descriptor.
+        points: Points of the largest reference.
 
     Raises:
-        ValueError: The file of tuned tiles of this GPU is damaged.
+        ValueError: If the file of tuned tiles of this GPU is damaged.
     """
     device = torch.device(device)
     path, _ = choose_path(device)
     if path == "blocked":
-        return describe_products()
+        return f"blocks of float32 similarities, multiplied by {product_library()}"
     if path == "triton":
-        return describe_tiles(dtype, channels, points, device)
-    return "a full similarity matrix for each pair"
+        from vsm_fast.kernels.tuning import choose
+
+        return str(choose(dtype, channels, points, device).reason)
+    return "a full similarity matrix per pair"
 
 
 @pinned()
@@ -220,34 +205,33 @@ def match(
     path: Literal["auto"] | MatchPath = "auto",
     precision: MatchPrecision = "full",
 ) -> Matches:
-    """Match the points of pairs of images.
+    """Match the points of image pairs.
 
-    A source point is kept when its best semantic similarity is above the threshold and no other
+    A source point is kept if its best semantic similarity is above the threshold and no other
     kept source point of the pair has the same best target point with a higher similarity (of
-    equal ones the first stays). Its visual similarity is the best over all target points.
+    equal ones the first is kept). Its visual similarity is the best over all target points.
 
-    A similarity that is NaN is none: a target point with NaN among its channels is left out, and a
-    source point with NaN has similarity NaN and target -1. It is not kept and changes no other.
+    NaN similarities are ignored: a target point with a NaN channel is never the best; a source
+    point with one gets similarity NaN and target -1, is not kept and affects no other point.
 
     Args:
-        source: The generated images; descriptors of unit length.
-        target: The references, on the same device.
-        pairs: int64 [P, 2], (image of ``source``, image of ``target``). Pairs with one reference
-            are fastest one after the other, in the order of their generated images.
+        source: Descriptors of the generated images, unit length.
+        target: Descriptors of the references, on the same device.
+        pairs: int64 [P, 2], (image of ``source``, image of ``target``). Fastest if the pairs of
+            a reference are consecutive, in the order of their generated images.
         semantic_threshold: In [-1, 1]; a point matches strictly above it.
-        visual_thresholds: Thresholds that the matches will be scored at. A path that can count
-            at the same time does, and :func:`vsm_fast.matching.scoring.score` need not.
+        visual_thresholds: Thresholds of the scores, counted during matching if the path can.
         path: ``"auto"``, ``"eager"``, ``"blocked"`` (on a CPU) or ``"triton"`` (on a GPU).
-        precision: Of the search. ``"full"`` is that of the descriptors; path ``"triton"`` also
-            has ``"tf32"`` for float32 descriptors and ``"float8"``.
+        precision: Precision of the search. ``"full"`` is that of the descriptors; path
+            ``"triton"`` also has ``"tf32"`` for float32 descriptors and ``"float8"``.
 
     Returns:
         Matches, float32, on the device of the descriptors.
 
     Raises:
-        ValueError: Pairs of a wrong shape or out of range, descriptors that do not fit together,
-            or a path or precision that cannot be had.
-        ModelError: Two models described ``source`` and ``target``.
+        ValueError: If pairs have a wrong shape or are out of range, descriptors are incompatible,
+            or the path or precision is unavailable.
+        ModelError: If ``source`` and ``target`` come from different models.
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
@@ -280,8 +264,8 @@ def _check(source: Descriptors, target: Descriptors, pairs: Tensor) -> None:
         images = pairs[:, column]
         if len(images) and not (0 <= int(images.min()) <= int(images.max()) < len(descriptors)):
             raise ValueError(
-                f"pairs name {name} images {int(images.min())} to {int(images.max())}; there are "
-                f"{len(descriptors)}, counted from 0."
+                f"pairs refer to {name} images {int(images.min())} to {int(images.max())}; there "
+                f"are {len(descriptors)}, counted from 0."
             )
     require_same_model(target.identity, source.identity)
     for branch in ("semantic", "visual"):

@@ -1,4 +1,4 @@
-"""Matches: what matching found for the points of a batch of pairs."""
+"""Matches of a batch of pairs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class PairCounts:
-    """Counts of ``P`` pairs, taken while matching.
+    """Counts of ``P`` pairs, accumulated during matching.
 
     Attributes:
         visual_thresholds: ``V`` thresholds.
-        counts: int [P, 1 + V], kept points, then how many of them have a visual similarity
-            strictly above each threshold.
+        counts: int [P, 1 + V], number of kept points, then number of those with a visual
+            similarity strictly above each threshold.
     """
 
     visual_thresholds: tuple[float, ...]
@@ -23,17 +23,17 @@ class PairCounts:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Matches of ``P`` pairs, packed; ``T`` source points in all.
+    """Packed matches of ``P`` pairs with ``T`` source points in total.
 
     Attributes:
         semantic_similarity: float32 [T] in [-1, 1], to the semantically nearest target point;
-            NaN where the target has no point, or the descriptors give no similarity but NaN.
-        target_index: int64 [T], that point, counted within its image; -1 where there is none.
+            NaN if the target has no points or all similarities are NaN.
+        target_index: int64 [T], index of that point within its image; -1 if there is none.
         visual_similarity: float32 [T] in [-1, 1], to the visually nearest target point; NaN as
             for ``semantic_similarity``.
-        kept: bool [T], the matched points, at most one per target point.
+        kept: bool [T], matched points, at most one per target point.
         offsets: int64 [P + 1] on the CPU; pair ``p`` owns points ``offsets[p]:offsets[p+1]``.
-        counts: Counts of the pairs, where the path that matched took them along.
+        counts: Counts per pair, if the path computes them.
     """
 
     semantic_similarity: Tensor

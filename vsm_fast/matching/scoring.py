@@ -1,4 +1,4 @@
-"""Scores: which share of the matched points also looks the same."""
+"""Scores: the share of matched points that also match visually."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PairScores:
     """Scores of ``P`` pairs at ``V`` visual thresholds.
 
     Attributes:
-        score: float32 [P, V] in [0, 1], 1 = consistent; NaN where no point matched.
-        n_matched: int64 [P], points kept by the semantic matching.
-        n_source: int64 [P], points of the source image.
+        score: float32 [P, V] in [0, 1], 1 = consistent; NaN without matched points.
+        n_matched: int64 [P], number of points that match semantically.
+        n_source: int64 [P], number of points of the source image.
     """
 
     score: Tensor
@@ -28,14 +28,14 @@ class PairScores:
 
 
 def score_eager(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
-    """Score pair by pair: the specification of :func:`score`.
+    """Score pair by pair; the specification of :func:`score`.
 
     Args:
-        matches: Of P pairs.
+        matches: Matches of P pairs.
         visual_thresholds: V thresholds in [-1, 1].
 
     Returns:
-        The share of the kept points whose visual similarity is above each threshold, strictly.
+        Shares of the kept points with a visual similarity strictly above each threshold.
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
@@ -57,11 +57,11 @@ def score(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
     """Score all pairs at once.
 
     Args:
-        matches: Of P pairs.
+        matches: Matches of P pairs.
         visual_thresholds: V thresholds in [-1, 1].
 
     Returns:
-        What :func:`score_eager` returns, on the CPU.
+        The same as :func:`score_eager`, on the CPU.
 
     Source: arXiv 2509.21989, the definition of VSM.
     """
@@ -74,23 +74,23 @@ def score(matches: Matches, visual_thresholds: Sequence[float]) -> PairScores:
 
 
 def count(matches: Matches, visual_thresholds: Sequence[float]) -> Tensor:
-    """Count the points that scores are made of, where the matches are.
+    """Count matched points per pair, on the device of the matches.
 
     Args:
-        matches: Of P pairs.
+        matches: Matches of P pairs.
         visual_thresholds: V thresholds in [-1, 1].
 
     Returns:
-        int [P, 1 + V]: kept points, and those of them above each threshold.
+        int [P, 1 + V]: number of kept points, and of those above each threshold.
     """
     if matches.counts is not None and matches.counts.visual_thresholds == tuple(visual_thresholds):
         return matches.counts.counts
-    # numpy would compare in float64 and torch in float32: thresholds take the points' type.
+    # Thresholds take the points' type: a comparison in float64 would differ.
     visual, kept = matches.visual_similarity, matches.kept
     thresholds = torch.tensor(visual_thresholds, dtype=visual.dtype, device=visual.device)
     passed = (visual[:, None] > thresholds) & kept[:, None]
     counted = torch.cat([kept[:, None], passed], dim=1)
-    # Counts up to each point; a pair's count is the difference between its two ends.
+    # Running counts; a pair's count is the difference between its two ends.
     running = torch.nn.functional.pad(counted.cumsum(0), (0, 0, 1, 0))
     ends = running[matches.offsets.to(running.device)]
     return ends.diff(dim=0)

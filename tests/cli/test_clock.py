@@ -18,17 +18,14 @@ from filelock import FileLock, Timeout
 from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast import VSMScorer
-from vsm_fast.cache import DescriptorCache
+from vsm_fast.cache import DescriptorCache, RowsForm
 from vsm_fast.cli import job_reports
 from vsm_fast.files import alone
-from vsm_fast.jobs.errors import JobError, JobStopped
-from vsm_fast.jobs.job_folder import LEDGER
-from vsm_fast.jobs.ledger import read_ledger
-from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.errors import JobError, JobStopped, Stop
+from vsm_fast.jobs.job_folder import LEDGER, locked_folder, read_ledger
 from vsm_fast.jobs.manifest import Manifest
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import JobSettings, RunOptions
-from vsm_fast.jobs.stopping import Stop
 from vsm_fast.progress import reporting
 
 one_thread = tiny_models.one_thread
@@ -71,10 +68,10 @@ def test_a_job_goes_on_with_the_same_rows_and_figures_that_make_sense(
 def test_no_lock_is_taken_from_its_owner(model, tmp_path, jumping_clock):
     manifest = Manifest(str(write_pairs(tmp_path / "in", 2)))
     (tmp_path / "out").mkdir()
-    with only_writer(tmp_path / "out" / "_lock"), alone(tmp_path / "out" / "export.lock"):
+    with locked_folder(tmp_path / "out"), alone(tmp_path / "out" / "export.lock"):
         for _ in range(2):
             shift_times(tmp_path / "out")
-            with pytest.raises(JobError, match="another process works on"):
+            with pytest.raises(JobError, match="another process writes to"):
                 run_job(manifest, tmp_path / "out", JobSettings(model=model, device="cpu"))
             with pytest.raises(Timeout):
                 FileLock(tmp_path / "out" / "export.lock").acquire(timeout=0.1)
@@ -93,13 +90,13 @@ def test_a_cache_keeps_its_bound_its_scores_and_what_was_used_last(model, tmp_pa
     assert (scorer.cache.hits, scorer.cache.misses) == (8, 6)
 
     cache = DescriptorCache(tmp_path / "d", max_bytes=3 * scorer.cache.size() // 6)
-    rows = torch.zeros(36, 16), torch.zeros(36, 16)
+    rows, form = (torch.zeros(36, 16), torch.zeros(36, 16)), RowsForm(36, 16, torch.float32)
     for name in ("aa", "bb", "cc"):
         cache.put({name: rows})
         shift_times(tmp_path / "d")
-    assert cache.get(["aa"]) != [None]
+    assert cache.get(["aa"], [form]) != [None]
     cache.put({"dd": rows})
-    assert [found is not None for found in cache.get(["aa", "bb", "cc", "dd"])] == [
+    assert [found is not None for found in cache.get(["aa", "bb", "cc", "dd"], [form] * 4)] == [
         True, False, True, True,
     ]  # fmt: skip
     assert cache.size() <= cache.max_bytes

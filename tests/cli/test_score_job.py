@@ -106,14 +106,14 @@ def test_folders_make_a_job_too(score, tmp_path, capsys):
 def test_notes_on_the_input_reach_the_user(score, tmp_path, capsys, folders):
     manifest = write_pairs(tmp_path / "in", 2, references=1)
     inputs = ["--manifest", manifest]
-    expected = ["is read as semicolon-separated text", "columns that are not used: seed"]
+    expected = ["is read as semicolon-separated text", "unused columns: seed"]
     if folders:
         (tmp_path / "in" / "gens").mkdir()
         for name in ("gen0.png", "gen1.png"):
             (tmp_path / "in" / name).rename(tmp_path / "in" / "gens" / name)
         (tmp_path / "in" / "gens" / "Thumbs.db").touch()
         inputs = ["--refs", tmp_path / "in" / "ref0.png", "--gens", tmp_path / "in" / "gens"]
-        expected = ["left out: 1 hidden or system file: "]
+        expected = ["skipped: 1 hidden or system file: "]
     else:
         manifest.write_text(manifest.read_text().replace(",", ";").replace("subject", "seed"))
     for out in (tmp_path / "out", tmp_path / "out.csv"):
@@ -148,7 +148,7 @@ def test_failures_and_their_exit_codes(score, tmp_path, capsys):
         (("--manifest", tmp_path / "no.csv", "--out", tmp_path / "o"), "does not exist"),
         (("--manifest", manifest, "--columns", "ref", "--out", tmp_path / "o"), "NAME=COLUMN"),
         (("--manifest", manifest, "--columns", "gen=x", "--out", tmp_path / "o"), "x must be"),
-        (("--manifest", manifest, "--out", manifest / "o"), "no folder that can"),
+        (("--manifest", manifest, "--out", manifest / "o"), "not a writable folder"),
     ):
         assert score(*wrong) == ExitCode.USAGE, wrong
         assert message in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written_to(score, tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)  # the tests may run as root
     assert score("--manifest", manifest, "--out", tmp_path / "out") == ExitCode.USAGE
-    assert "no folder that can be written to" in capsys.readouterr().err
+    assert "not a writable folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

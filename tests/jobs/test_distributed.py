@@ -136,7 +136,7 @@ SHARD = Shard(3, [0], [PairRow("a", "", Path("r"), Path("g"))])
 def test_what_goes_wrong_in_an_actor_is_said_in_one_line(actor, tmp_path, fail, kind, message):
     answer = actor(lambda *_: fail())(_batch(SHARD))["answer"][0]
     with pytest.raises(kind, match=message) as caught:
-        distributed._opened(pickle.loads(pickle.dumps(answer)))
+        distributed._unwrap(pickle.loads(pickle.dumps(answer)))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -149,7 +149,7 @@ def test_a_retried_shard_whose_actor_died_after_writing_it_is_done_again(setting
     identity = json.loads((out / JOB).read_text())
     (shard,) = read_shards(manifest, make_plan(manifest, 4), {0})
     answers = [
-        distributed._opened(actor({"shard": [shard], "retried": [True]})["answer"][0])
+        distributed._unwrap(actor({"shard": [shard], "retried": [True]})["answer"][0])
         for actor in (distributed._ShardActor(str(out), identity, settings, RunOptions()),) * 3
     ]
     assert answers[0].failed == 0
@@ -165,7 +165,7 @@ def test_what_goes_wrong_with_the_manifest_comes_through_the_actors(actor, tmp_p
     assert [cell["shard"][0].number for cell in cells[:-1]] == [0, 1]
     answer = actor(lambda *_: 1 / 0)(cells[-1])["answer"][0]
     with pytest.raises(JobError, match=r"^the manifest changed"):
-        distributed._opened(answer)
+        distributed._unwrap(answer)
 
 
 def test_a_shard_that_ends_every_actor_ends_the_job(actor, tmp_path):
@@ -178,8 +178,8 @@ def test_a_shard_that_ends_every_actor_ends_the_job(actor, tmp_path):
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     answer = actor(lambda *_: scored.append(1))(_batch(SHARD))["answer"][0]
-    with pytest.raises(JobError, match="shard 3 has ended 5 processes"):
-        distributed._opened(answer)
+    with pytest.raises(JobError, match="shard 3 has killed 5 processes"):
+        distributed._unwrap(answer)
     assert not scored
     assert len(temporary_files(tmp_path)) == 1  # which the next run removes
 

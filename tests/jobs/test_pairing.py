@@ -38,8 +38,8 @@ def test_one_reference_serves_all_generations(tree):
     assert names(pairing) == [("r.png", "gens/a.png"), ("r.png", "gens/b.jpg")]
     assert [row.id for row in pairing.rows] == ["a.png", "b.jpg"]
     assert pairing.notes == (
-        "left out: 1 hidden or system file: gens/.hidden.png; "
-        "1 file without the suffix of an image: gens/notes.txt",
+        "skipped: 1 hidden or system file: gens/.hidden.png; "
+        "1 file without an image suffix: gens/notes.txt",
     )
 
 
@@ -67,7 +67,7 @@ def test_lists_whose_stems_differ_are_refused(tree, gens):
 
 def test_stems_that_repeat_are_refused(tree):
     tree("r/a.png", "r/a.jpg", "r/b.png", "g/a.png", "g/b.png")
-    with pytest.raises(PairingError, match=r"references: several files are called a"):
+    with pytest.raises(PairingError, match=r"references: several files are named a"):
         pair_paths("r", "g")
 
 
@@ -168,7 +168,7 @@ def test_files_that_systems_leave_behind_are_counted_and_no_subjects(tree):
     pairing = pair_paths("r", "g")
     assert [row.id for row in pairing.rows] == ["cat/0.png"]
     (note,) = pairing.notes
-    assert note.startswith("left out: 7 hidden or system files: g/.DS_Store, ")
+    assert note.startswith("skipped: 7 hidden or system files: g/.DS_Store, ")
     assert note.endswith(" and 2 more")
 
 
@@ -176,7 +176,7 @@ def test_files_that_systems_leave_behind_are_counted_and_no_subjects(tree):
     ("files", "refs", "gens", "message"),
     [
         (["r.png", "g/0.png", "g/cat/0.png"], "r.png", "g", "both images .* and sub-folders"),
-        (["r.png", "g/notes.txt"], "r.png", "g", "holds no images"),
+        (["r.png", "g/notes.txt"], "r.png", "g", "contains no images"),
         (["r/a/0.png", "g/a/notes.txt"], "r", "g", "generations: no images .* sub-folder a"),
         (["r.png"], "r.png", "g", "generations: g does not exist"),
         (["r.png"], "r.png", [], "no generations were given"),
@@ -250,11 +250,13 @@ def test_masks_that_could_be_another_are_refused(tree, files, both):
 
 def test_masks_of_no_image_are_counted_and_named(tree):
     tree("r.png", "g/0.png", "g/1_mask.png", "m/0.PNG", "m/2.png", "m/3_mask.png")
-    note = "left out: 1 mask of no image: g/1_mask.png"
+    note = "skipped: 1 mask without an image: g/1_mask.png"
     assert pair_paths("r.png", "g").notes == pair_paths("g", "g").notes == (note,)
     pairing = pair_paths("r.png", "g", gen_masks="m")
     assert pairing.rows[0].gen_mask.name == "0.PNG"
-    assert pairing.notes == ("left out: 3 masks of no image: g/1_mask.png, m/2.png, m/3_mask.png",)
+    assert pairing.notes == (
+        "skipped: 3 masks without an image: g/1_mask.png, m/2.png, m/3_mask.png",
+    )
 
 
 def test_mask_folders_mirror_the_images(tree):
@@ -272,7 +274,7 @@ def test_a_mask_folder_inside_the_images_is_no_subject(tree):
 
 def test_an_image_is_never_its_own_mask(tree):
     tree("r.png", "g/0.png")
-    with pytest.raises(PairingError, match="holds no mask"):
+    with pytest.raises(PairingError, match="has no mask"):
         pair_paths("r.png", "g", gen_masks="g")
 
 
@@ -336,7 +338,7 @@ def test_manifest_without_ids_numbers_the_rows_and_reports_other_columns(tmp_pat
     pairing = read_manifest(write(tmp_path, records, suffix))
     assert [row.id for row in pairing.rows] == ["row 1", "row 2"]
     assert len(pairing.notes) == 1
-    assert pairing.notes[0].endswith("not used: seed")
+    assert pairing.notes[0].endswith("unused columns: seed")
 
 
 def test_absolute_paths_stay(tmp_path):
@@ -349,14 +351,14 @@ def test_absolute_paths_stay(tmp_path):
     ("name", "text", "message"),
     [
         ("p.csv", "id,ref,gen\na,r,g\na,r,h\n", "ids must be unique; a is repeated"),
-        ("p.csv", "id,gen\na,g\n", "line 2: ref must be given; the columns there are id, gen"),
-        ("p.csv", "ref,gen\nr,\n", "line 2: gen must be given"),
+        ("p.csv", "id,gen\na,g\n", "line 2: ref is required; the columns are id, gen"),
+        ("p.csv", "ref,gen\nr,\n", "line 2: gen is required"),
         ("p.csv", "ref,gen\nr,g,x\n", "line 2: more values than columns"),
         ("p.csv", "ref,gen\n", "lists no pairs"),
         ("p.csv", "", "lists no pairs"),
         ("p.csv", b"ref,gen\n\xff,g\n", "not a CSV file in UTF-8"),
         ("p.jsonl", '{"ref": "r", "gen": "g"}\n{', "line 2: not JSON"),
-        ("p.jsonl", "[1]", "line 1: wanted one JSON object; got list"),
+        ("p.jsonl", "[1]", "line 1: expected one JSON object; got list"),
         ("p.jsonl", '{"ref": 3, "gen": "g"}', "ref must be text; got int 3"),
         ("p.parquet", "not parquet", "not a Parquet file"),
         ("p.txt", "ref,gen\n", "ends in .csv, .tsv, .jsonl, .json, .parquet"),

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,16 +16,14 @@ import pytest
 from job_inputs import picture, read_rows, same_files, write_pairs
 
 from vsm_fast.errors import PairingError
-from vsm_fast.jobs import runner
-from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
-from vsm_fast.jobs.job_folder import LEDGER
-from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.errors import JobError, JobStopped, Stop, TooManyFailures
+from vsm_fast.jobs.job_folder import LEDGER, JobFolder, locked_folder
 from vsm_fast.jobs.manifest import Manifest, read_manifest
 from vsm_fast.jobs.pairing import Pairing
 from vsm_fast.jobs.plan import ListedPairs
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
-from vsm_fast.jobs.stopping import Stop
+from vsm_fast.jobs.shard_scoring import ShardScorer
 
 SETTINGS = JobSettings(visual_threshold=0.97, thresholds=(0.9, 0.99), shard_rows=4)
 
@@ -85,34 +82,58 @@ def test_a_shard_says_what_it_is(job, tmp_path):
     assert metadata[b"vsm_fast.grid"] == b"6x6"
 
 
-def _shards(out):
-    return len(list(out.glob("scores-*.parquet")))
+def _die_at_step(step):
+    """Kill this process before or after a step that scores, writes, syncs, renames or records."""
+    steps = iter(range(step))
+
+    def step_of(plain):
+        def counted(*arguments, **options):
+            if next(steps, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = plain(*arguments, **options)
+            if next(steps, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return counted
+
+    for owner, name in (
+        (ShardScorer, "_score_chunk"), (pq, "write_table"), (os, "fsync"), (os, "replace"),
+        (JobFolder, "record"),
+    ):  # fmt: skip
+        setattr(owner, name, step_of(getattr(owner, name)))
 
 
-def test_killed_at_random_moments_it_ends_like_one_that_was_not(job, in_child, tmp_path):
+def _run_and_die(in_child, run, step):
+    """Whether the job reached its end before the step."""
+    child = in_child(lambda: _die_at_step(step) or (run() and 0))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status == 0
+
+
+def test_killed_runs_resume(job, in_child, tmp_path):
     manifest = write_pairs(tmp_path / "in", 60, broken=(7, 30))
-    job(manifest, "first")  # what is loaded once is not among the moments
-    begin = time.monotonic()
     job(manifest, "whole")
-    shard = (time.monotonic() - begin) / 15
     draw = random.Random(0)
     kills = 0
-    for _ in range(200):
-        wanted = _shards(tmp_path / "killed") + draw.randrange(3)
-        child = in_child(lambda: job(manifest, "killed") and 0)
-        while _shards(tmp_path / "killed") < min(wanted, 15):
-            time.sleep(0.002)
-            assert time.monotonic() - begin < 300
-        time.sleep(draw.uniform(0, 2) * shard)  # in the middle of something
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break
+    while not _run_and_die(in_child, lambda: job(manifest, "out"), draw.randrange(1, 90)):
         kills += 1
-    assert kills >= 2
-    assert read_rows(tmp_path / "killed").equals(read_rows(tmp_path / "whole"))
-    assert same_files(tmp_path / "killed") == same_files(tmp_path / "whole")
+    assert kills >= 3
+    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+    assert same_files(tmp_path / "out") == same_files(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(40))
+def test_a_run_killed_at_any_step_resumes(job, in_child, tmp_path, step):
+    """Steps 0 to 39 cover the job record and two of three shards."""
+    manifest = write_pairs(tmp_path / "in", 10, broken=(7,))
+    job(manifest, "whole")
+    assert not _run_and_die(in_child, lambda: job(manifest, "out"), step)
+    job(manifest, "out")
+    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+    assert same_files(tmp_path / "out") == same_files(tmp_path / "whole")
 
 
 def _edit(path, change):
@@ -124,7 +145,7 @@ def _edit(path, change):
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lambda path: path.unlink(), "gone"),
+        (lambda path: path.unlink(), "missing"),
         (lambda path: _edit(path, lambda c: c.__delitem__(slice(-20, None))), "bytes instead"),
         (lambda path: _edit(path, lambda c: c.__setitem__(40, c[40] ^ 1)), "content changed"),
         (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read"),
@@ -230,7 +251,7 @@ def test_another_job_is_refused_with_what_differs(job, tmp_path):
         job(longer, "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.parquet").touch()
-    with pytest.raises(PairingError, match=r"holds Parquet files but no _job.json"):
+    with pytest.raises(PairingError, match=r"contains Parquet files but no _job.json"):
         job(manifest, "other")
 
 
@@ -256,8 +277,8 @@ def test_a_manifest_that_changes_underway_is_noticed(job, tmp_path):
 def test_two_writers(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 5)
     (tmp_path / "out").mkdir()
-    refused = pytest.raises(JobError, match=rf"process {os.getpid()} on .* wait for it")
-    with only_writer(tmp_path / "out" / "_lock"), refused:
+    refused = pytest.raises(JobError, match=rf"process {os.getpid()} on .* Wait for it")
+    with locked_folder(tmp_path / "out"), refused:
         job(manifest, "out")
     job(manifest, "out")  # what a dead process left does not block
 
@@ -305,7 +326,7 @@ def test_broken_input_stops_the_job(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 20, broken=tuple(range(5, 20)))
     for limit in ("10%", "2"):
         options = RunOptions(max_failed=FailureLimit.parse(limit))
-        with pytest.raises(TooManyFailures, match=r"at most 2 of 20 may"):
+        with pytest.raises(TooManyFailures, match=r"limit is 2 of 20"):
             job(manifest, "out", options)
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 1
     summary = job(manifest, "out", RunOptions(max_failed=FailureLimit.parse("80%")))
@@ -379,15 +400,16 @@ def test_a_full_disk_keeps_what_was_finished(job, tmp_path, monkeypatch):
 
 def test_a_failing_model_call_leaves_no_half_shard(job, tmp_path, monkeypatch):
     manifest = write_pairs(tmp_path / "in", 12)
-    monkeypatch.setattr(runner.ShardScorer, "score", lambda *_: 1 / 0)
+    monkeypatch.setattr(ShardScorer, "score", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job(manifest, "out")
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 _STEPS = (
-    "runner.make_plan", "runner.open_job", "runner.ShardScorer.score", "runner.summarise",
-    "runner.finish", "job_folder.write_shard", "job_folder.append", "job_folder.read_ledger",
+    "runner.make_plan", "runner.open_job", "runner.ShardScorer.score",
+    "progress.summarise", "progress.JobRun.finish",
+    "job_folder.write_shard", "job_folder.append", "job_folder.read_ledger",
     "job_folder.JobFolder.remove_temporaries", "job_folder.JobFolder.write",
 )  # fmt: skip
 

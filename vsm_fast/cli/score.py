@@ -196,7 +196,7 @@ def _write_heatmaps(
     scores: VSMScores, rows: Sequence[PairRow], folder: Path, limit: int | None
 ) -> int:
     """Write one overlay a scored pair and say how many."""
-    from vsm_fast.jobs.pair_overlays import save_pair_overlays
+    from vsm_fast.jobs.shard_scoring import save_pair_overlays
 
     scored = [result for result in scores if result.ok][:limit]
     taken: set[str] = set()

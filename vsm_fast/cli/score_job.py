@@ -123,8 +123,7 @@ def refuse_options(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace, masks: MaskOptions) -> ExitCode:
     """``vsm-fast score --out DIR/``."""
     from vsm_fast.cli.job_reports import make_report, print_summary
-    from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
-    from vsm_fast.jobs.stopping import stop_on_signals
+    from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures, stop_on_signals
 
     check_inputs(arguments, masks)
     if arguments.fiftyone is not None:

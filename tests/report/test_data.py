@@ -99,7 +99,7 @@ def test_an_empty_table():
         (lambda t: t.replace_schema_metadata({"vsm_fast.grid": "2x2"}), "outside the grid"),
         (lambda t: t.replace_schema_metadata({"vsm_fast.grid": "999x999"}), "65,536"),
         (lambda t: changed(t, model=pa.array(["a", "b", "a"])), "several settings, model: a, b"),
-        (lambda t: changed(t, score=pa.array(["x", "y", "z"])), "score does not hold numbers"),
+        (lambda t: changed(t, score=pa.array(["x", "y", "z"])), "score must hold numbers"),
         (lambda t: changed(t, n_source=pa.array([1, None, 2])), "n_source must hold counts"),
         (lambda t: changed(t, point_visual=pa.array([[0.5], None, [0.5]])), "differ in length"),
         (lambda t: changed(t, point_target=pa.array(["a", "b", "c"])), "lists of numbers"),

@@ -16,8 +16,7 @@ from vsm_fast.cli.main import main
 from vsm_fast.cli.report import _IMAGES
 from vsm_fast.report import read_results, results_of, write_report
 from vsm_fast.report.images import thumbnails
-from vsm_fast.report.packing import pack
-from vsm_fast.report.page import DEFAULT_IMAGES, json_in_html, render_page
+from vsm_fast.report.page import DEFAULT_IMAGES, json_in_html, pack, render_page
 
 
 class Elements(HTMLParser):

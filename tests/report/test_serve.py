@@ -27,10 +27,17 @@ from job_inputs import write_model, write_pairs
 from vsm_fast import VSMScorer, score_batch
 from vsm_fast.cli.main import main
 from vsm_fast.images.automatic_masks import AutoMask
-from vsm_fast.report.serve_app import PLACES, allowed_host, make_app
-from vsm_fast.report.serve_connections import Connection, make_server
-from vsm_fast.report.serve_scoring import Stopped, _with_names, score_images
-from vsm_fast.report.serve_uploads import SIDES, Limits, UploadedImage, shown_name
+from vsm_fast.report.server import (
+    MAX_REQUESTS,
+    Connection,
+    ServerStopped,
+    _with_names,
+    allowed_host,
+    make_app,
+    make_server,
+    score_images,
+)
+from vsm_fast.report.uploads import SIDES, Limits, UploadedImage, shown_name
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
@@ -131,7 +138,10 @@ def test_files_come_under_our_names_with_their_masks(port):
         (("g.png", "g_mask.png", "g_mask.jpg"), "g.png has more than one mask: g_mask.png, g_mask"),
         (("g.png", "g.jpg", "g_mask.png"), "g_mask.png would be the mask of both g.png and g.jpg"),
         (("g.png", "g.png", "g_mask.png"), "g_mask.png would be the mask of both g.png and g.png"),
-        (("g.png", "lone_mask.png"), "lone_mask.png is named like a mask of an image that did not"),
+        (
+            ("g.png", "lone_mask.png"),
+            "lone_mask.png is named like a mask, but its image is missing",
+        ),
     ],
 )
 def test_a_mask_that_could_be_another_image_s_is_refused(port, names, message):
@@ -221,7 +231,7 @@ def test_another_site_cannot_send(port):
         ([("reference", "a", b"x"), ("generation", "b", b"2" * 80_000)], 413, "A request may"),
         ([("reference", "a", b"x")] * 3 + [("generation", "b", b"2")], 413, "At most 2 references"),
         ([("reference", "a", b"x")] + [("generation", "b", b"2")] * 12, 400, "Too many files"),
-        ([("reference", "a", b"x")], 400, "No image came as generation"),
+        ([("reference", "a", b"x")], 400, "The form has no generation image"),
         ([("path", "/etc/passwd", b"x")], 400, "reference and generation, and masks"),
     ],
 )
@@ -344,7 +354,7 @@ def test_one_at_a_time_and_few_waiting():
     with served(score, Limits()) as number:
         threads = [
             threading.Thread(target=lambda: answers.append(ask(number, body=body)))
-            for _ in range(PLACES + 2)
+            for _ in range(MAX_REQUESTS + 2)
         ]
         for thread in threads:
             thread.start()
@@ -359,13 +369,13 @@ def test_one_at_a_time_and_few_waiting():
         go.set()
         for thread in threads:
             thread.join(30)
-    assert [status for status, _, _ in answers[2:]] == [200] * PLACES
+    assert [status for status, _, _ in answers[2:]] == [200] * MAX_REQUESTS
     assert max(most) == 1
 
 
 def test_scoring_ends_with_the_server(tmp_path):
     def score(_):
-        raise Stopped
+        raise ServerStopped
 
     body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
     with served(score) as number:
@@ -373,7 +383,7 @@ def test_scoring_ends_with_the_server(tmp_path):
     stop = threading.Event()
     stop.set()
     images = {side: [UploadedImage("a", tmp_path / "a", None)] for side in SIDES}
-    with pytest.raises(Stopped):
+    with pytest.raises(ServerStopped):
         score_images(VSMScorer.from_pretrained("tiny"), stop, images)
 
 

@@ -24,7 +24,7 @@ from vsm_fast.cli.common import (
 from vsm_fast.extras import required
 
 if TYPE_CHECKING:
-    from vsm_fast.report.serve_uploads import MaskChoice
+    from vsm_fast.report.uploads import MaskChoice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,9 +73,7 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
             required(module, "vsm-fast serve")
     except ImportError as error:
         raise UsageError(str(error)) from error
-    from vsm_fast.report.serve_app import is_loopback, make_app
-    from vsm_fast.report.serve_connections import make_server
-    from vsm_fast.report.serve_scoring import score_images
+    from vsm_fast.report.server import is_loopback, make_app, make_server, score_images
 
     masks: list[MaskChoice] = ["whole", "auto"] if arguments.masks == "whole" else ["auto", "whole"]
     page = _page(arguments.results, arguments.root, masks)
@@ -103,7 +101,7 @@ def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:
     from vsm_fast.report.data import REQUIRED, read_results, results_of
     from vsm_fast.report.images import thumbnails
     from vsm_fast.report.page import DEFAULT_IMAGES, render_page
-    from vsm_fast.report.serve_uploads import Limits
+    from vsm_fast.report.uploads import Limits
 
     if results is None:
         nothing: dict[str, Any] = {name: pa.array([], pa.string()) for name in REQUIRED}

@@ -1,4 +1,4 @@
-"""Reports: the results of many pairs as one page for a browser, without a server."""
+"""Reports: the results of many pairs as one self-contained HTML page."""
 
 from vsm_fast.report.data import Results, read_results, results_of
 from vsm_fast.report.page import write_report

@@ -78,8 +78,7 @@ def read_side(label: str, paths: Sequence[Path], masks: Collection[Path], notes:
             "a folder."
         )
     if folders:
-        masks = {os.path.realpath(folder) for folder in masks}
-        return _read_folder(label, folders[0], masks, notes)
+        return _read_folder(label, folders[0], {os.path.realpath(path) for path in masks}, notes)
     if twice := repeated(paths):
         raise PairingError(f"{label}: {some(twice)} is listed more than once.")
     images = {path for part in _split_masks(paths) for path in part}

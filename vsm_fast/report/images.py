@@ -54,8 +54,8 @@ def thumbnails(
     base = Path() if root is None else Path(root)
     sides = [results.texts[side] for side in ("ref_id", "gen_id")]
     names = list(dict.fromkeys(column[row] for row in rows for column in sides))
-    files = []
-    places = {}
+    files: list[bytes] = []
+    places: dict[str, int] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         encoded = pool.map(thumbnail, [base / name for name in names])
         for name, file in zip(names, encoded, strict=True):

@@ -156,7 +156,7 @@ def _store(files: list[UploadFile], folder: Path, finder: AutoMask | None) -> li
     Raises:
         PairingError: If the owner of a mask is ambiguous.
     """
-    paths = {  # unique names, of which only the last part is compared
+    paths = {  # unique names; only the last part is compared
         f"{number}/{_last_part(file.filename)}": folder / f"{number:03d}"
         for number, file in enumerate(files)
     }

@@ -1,4 +1,4 @@
-"""Manifests as streams: archives, tables with images in them, addresses."""
+"""Manifests: text tables, tars, tables with images, addresses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import tarfile
 import tracemalloc
 import uuid
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -21,6 +22,7 @@ from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import load_mask
 from vsm_fast.images.stored import RemoteImage, StoredImage
 from vsm_fast.jobs.manifest import Manifest, read_manifest
+from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.jobs.records import Notes
 
 
@@ -31,7 +33,7 @@ def encoded(seed):
 
 
 def assert_shows(image, seed):
-    """The location decodes to that picture; it survives the way to another process."""
+    """Check that a location decodes to a picture, and can be pickled."""
     if isinstance(image, StoredImage):
         again = pickle.loads(pickle.dumps(image))
         assert again == image
@@ -75,7 +77,7 @@ def test_pairs_in_tars(tmp_path):
         ([], "lists no pairs"),
     ],
 )
-def test_tars_that_are_no_pairs(tmp_path, members, message):
+def test_tars_without_pairs_are_refused(tmp_path, members, message):
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(PairingError, match=message):
         read_manifest(tmp_path / "a.tar")
@@ -105,7 +107,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def image_table(rows, first=0):
-    """The layout of Hugging Face's datasets."""
+    """Return a table in the layout of Hugging Face datasets."""
     images = [{"bytes": encoded(first + i), "path": None} for i in range(rows)]
     return pa.table(
         {
@@ -138,7 +140,7 @@ def test_images_in_parquet_files_are_read_in_any_order(tmp_path):
 
 
 def test_a_data_set_saved_to_disk(tmp_path):
-    """What ``datasets`` writes: Arrow streams, and state.json that lists them."""
+    """``datasets`` writes Arrow streams, and state.json that lists them."""
     table = image_table(5)
     path = str(tmp_path / "data-00000-of-00001.arrow")
     with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
@@ -158,7 +160,7 @@ def test_a_data_set_saved_to_disk(tmp_path):
         read_manifest(tmp_path, COLUMNS)
 
 
-def test_cells_without_an_image_name_a_file_or_fail_alone(tmp_path):
+def test_cells_name_a_file_or_fail_alone(tmp_path):
     picture(7).save(tmp_path / "seven.png")
     cells = [{"bytes": None, "path": "seven.png"}, {"bytes": None, "path": None}, None]
     table = pa.table({"ref": pa.array(cells, IMAGE), "gen": pa.array(cells, IMAGE)})
@@ -173,7 +175,7 @@ def test_cells_without_an_image_name_a_file_or_fail_alone(tmp_path):
 
 @pytest.fixture
 def bucket():
-    """A folder in fsspec's memory."""
+    """Yield a folder in fsspec's memory."""
     name = f"memory://{uuid.uuid4().hex}"
     yield name
     fsspec.filesystem("memory").rm(name, recursive=True)
@@ -226,14 +228,14 @@ def test_tars_and_image_tables_at_addresses(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["nosuch", "github", "reference", "dir", "zip"])
-def test_addresses_that_nothing_opens(tmp_path, protocol):
-    """No such protocol, or it takes more than its name to open its files."""
+def test_unsupported_addresses_are_refused(tmp_path, protocol):
+    """The protocol is unknown, or needs more than an address."""
     (tmp_path / "a.csv").write_text(f"ref,gen\n{protocol}://a/b.png,x.png\n")
     with pytest.raises(PairingError, match=f"{protocol}:// addresses cannot be opened"):
         read_manifest(tmp_path / "a.csv")
 
 
-def test_locations_that_cannot_be_read(tmp_path):
+def test_unreadable_locations_are_refused(tmp_path):
     with pytest.raises(PairingError, match="cannot be read"):
         read_manifest("memory://nowhere/pairs.csv")
     with pytest.raises(PairingError, match="must contain files of one kind"):
@@ -287,7 +289,7 @@ def _json(**options):
         ("p.jsonl", "\n".join(map(json.dumps, json.loads(_json()))), "utf-16", "in UTF-16"),
     ],
 )
-def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, encoding, said):
+def test_separator_and_encoding_are_detected_and_noted(tmp_path, name, text, encoding, said):
     path = tmp_path / name
     path.write_bytes(text.encode(encoding))
     pairing = read_manifest(path)
@@ -301,7 +303,6 @@ def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, 
     ("name", "text", "message"),
     [
         ("p.csv", "ref,gen,gen\na,b,c\n", "line 1: column gen occurs twice"),
-        ("p.csv", "ref,gen, gen\na,b,c\n", "line 1: column gen occurs twice"),
         ("p.csv", "ref,gen,gen_mask\na,b,\na,b\n", "line 3: no value for column 'gen_mask'"),
         ("p.csv", "ref,gen\na,b,c\n", "line 2: more values than columns: 'c' follows .* 'gen'"),
         ("p.csv", "id, ref\na,b\n", "gen is required; the columns are id, ref."),
@@ -318,21 +319,56 @@ def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, 
         ("p.json", '"x"', "expected a JSON list of objects"),
         ("p.json", "", "expected a JSON list of objects"),
         ("p.json", "[" * 10**5, "object 1: not JSON"),
+        ("p.csv", "id,ref,gen\na,r,g\na,r,h\n", "ids must be unique; a is repeated"),
+        ("p.csv", "ref,gen\n", "lists no pairs"),
+        ("p.csv", "", "lists no pairs"),
+        ("p.csv", b"ref,gen\n\xff,g\n", "not a CSV file in UTF-8"),
+        ("p.jsonl", '{"ref": "r", "gen": "g"}\n{', "line 2: not JSON"),
+        ("p.jsonl", "[1]", "line 1: expected one JSON object; got list"),
+        ("p.jsonl", '{"ref": 3, "gen": "g"}', "ref must be text; got int 3"),
+        ("p.jsonl", "{}", "ref and gen is required; the columns are none"),
+        ("p.parquet", "not parquet", "not a Parquet file"),
+        ("p.txt", "ref,gen\n", "ends in .csv, .tsv, .jsonl, .json, .parquet"),
     ],
 )
-def test_rows_that_could_mean_something_else_are_refused(tmp_path, name, text, message):
+def test_bad_manifests_are_refused_with_the_place(tmp_path, name, text, message):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(PairingError, match=message):
         read_manifest(path)
 
 
-def test_a_json_list_is_not_held_in_memory(tmp_path):
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_all_kinds_of_manifests_agree(tmp_path, suffix):
+    records = [
+        {"id": "one", "subject": "cat", "ref": "/r.png", "gen": "g/0.png", "ref_mask": "m.png"},
+        {"id": "", "subject": "", "ref": "r.png", "gen": "g/1.png", "ref_mask": "", "seed": 3},
+    ]
+    path = tmp_path / f"pairs{suffix}"
+    if suffix == ".parquet":
+        columns = {name: [record.get(name) for record in records] for name in records[1]}
+        pq.write_table(pa.table(columns), path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    else:
+        lines = [",".join(str(record.get(name, "")) for name in records[1]) for record in records]
+        path.write_text("\n".join([",".join(records[1]), *lines]), encoding="utf-8-sig")
+    pairing = read_manifest(path)
+    assert pairing.rows == (
+        PairRow("one", "cat", Path("/r.png"), tmp_path / "g/0.png", tmp_path / "m.png"),
+        PairRow("row 2", "", tmp_path / "r.png", tmp_path / "g/1.png"),
+    )
+    assert pairing.notes == (f"{path}: unused columns: seed",)
+    with pytest.raises(PairingError, match="does not exist"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def test_a_json_list_is_streamed(tmp_path):
     rows = [{"ref": f"r{i}.png", "gen": "x" * 600} for i in range(1, 6000)]
     path = tmp_path / "p.json"
     path.write_text(json.dumps(rows))
     assert path.stat().st_size > 3e6
-    list(Manifest(str(path)).rows())  # what the first use allocates does not count
+    list(Manifest(str(path)).rows())  # allocations of the first use do not count
     tracemalloc.start()
     count = sum(row.ref.name == f"r{i}.png" for i, row in enumerate(Manifest(str(path)).rows(), 1))
     most = tracemalloc.get_traced_memory()[1]
@@ -341,7 +377,7 @@ def test_a_json_list_is_not_held_in_memory(tmp_path):
     assert most < 1e6
 
 
-def test_tables_with_a_column_twice_are_refused(tmp_path):
+def test_repeated_columns_of_tables_are_refused(tmp_path):
     table = pa.table([["r"], ["a"], ["b"]], names=["ref", "gen", "gen"])
     pq.write_table(table, tmp_path / "p.parquet")
     path = str(tmp_path / "p.arrow")
@@ -391,7 +427,7 @@ def test_a_table_at_an_address_that_is_replaced_is_read_again(bucket):
         ("cafe\u0301.png", "caf\u00e9.png"),
     ],
 )
-def test_paths_of_other_systems_are_understood(tmp_path, monkeypatch, written, file):
+def test_paths_of_other_systems(tmp_path, monkeypatch, written, file):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     picture(1).save(tmp_path / file, format="PNG")
@@ -402,8 +438,8 @@ def test_paths_of_other_systems_are_understood(tmp_path, monkeypatch, written, f
     assert_shows(row.ref, 1)
 
 
-def test_an_image_that_arrives_later_does_not_change_its_place(tmp_path):
-    """Else a job could not go on after a missing file was put there."""
+def test_a_file_added_later_keeps_its_location(tmp_path):
+    """A job must resume after a missing file was added."""
     (tmp_path / "p.csv").write_text("ref,gen\nr.png,imgs\\g.png\n")
     before = read_manifest(tmp_path / "p.csv").rows
     (tmp_path / "imgs").mkdir()
@@ -411,7 +447,7 @@ def test_an_image_that_arrives_later_does_not_change_its_place(tmp_path):
     assert read_manifest(tmp_path / "p.csv").rows == before
 
 
-def test_keys_of_tars_may_hold_dots_and_other_members_are_counted(tmp_path):
+def test_tar_keys_with_dots_and_unused_members(tmp_path):
     samples = [
         ("img.1.ref.png", encoded(0)), ("img.1.json", b'{"subject": "s"}'),
         ("img.1.gen.png", encoded(1)), ("img.1.txt", b"a caption"),
@@ -462,7 +498,7 @@ def _tar_damage():
 
 
 @pytest.mark.parametrize("kind", _tar_damage())
-def test_damage_of_tars_is_told_from_their_end(tmp_path, kind):
+def test_damaged_tars_are_refused(tmp_path, kind):
     content, message = _tar_damage()[kind]
     path = tmp_path / "a.tar"
     path.write_bytes(content)
@@ -473,7 +509,7 @@ def test_damage_of_tars_is_told_from_their_end(tmp_path, kind):
         read_manifest(path)
 
 
-def test_other_files_in_a_folder_of_a_manifest_are_counted(tmp_path):
+def test_other_files_of_a_folder_are_noted(tmp_path):
     write_tar(tmp_path / "a.tar", [("1.ref.png", encoded(4)), ("1.gen.png", encoded(5))])
     for name in ("b.tar.gz", ".DS_Store", "_SUCCESS"):
         (tmp_path / name).touch()
@@ -481,7 +517,7 @@ def test_other_files_in_a_folder_of_a_manifest_are_counted(tmp_path):
     assert note.endswith(f"skipped: 1 other file of the folder: {tmp_path / 'b.tar.gz'}")
 
 
-def test_hostile_columns_do_not_fill_the_memory(tmp_path):
+def test_the_list_of_unused_columns_is_bounded(tmp_path):
     lines = (json.dumps({"ref": "r", "gen": "g", f"c{i}": 1}) for i in range(1000))
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     (note,) = read_manifest(tmp_path / "p.jsonl").notes

@@ -1,4 +1,4 @@
-"""Jobs: one row out for each row in, whatever happens in between."""
+"""Jobs: one result row per pair, through interruptions, damage and failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = JobSettings(visual_threshold=0.97, thresholds=(0.9, 0.99), shard_rows
 
 @pytest.fixture
 def job(scorer, tmp_path):
-    """Function: run the job of a manifest in a folder, with some options."""
+    """Return a function that runs the job of a manifest in a folder."""
 
     def run(manifest, out, options=None, settings=SETTINGS, **further):
         return run_job(
@@ -40,7 +40,7 @@ def job(scorer, tmp_path):
     return run
 
 
-def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, scorer, tmp_path):
+def test_rows_equal_score_batch_in_manifest_order(job, scorer, tmp_path):
     manifest = write_pairs(tmp_path / "in", 10, broken=(5,))
     events = []
     summary = job(manifest, "out", report=events.append)
@@ -67,11 +67,11 @@ def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, score
     }  # fmt: skip
     assert summary["subjects"].keys() == {"s0", "s1", "s2"}
     assert summary["generators"]["g1"]["failed"] == 1
-    assert events[-1]["references_described"] == 3  # once each, in all of the three shards
+    assert events[-1]["references_described"] == 3  # each once, over three shards
     assert [event["shard"] for event in events if event["event"] == "shard"] == [0, 1, 2]
 
 
-def test_a_shard_says_what_it_is(job, tmp_path):
+def test_shards_have_metadata(job, tmp_path):
     job(write_pairs(tmp_path / "in", 5), "out")
     metadata = pq.read_metadata(tmp_path / "out" / "scores-000001.parquet").metadata
     assert metadata[b"vsm_fast.schema"] == b"2"
@@ -160,7 +160,7 @@ def test_a_damaged_shard_is_scored_again(job, tmp_path, harm, reason):
     harm(tmp_path / "out" / "scores-000001.parquet")
     (tmp_path / "out" / ".scores-000001.123.tmp.parquet").write_bytes(b"left by a killed process")
     with (tmp_path / "out" / LEDGER).open("a") as ledger:
-        ledger.write('{"shard": 1, "rows"')  # its last breath
+        ledger.write('{"shard": 1, "rows"')  # truncated
     events = []
     job(manifest, "out", report=events.append)
     start = next(event for event in events if event["event"] == "start")
@@ -171,7 +171,7 @@ def test_a_damaged_shard_is_scored_again(job, tmp_path, harm, reason):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_shard_that_was_not_recorded_is_scored_again(job, tmp_path):
+def test_an_unrecorded_shard_is_scored_again(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 9)
     job(manifest, "out")
     before = read_rows(tmp_path / "out")
@@ -210,8 +210,8 @@ _DAMAGE = {
 @pytest.mark.parametrize(
     ("name", "content"), [(name, one) for name, all_ in _DAMAGE.items() for one in all_]
 )
-def test_what_is_damaged_or_something_else_is_named(job, tmp_path, name, content):
-    """``None`` is a folder in the place of a file."""
+def test_damaged_and_foreign_files_are_named(job, tmp_path, name, content):
+    """``None`` is a folder in place of a file."""
     manifest = write_pairs(tmp_path / "in", 9)
     job(manifest, "out")
     harmed = tmp_path / "out" / name
@@ -228,20 +228,20 @@ def test_what_is_damaged_or_something_else_is_named(job, tmp_path, name, content
 
 
 @pytest.mark.parametrize("end", ['{"shard": 1, "ro', "\0" * 64, '{"shard": 1\0\0'])
-def test_a_ledger_line_that_was_not_written_to_its_end_is_passed_over(job, tmp_path, end):
+def test_a_truncated_ledger_line_is_skipped(job, tmp_path, end):
     manifest = write_pairs(tmp_path / "in", 9)
     job(manifest, "out")
     with (tmp_path / "out" / LEDGER).open("a") as ledger:
         ledger.write(end)
     (tmp_path / "out" / "scores-000002.parquet").unlink()
-    (tmp_path / "out" / ".notes.tmp").touch()  # somebody's
+    (tmp_path / "out" / ".notes.tmp").touch()  # not of the job
     for _ in range(2):
         job(manifest, "out")
         assert read_rows(tmp_path / "out").num_rows == 9
     assert (tmp_path / "out" / ".notes.tmp").exists()
 
 
-def test_another_job_is_refused_with_what_differs(job, tmp_path):
+def test_another_job_is_refused_with_the_differences(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 5)
     job(manifest, "out")
     with pytest.raises(PairingError, match=r"visual_threshold was 0.97, now 0.6; thresh.*\[\]"):
@@ -262,7 +262,7 @@ def test_moved_inputs_are_the_same_job(job, tmp_path):
     job(tmp_path / "moved" / "pairs.csv", "out")
 
 
-def test_a_manifest_that_changes_underway_is_noticed(job, tmp_path):
+def test_a_manifest_that_changes_during_the_job_is_refused(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 9)
 
     def swap(event):
@@ -274,16 +274,16 @@ def test_a_manifest_that_changes_underway_is_noticed(job, tmp_path):
         job(manifest, "out", report=swap)
 
 
-def test_two_writers(job, tmp_path):
+def test_a_second_writer_is_refused(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 5)
     (tmp_path / "out").mkdir()
     refused = pytest.raises(JobError, match=rf"process {os.getpid()} on .* Wait for it")
     with locked_folder(tmp_path / "out"), refused:
         job(manifest, "out")
-    job(manifest, "out")  # what a dead process left does not block
+    job(manifest, "out")  # a leftover lock file does not block
 
 
-def test_where_nothing_can_be_locked_a_warning_says_so(job, tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_gives_a_warning(job, tmp_path, monkeypatch, caplog):
     import fcntl
 
     def unsupported(*_):
@@ -334,7 +334,7 @@ def test_broken_input_stops_the_job(job, tmp_path):
 
 
 @pytest.mark.parametrize(("grace", "finished"), [(1e9, 2), (0.0, 1)])
-def test_asked_to_stop_it_finishes_a_shard_only_if_that_is_soon(job, tmp_path, grace, finished):
+def test_a_stopped_job_finishes_a_shard_within_the_grace_period(job, tmp_path, grace, finished):
     manifest = write_pairs(tmp_path / "in", 40)
     settings = replace(SETTINGS, shard_rows=10)
     stop = Stop()
@@ -353,7 +353,7 @@ def test_asked_to_stop_it_finishes_a_shard_only_if_that_is_soon(job, tmp_path, g
     assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
 
 
-def test_batch_sizes_change_nothing_but_last_bits(job, tmp_path):
+def test_batch_sizes_change_only_the_last_bits(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 13)
     tables = []
     for size in (1, 5):
@@ -364,7 +364,7 @@ def test_batch_sizes_change_nothing_but_last_bits(job, tmp_path):
     np.testing.assert_allclose(*(table["score"].to_numpy() for table in tables), atol=1e-5)
 
 
-def test_nothing_to_score_and_rows_that_repeat_ids(job, scorer, tmp_path):
+def test_empty_manifests_and_repeated_ids(job, scorer, tmp_path):
     empty = tmp_path / "empty.csv"
     empty.write_text("ref,gen\n")
     with pytest.raises(PairingError, match="no pair to score"):
@@ -378,7 +378,7 @@ def test_nothing_to_score_and_rows_that_repeat_ids(job, scorer, tmp_path):
     assert read_rows(tmp_path / "twice").num_rows == 6
 
 
-def test_a_full_disk_keeps_what_was_finished(job, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_finished_shards(job, tmp_path, monkeypatch):
     manifest = write_pairs(tmp_path / "in", 12)
     written, write_table = [], pq.write_table
 
@@ -398,7 +398,7 @@ def test_a_full_disk_keeps_what_was_finished(job, tmp_path, monkeypatch):
     assert read_rows(tmp_path / "out").num_rows == 12
 
 
-def test_a_failing_model_call_leaves_no_half_shard(job, tmp_path, monkeypatch):
+def test_a_failing_model_leaves_no_partial_shard(job, tmp_path, monkeypatch):
     manifest = write_pairs(tmp_path / "in", 12)
     monkeypatch.setattr(ShardScorer, "score", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -415,8 +415,8 @@ _STEPS = (
 
 
 @pytest.mark.parametrize("step", _STEPS)
-def test_a_step_done_twice_is_done_once(job, tmp_path, monkeypatch, step):
-    """As after a process that ended when it had done the step and not said so."""
+def test_steps_can_be_repeated(job, tmp_path, monkeypatch, step):
+    """A process may die after a step and before its record."""
     manifest = write_pairs(tmp_path / "in", 10, broken=(2, 6))
     job(manifest, "once")
     owner = importlib.import_module(f"vsm_fast.jobs.{step.split('.')[0]}")

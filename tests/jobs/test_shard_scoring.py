@@ -1,4 +1,4 @@
-"""Rows to tables: references once, whatever their order, and never too many at a time."""
+"""Shard scoring: chunks of bounded size, cached references, progress."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def _chunks(keys):
     return list(shard_scoring._chunks([(key, None) for key in keys]))
 
 
-def test_rows_are_cut_into_chunks_of_few_references(monkeypatch):
+def test_chunks_have_few_references(monkeypatch):
     monkeypatch.setattr(shard_scoring, "_MAX_REFERENCES", 2)
     monkeypatch.setattr(shard_scoring, "_MAX_ROWS", 4)
-    assert _chunks("ababab") == [[0, 1, 2, 3], [4, 5]]  # as they come
-    assert _chunks("abcabcab") == [[0, 3, 6, 1], [4, 7, 2, 5]]  # grouped: three references
+    assert _chunks("ababab") == [[0, 1, 2, 3], [4, 5]]  # in order
+    assert _chunks("abcabcab") == [[0, 3, 6, 1], [4, 7, 2, 5]]  # grouped by reference
     assert _chunks("abcd") == [[0, 1], [2, 3]]
     assert _chunks("a") == [[0]]
 
 
-def test_chunks_change_no_row(scorer, tmp_path, monkeypatch):
+def test_chunks_do_not_change_rows(scorer, tmp_path, monkeypatch):
     rows = read_manifest(write_pairs(tmp_path / "in", 24, references=8)).rows
     settings = JobSettings(visual_threshold=0.97)
     tables = []
@@ -49,7 +49,7 @@ def test_chunks_change_no_row(scorer, tmp_path, monkeypatch):
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
-def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
+def test_references_are_cached_within_the_memory_limit(scorer, tmp_path):
     rows = read_manifest(write_pairs(tmp_path / "in", 8, references=4, broken=(1,))).rows
     keyed = [(reference_key(row), row) for row in rows[:4]]
     roomy = ReferenceCache(scorer, 1 << 30)
@@ -66,7 +66,7 @@ def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
     assert tight.misses == 5
 
 
-def test_a_reference_that_is_replaced_is_described_again(scorer, tmp_path):
+def test_a_replaced_reference_is_extracted_again(scorer, tmp_path):
     (row, *_) = read_manifest(write_pairs(tmp_path / "in", 1)).rows
     memory = ReferenceCache(scorer, 1 << 30)
     found = []
@@ -77,8 +77,8 @@ def test_a_reference_that_is_replaced_is_described_again(scorer, tmp_path):
     assert not torch.equal(*found)
 
 
-def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
-    """Else an interruption would: it decides which references are described together."""
+def test_reference_descriptors_do_not_depend_on_the_batch(scorer, tmp_path):
+    """An interruption changes which references are extracted together."""
     rows = read_manifest(write_pairs(tmp_path / "in", 8, references=8)).rows
     alone, together = (ReferenceCache(scorer, 1 << 30) for _ in range(2))
     keyed = [(reference_key(row), row) for row in rows]
@@ -102,7 +102,7 @@ def test_a_bad_reference_keeps_its_reason(scorer, tmp_path):
     assert sum(failed) == 2
 
 
-def test_equal_references_in_an_archive_are_one(scorer, tmp_path):
+def test_equal_references_in_an_archive_are_extracted_once(scorer, tmp_path):
     content = {}
     for seed in (0, 1):
         file = io.BytesIO()

@@ -14,17 +14,7 @@ from vsm_fast.images.mask_names import MASK_ENDING, is_mask_name, match_masks
 from vsm_fast.images.storage import beside
 from vsm_fast.jobs.records import Notes, is_hidden, repeated, some
 
-IMAGE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".avif",
-)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 @dataclass(frozen=True)

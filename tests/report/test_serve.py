@@ -314,7 +314,7 @@ def test_clients_without_progress_are_dropped(monkeypatch, sent):
     monkeypatch.setattr(
         Connection, "connection_lost", lambda *given: plain(*given) or lost.release()
     )
-    page = "x" * 50_000_000  # more than the system keeps for a client that does not read
+    page = "x" * 20_000_000  # more than the system keeps for a client that does not read
     with served(dict, page=page) as number:
         with clients(number, 3, sent) as opened:
             for _ in opened:

@@ -11,7 +11,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -75,7 +75,10 @@ def table_records(file: str, columns: Collection[str]) -> Iterator[tuple[str, Re
         fields = [field for field in table.schema if field.name in columns]
         images = [field.name for field in fields if _is_image(field.type)]
         text = [field.name for field in fields if not _is_image(field.type)]
-        for row, values in enumerate(table.rows(text)):
+        rows: Iterable[Record] = ({} for _ in range(table.count))
+        if text:
+            rows = (row for batch in table.batches(text) for row in batch.to_pylist())
+        for row, values in enumerate(rows):
             record: Record = dict.fromkeys(table.schema.names) | values
             record |= {name: ArrowImage(file, row, name) for name in images}
             yield f"row {row + 1}", record
@@ -139,13 +142,10 @@ class _ArrowFile:
         except pa.ArrowInvalid:
             self._table = pa.ipc.open_file(source).read_all()
         self.schema: pa.Schema = self._table.schema
+        self.count = self._table.num_rows
 
-    def rows(self, columns: list[str]) -> Iterator[Record]:
-        if not columns:
-            yield from ({} for _ in range(self._table.num_rows))
-            return
-        for batch in self._table.select(columns).to_batches(_TEXT_ROWS):
-            yield from batch.to_pylist()
+    def batches(self, columns: list[str]) -> Iterable[pa.RecordBatch]:
+        return self._table.select(columns).to_batches(_TEXT_ROWS)
 
     def cell(self, row: int, column: str) -> Any:
         return self._table[column][row].as_py()
@@ -164,21 +164,16 @@ class _ParquetFile:
         self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         self.schema: pa.Schema = self._file.schema_arrow
         self._images = [field.name for field in self.schema if _is_image(field.type)]
-        counts = [
-            self._file.metadata.row_group(group).num_rows
-            for group in range(self._file.num_row_groups)
-        ]
-        self._ends = list(accumulate(counts))
+        footer = self._file.metadata
+        self.count = footer.num_rows
+        groups = range(footer.num_row_groups)
+        self._ends = list(accumulate(footer.row_group(group).num_rows for group in groups))
         self._lock = threading.Lock()
         self._blocks: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
         self._reading: tuple[int, int, Iterator[pa.RecordBatch]] | None = None
 
-    def rows(self, columns: list[str]) -> Iterator[Record]:
-        if not columns:
-            yield from ({} for _ in range(self._file.metadata.num_rows))
-            return
-        for batch in self._file.iter_batches(_TEXT_ROWS, columns=columns):
-            yield from batch.to_pylist()
+    def batches(self, columns: list[str]) -> Iterable[pa.RecordBatch]:
+        return self._file.iter_batches(_TEXT_ROWS, columns=columns)
 
     def cell(self, row: int, column: str) -> Any:
         group = bisect_right(self._ends, row)

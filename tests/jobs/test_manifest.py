@@ -78,9 +78,8 @@ def test_pairs_in_tars(tmp_path):
     ],
 )
 def test_tars_without_pairs_are_refused(tmp_path, members, message):
-    write_tar(tmp_path / "a.tar", members)
     with pytest.raises(PairingError, match=message):
-        read_manifest(tmp_path / "a.tar")
+        read_manifest(write_tar(tmp_path / "a.tar", members))
 
 
 def test_damaged_and_compressed_tars(tmp_path):

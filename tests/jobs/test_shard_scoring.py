@@ -127,12 +127,9 @@ def test_progress_counts_every_row_once(scorer, tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize(("text", "most"), [("0", 0), ("12", 12), ("1%", 2), ("0.4%", 0)])
-def test_failure_limits(text, most):
-    assert FailureLimit.parse(text).rows(200) == most
-
-
-@pytest.mark.parametrize("text", ["x", "-1", "101%", "1.5", "%"])
-def test_bad_failure_limits(text):
-    with pytest.raises(ValueError):
-        FailureLimit.parse(text)
+def test_failure_limits():
+    for text, limit in (("0", 0), ("12", 12), ("1%", 2), ("0.4%", 0)):
+        assert FailureLimit.parse(text).rows(200) == limit
+    for text in ("x", "-1", "101%", "1.5", "%"):
+        with pytest.raises(ValueError):
+            FailureLimit.parse(text)

@@ -155,8 +155,8 @@ def run_distributed(
             for entry in _until_stopped(answers, stop, options.grace):
                 before = folder.finished.get(entry.shard)
                 folder.record(entry)
-                run.advance(before.failed if before is not None else entry.rows, entry.failed)
                 run.finish_shard(entry.shard)
+                run.advance(before.failed if before is not None else entry.rows, entry.failed)
             if folder.pending and stop.signal is not None:
                 run.end_early()
         return run.finish()

@@ -218,9 +218,11 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: If a key occurs twice.
     """
-    if twice := repeated(name for name, _ in pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice = repeated(name for name, _ in pairs)
         raise ValueError(f"an object has the key {some(twice)} twice")
-    return dict(pairs)
+    return result
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)

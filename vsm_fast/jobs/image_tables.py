@@ -144,7 +144,7 @@ class _ArrowFile:
         self.schema: pa.Schema = self._table.schema
         self.count = self._table.num_rows
 
-    def batches(self, columns: list[str]) -> Iterable[pa.RecordBatch]:
+    def batches(self, columns: list[str]) -> Any:
         return self._table.select(columns).to_batches(_TEXT_ROWS)
 
     def cell(self, row: int, column: str) -> Any:
@@ -172,7 +172,7 @@ class _ParquetFile:
         self._blocks: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
         self._reading: tuple[int, int, Iterator[pa.RecordBatch]] | None = None
 
-    def batches(self, columns: list[str]) -> Iterable[pa.RecordBatch]:
+    def batches(self, columns: list[str]) -> Any:
         return self._file.iter_batches(_TEXT_ROWS, columns=columns)
 
     def cell(self, row: int, column: str) -> Any:

@@ -1,6 +1,6 @@
-"""Clocks that are set while something runs: results, bounds, locks and figures stay what they are.
+"""Clock changes during a run: results, limits, locks and figures must not depend on them.
 
-What the server does then is tested in tests/serve/.
+tests/report/ covers the server.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ from filelock import FileLock, Timeout
 from job_inputs import read_rows, write_model, write_pairs
 
 from vsm_fast import VSMScorer
-from vsm_fast.cache import DescriptorCache
+from vsm_fast.cache import DescriptorCache, RowsForm
 from vsm_fast.cli import score_job
 from vsm_fast.files import alone
-from vsm_fast.jobs.errors import JobError, JobStopped
-from vsm_fast.jobs.job_folder import LEDGER
-from vsm_fast.jobs.ledger import read_ledger
-from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.errors import JobError, JobStopped, Stop
+from vsm_fast.jobs.job_folder import LEDGER, locked_folder, read_ledger
 from vsm_fast.jobs.manifest import Manifest
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import JobSettings, RunOptions
-from vsm_fast.jobs.stopping import Stop
 from vsm_fast.progress import reporting
 
 one_thread = tiny_models.one_thread
@@ -40,9 +37,7 @@ def model(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("model") / "small"))
 
 
-def test_a_job_goes_on_with_the_same_rows_and_figures_that_make_sense(
-    model, tmp_path, jumping_clock
-):
+def test_a_job_resumes_with_equal_rows_and_sane_figures(model, tmp_path, jumping_clock):
     manifest = Manifest(str(write_pairs(tmp_path / "in", 40)))
     settings = JobSettings(model=model, device="cpu", shard_rows=10)
     events, stop = [], Stop()
@@ -53,7 +48,7 @@ def test_a_job_goes_on_with_the_same_rows_and_figures_that_make_sense(
             stop.signal = 15
 
     out, options = tmp_path / "out", RunOptions(grace=1000, batch_size=4)
-    with pytest.raises(JobStopped, match="20 of 40 rows are finished"):  # the rest of a shard fits
+    with pytest.raises(JobStopped, match="20 of 40 rows are finished"):  # within the grace period
         run_job(manifest, out, settings, options, stop=stop, report=report)
     shift_times(tmp_path / "in")
     shift_times(out)
@@ -68,19 +63,19 @@ def test_a_job_goes_on_with_the_same_rows_and_figures_that_make_sense(
     assert all(0 <= figure < 1e5 for figure in figures)
 
 
-def test_no_lock_is_taken_from_its_owner(model, tmp_path, jumping_clock):
+def test_locks_stay_with_their_owner(model, tmp_path, jumping_clock):
     manifest = Manifest(str(write_pairs(tmp_path / "in", 2)))
     (tmp_path / "out").mkdir()
-    with only_writer(tmp_path / "out" / "_lock"), alone(tmp_path / "out" / "export.lock"):
+    with locked_folder(tmp_path / "out"), alone(tmp_path / "out" / "export.lock"):
         for _ in range(2):
             shift_times(tmp_path / "out")
-            with pytest.raises(JobError, match="another process works on"):
+            with pytest.raises(JobError, match="another process writes to"):
                 run_job(manifest, tmp_path / "out", JobSettings(model=model, device="cpu"))
             with pytest.raises(Timeout):
                 FileLock(tmp_path / "out" / "export.lock").acquire(timeout=0.1)
 
 
-def test_a_cache_keeps_its_bound_its_scores_and_what_was_used_last(model, tmp_path, jumping_clock):
+def test_a_cache_keeps_its_limit_its_scores_and_recent_entries(model, tmp_path, jumping_clock):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (48, 48, 3), np.uint8) for _ in range(6)]
     plain = VSMScorer.from_pretrained(model, device="cpu").score(images[:1], images, batch_size=1)
@@ -93,13 +88,13 @@ def test_a_cache_keeps_its_bound_its_scores_and_what_was_used_last(model, tmp_pa
     assert (scorer.cache.hits, scorer.cache.misses) == (8, 6)
 
     cache = DescriptorCache(tmp_path / "d", max_bytes=3 * scorer.cache.size() // 6)
-    rows = torch.zeros(36, 16), torch.zeros(36, 16)
+    rows, form = (torch.zeros(36, 16), torch.zeros(36, 16)), RowsForm(36, 16, torch.float32)
     for name in ("aa", "bb", "cc"):
         cache.put({name: rows})
         shift_times(tmp_path / "d")
-    assert cache.get(["aa"]) != [None]
+    assert cache.get(["aa"], [form]) != [None]
     cache.put({"dd": rows})
-    assert [found is not None for found in cache.get(["aa", "bb", "cc", "dd"])] == [
+    assert [found is not None for found in cache.get(["aa", "bb", "cc", "dd"], [form] * 4)] == [
         True, False, True, True,
     ]  # fmt: skip
     assert cache.size() <= cache.max_bytes
@@ -108,7 +103,7 @@ def test_a_cache_keeps_its_bound_its_scores_and_what_was_used_last(model, tmp_pa
 def _of_a_library_call():
     with reporting(True, 4) as advance:
         for _ in range(4):
-            time.sleep(0.11)  # a bar is drawn ten times a second at most
+            time.sleep(0.11)  # a bar redraws at most ten times per second
             advance(1)
 
 
@@ -122,7 +117,7 @@ def _of_a_job():
 
 
 @pytest.mark.parametrize("show", [_of_a_library_call, _of_a_job])
-def test_bars_go_on_and_show_seconds(show, jumping_clock, capsys):
+def test_bars_advance_and_show_seconds(show, jumping_clock, capsys):
     show()
     states = capsys.readouterr().err.split("\r")
     assert [f" {done}/4 " in "".join(states) for done in range(5)] == [True] * 5

@@ -1,8 +1,9 @@
-"""Disks that are full, folders that cannot be written to, and signals, from the command line."""
+"""Full disks, read-only folders, missing memory and signals, from the command line."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from vsm_fast import VSMScorer
 from vsm_fast.cli.main import ExitCode, main
+from vsm_fast.describer import Describer
 
 one_thread = tiny_models.one_thread
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,69 +28,48 @@ PAIR = [
     "score", "--device", "cpu", "--refs", str(EXAMPLES / "refs/robot_toy/reference.jpg"),
     "--gens", str(EXAMPLES / "gens/robot_toy/other_photo.jpg"),
 ]  # fmt: skip
-# Files may not grow beyond so many bytes: the kernel refuses, as it does on a full disk.
+# The kernel refuses files above a size limit, as it does on a full disk.
 _LIMITED = """
-import resource, signal, sys
+import json, resource, signal, sys
 from vsm_fast.cli.main import main
 import vsm_fast.scorer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-raise SystemExit(main(sys.argv[1:]))
+for command in json.loads(sys.argv[1]):
+    print("exit", main(command), file=sys.stderr)
 """
 # Coverage writes files, too.
 _UNMEASURED = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
-# Slow enough to be met by a signal while it scores, or has written a part; says when it does.
-_SLOW = """
-import sys, time
-import pyarrow.parquet
-from vsm_fast.cli import main as cli
-from vsm_fast import describer
-def slow(*arguments, **settings):
-    if sys.argv[1] == "writing":
-        open(arguments[1], "wb").write(b"part")
-    print("now", flush=True)
-    time.sleep(30)
-if sys.argv[1] == "scoring":
-    describer.Describer.computed = slow
-else:
-    pyarrow.parquet.write_table = slow
-raise SystemExit(cli.main(sys.argv[2:]))
-"""
 
 
 def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_a_full_disk_leaves_old_results_and_no_part_of_new_ones(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_old_results_and_leaves_no_partial_files(tmp_path: Path) -> None:
     out, maps, cache = tmp_path / "out", tmp_path / "maps", tmp_path / "cache"
     out.mkdir()
-    (out / "scores.parquet").write_bytes(b"old")
-    (out / "scores.jsonl").write_bytes(b"old")
-    for command in (
-        [*PAIR, "--out", str(out / "scores.parquet")],
-        [*PAIR, "--heatmaps", str(maps)],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", _LIMITED, *command],
-            capture_output=True, text=True, timeout=300, env=_UNMEASURED,
-        )  # fmt: skip
-        assert done.returncode == ExitCode.FAILED, done.stderr
-        assert os.strerror(errno.EFBIG) in done.stderr
-        assert done.stderr.count("\n") == 1
+    for name in ("scores.parquet", "scores.jsonl"):
+        (out / name).write_bytes(b"old")
+    options = (["--out", str(out / "scores.parquet")], ["--heatmaps", str(maps)],
+               ["--cache", str(cache)])  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", _LIMITED, *PAIR, "--cache", str(cache)],
+        [sys.executable, "-c", _LIMITED, json.dumps([[*PAIR, *option] for option in options])],
         capture_output=True, text=True, timeout=300, env=_UNMEASURED,
     )  # fmt: skip
+    to_file, end, to_maps, end_of_maps, *_ = done.stderr.splitlines()
+    for line in (to_file, to_maps):
+        assert os.strerror(errno.EFBIG) in line
+    assert end == end_of_maps == f"exit {ExitCode.FAILED:d}"
+    assert "Traceback" not in done.stderr
     assert files(out) == ["scores.jsonl", "scores.parquet"]
     assert {path.read_bytes() for path in out.iterdir()} == {b"old"}
     assert files(maps) == []
     assert [name for name in files(cache) if not name.startswith("index.sqlite")] == []
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_errors_of_the_disk_are_said_in_one_line(
+def test_disk_errors_take_one_line(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -101,7 +82,7 @@ def test_errors_of_the_disk_are_said_in_one_line(
     assert files(tmp_path) == []
 
 
-def test_a_folder_that_may_not_be_written_to_is_found_before_scoring(
+def test_a_read_only_folder_is_refused_before_scoring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
@@ -116,29 +97,45 @@ def test_a_folder_that_may_not_be_written_to_is_found_before_scoring(
     [(signal.SIGINT, "scoring", 130), (signal.SIGINT, "writing", 130),
      (signal.SIGTERM, "writing", 143)],
 )  # fmt: skip
-def test_a_signal_ends_the_run_and_leaves_no_part_of_a_file(
+def test_a_signal_ends_the_run_and_leaves_no_partial_files(
     sent: signal.Signals, during: str, code: int, tmp_path: Path
 ) -> None:
-    out = tmp_path / "scores.parquet"
+    folder, log = tmp_path / "out", tmp_path / "log"
+    folder.mkdir()
+    out = folder / "scores.parquet"
     out.write_bytes(b"old")
-    command = [*PAIR, "--out", str(out), "--heatmaps", str(tmp_path / "maps")]
-    with subprocess.Popen(
-        [sys.executable, "-c", _SLOW, during, *command],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == "now\n"
-        time.sleep(0.2)
-        process.send_signal(sent)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors
-    assert "Traceback" not in errors
-    assert files(tmp_path) == ["scores.parquet"]
+    ready, started = os.pipe()
+
+    def wait(*arguments: object, **_: object) -> None:
+        if during == "writing":
+            Path(str(arguments[1])).write_bytes(b"part")
+        os.write(started, b"1")
+        time.sleep(60)
+
+    child = os.fork()
+    if child == 0:
+        exit_code = 70
+        try:
+            sys.stderr = log.open("w", buffering=1)
+            if during == "scoring":
+                Describer.computed = wait  # type: ignore[assignment,method-assign]
+            else:
+                pq.write_table = wait
+            exit_code = main([*PAIR, "--out", str(out), "--heatmaps", str(folder / "maps")])
+        except SystemExit as error:
+            exit_code = int(str(error.code))
+        finally:
+            os._exit(exit_code)
+    assert os.read(ready, 1)
+    os.kill(child, sent)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert files(folder) == ["scores.parquet"]
     assert out.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("step", ["_open", "tell", "getexif", "load", "convert", "resize"])
-def test_an_image_that_does_not_fit_into_memory_costs_its_own_row_only(
+def test_an_image_larger_than_memory_fails_alone(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large, small = tmp_path / "large.png", tmp_path / "small.jpg"
@@ -163,7 +160,7 @@ def test_an_image_that_does_not_fit_into_memory_costs_its_own_row_only(
     assert np.isnan(found.score[1])
 
 
-# As when a package that imports another one goes on without it.
+# A package that swallows the interrupt of a package it imports.
 _SWALLOWED = """
 import os, signal
 try:
@@ -185,7 +182,7 @@ except KeyboardInterrupt:
          "build_trt.py: interrupted; no plan was written"),
     ],
 )  # fmt: skip
-def test_ctrl_c_while_packages_are_imported_is_one_line(
+def test_ctrl_c_during_imports_takes_one_line(
     package: str, content: str, command: list[str], said: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"{package}.py").write_text(content)

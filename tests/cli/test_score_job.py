@@ -1,4 +1,4 @@
-"""``vsm-fast score --out DIR/``: what a user sees, exit codes, signals."""
+"""``vsm-fast score --out DIR/``: output, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def score(model):
     return run
 
 
-def test_a_job_from_the_shell(score, tmp_path, monkeypatch, capsys):
+def test_output_of_a_job(score, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "in", 7, broken=(4,))
     command = ["--manifest", "in/pairs.csv", "--out", "scores/", "--shard-rows", "3",
@@ -55,7 +55,7 @@ def test_a_job_from_the_shell(score, tmp_path, monkeypatch, capsys):
             assert Path(row["heatmap"]).stat().st_size > 100
             assert len(row["point_cell"]) == row["n_matched"]
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # paths are recorded, not where one stood
+    monkeypatch.chdir(tmp_path / "elsewhere")  # recorded paths are absolute
     for i, place in ((1, "../in/pairs.csv"), (3, "../scores"), (-1, "../maps")):
         command[i] = place
     assert score(*command, "--json", "--max-failed", "20%") == ExitCode.UNSCORED
@@ -64,7 +64,7 @@ def test_a_job_from_the_shell(score, tmp_path, monkeypatch, capsys):
     assert events[1]["finished_rows"] == 7
 
 
-def test_a_report_of_a_job_is_that_of_a_file(score, tmp_path, capsys):
+def test_reports_of_a_job_and_of_a_file_agree(score, tmp_path, capsys):
     manifest = write_pairs(tmp_path / "in", 7, broken=(4,))
     shown = []
     for out in ("scores.parquet", "scores.csv", "scores.jsonl", "scores/"):
@@ -92,7 +92,7 @@ def test_a_report_of_a_job_is_that_of_a_file(score, tmp_path, capsys):
     assert all(job.field(name).type == file.field(name).type for name in file.names)
 
 
-def test_folders_make_a_job_too(score, tmp_path, capsys):
+def test_a_job_of_folders(score, tmp_path, capsys):
     write_pairs(tmp_path / "in", 6)
     for side, name in (("refs", "ref0"), ("gens", "gen0"), ("gens", "gen3")):
         (tmp_path / side / "s").mkdir(parents=True, exist_ok=True)
@@ -106,14 +106,14 @@ def test_folders_make_a_job_too(score, tmp_path, capsys):
 def test_notes_on_the_input_reach_the_user(score, tmp_path, capsys, folders):
     manifest = write_pairs(tmp_path / "in", 2, references=1)
     inputs = ["--manifest", manifest]
-    expected = ["is read as semicolon-separated text", "columns that are not used: seed"]
+    expected = ["is read as semicolon-separated text", "unused columns: seed"]
     if folders:
         (tmp_path / "in" / "gens").mkdir()
         for name in ("gen0.png", "gen1.png"):
             (tmp_path / "in" / name).rename(tmp_path / "in" / "gens" / name)
         (tmp_path / "in" / "gens" / "Thumbs.db").touch()
         inputs = ["--refs", tmp_path / "in" / "ref0.png", "--gens", tmp_path / "in" / "gens"]
-        expected = ["left out: 1 hidden or system file: "]
+        expected = ["skipped: 1 hidden or system file: "]
     else:
         manifest.write_text(manifest.read_text().replace(",", ";").replace("subject", "seed"))
     for out in (tmp_path / "out", tmp_path / "out.csv"):
@@ -147,15 +147,15 @@ def test_failures_and_their_exit_codes(score, tmp_path, capsys):
         (("--manifest", manifest, "--out", "x.xlsx"), "or in / for a job"),
         (("--manifest", tmp_path / "no.csv", "--out", tmp_path / "o"), "does not exist"),
         (("--manifest", manifest, "--columns", "ref", "--out", tmp_path / "o"), "NAME=COLUMN"),
-        (("--manifest", manifest, "--columns", "gen=x", "--out", tmp_path / "o"), "x must be"),
-        (("--manifest", manifest, "--out", manifest / "o"), "no folder that can"),
+        (("--manifest", manifest, "--columns", "gen=x", "--out", tmp_path / "o"), "x is required"),
+        (("--manifest", manifest, "--out", manifest / "o"), "not a writable folder"),
     ):
         assert score(*wrong) == ExitCode.USAGE, wrong
         assert message in capsys.readouterr().err
     assert not list((tmp_path / "o").glob("*.parquet"))
 
 
-def test_a_folder_that_cannot_be_written_to(score, tmp_path, capsys, monkeypatch):
+def test_a_read_only_folder_is_refused(score, tmp_path, capsys, monkeypatch):
     manifest = write_pairs(tmp_path / "in", 2)
 
     def refuse(*_, **__):
@@ -163,15 +163,15 @@ def test_a_folder_that_cannot_be_written_to(score, tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)  # the tests may run as root
     assert score("--manifest", manifest, "--out", tmp_path / "out") == ExitCode.USAGE
-    assert "no folder that can be written to" in capsys.readouterr().err
+    assert "not a writable folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_keep_what_is_finished(score, tmp_path, number, code):
+def test_signals_keep_finished_shards(score, tmp_path, number, code):
     manifest = write_pairs(tmp_path / "in", 120)
     out = tmp_path / "out"
     base = ("--manifest", manifest, "--out", out, "--shard-rows", "4", "--quiet")
-    torch.set_num_threads(1)  # a forked child has no others
+    torch.set_num_threads(1)  # a forked child has no threads
     child = os.fork()
     if child == 0:
         os._exit(score(*base))
@@ -188,7 +188,7 @@ def test_signals_keep_what_is_finished(score, tmp_path, number, code):
 
 
 def _leak_until_refused():
-    """Keep a piece of memory with every batch; the system refuses the eighth."""
+    """Leak memory with every batch; the system refuses the eighth."""
     import resource
 
     piece, kept, plain = 2**28, [], Describer.computed
@@ -197,18 +197,18 @@ def _leak_until_refused():
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     def leaking(*arguments):
-        kept.append(np.empty(piece, np.uint8))  # never touched: addresses are what is limited
+        kept.append(np.empty(piece, np.uint8))  # untouched: the limit is on addresses
         return plain(*arguments)
 
     Describer.computed = leaking
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-def test_a_job_without_memory_keeps_what_is_finished(score, tmp_path):
+def test_a_job_out_of_memory_keeps_finished_shards(score, tmp_path):
     manifest = write_pairs(tmp_path / "in", 40)
     out = tmp_path / "out"
     base = ("--manifest", manifest, "--out", out, "--shard-rows", "4", "--quiet")
-    torch.set_num_threads(1)  # a forked child has no others
+    torch.set_num_threads(1)  # a forked child has no threads
     child = os.fork()
     if child == 0:
         code = 70
@@ -232,8 +232,8 @@ def test_a_job_without_memory_keeps_what_is_finished(score, tmp_path):
     assert set(rows["status"].to_pylist()) == {"ok"}
 
 
-def test_a_job_finds_masks_where_none_is_given(score, tmp_path, capsys):
-    for side in ("refs", "gens"):  # copies without the masks that lie beside them
+def test_a_job_finds_missing_masks(score, tmp_path, capsys):
+    for side in ("refs", "gens"):  # copies without masks beside them
         (tmp_path / side).mkdir()
     shutil.copy(EXAMPLES / "refs/robot_toy/reference.jpg", tmp_path / "refs")
     for name in ("repainted", "other_photo"):
@@ -248,5 +248,7 @@ def test_a_job_finds_masks_where_none_is_given(score, tmp_path, capsys):
     for one, other in zip(rows["score"].to_pylist(), plain["score"].to_pylist(), strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     capsys.readouterr()
-    assert score(*sides, "--out", f"{tmp_path}/job/") == ExitCode.USAGE  # other rows, another job
+    assert (
+        score(*sides, "--out", f"{tmp_path}/job/") == ExitCode.USAGE
+    )  # different masks, a different job
     assert "manifest" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A time of day that jumps by a year, back and forth, as after a lost battery or a wrong server."""
+"""Wall clock that jumps by a year, as after a dead battery or a wrong time server."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 import tqdm.std
 
 YEAR = 365 * 86400.0
-_JUMPS = (0.0, YEAR, -YEAR, -YEAR, YEAR, 0.0, -YEAR)  # neighbours differ, and those one apart too
+_JUMPS = (0.0, YEAR, -YEAR, -YEAR, YEAR, 0.0, -YEAR)  # neighbours differ, and next neighbours too
 
 
 @pytest.fixture
 def jumping_clock(monkeypatch):
-    """Each look at the time of day finds it a year off, in another direction."""
+    """Let every reading of the wall clock jump by a year."""
     plain, jumps = time.time, itertools.cycle(_JUMPS)
 
     def jumping():
@@ -24,11 +24,11 @@ def jumping_clock(monkeypatch):
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
-    monkeypatch.setattr(tqdm.std, "time", jumping)  # a copy of its own
+    monkeypatch.setattr(tqdm.std, "time", jumping)  # its own copy
 
 
 def shift_times(folder: Path) -> None:
-    """Files were changed a year ago or in a year, in turn."""
+    """Shift modification times by a year, alternately back and forth."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     assert files
     for path, years in zip(files, itertools.cycle((1, -1))):

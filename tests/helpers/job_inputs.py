@@ -1,4 +1,4 @@
-"""A small model, small pictures and manifests of them, for the tests of jobs."""
+"""Small model, images and manifests for job tests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SIDE = 48
 
 
 def write_model(folder: Path) -> Path:
-    """A random model that scores a picture of ``SIDE`` pixels in milliseconds."""
+    """Write a random model that scores an image of ``SIDE`` pixels in milliseconds."""
     folder.mkdir()
     write_folder(folder, config_of(), pixel_unet(), *aggregation_pair((24, 8)))
     return folder
 
 
 def picture(seed: int, changed: int = 0) -> Image.Image:
-    """Blocks of random colours; ``changed`` of them are others."""
+    """Return blocks of random colours, ``changed`` of them different."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (6, 6, 3), np.uint8)
     for _ in range(changed):
@@ -39,7 +39,7 @@ def picture(seed: int, changed: int = 0) -> Image.Image:
 def write_pairs(
     folder: Path, rows: int, references: int = 3, name: str = "pairs.csv", broken: tuple = ()
 ) -> Path:
-    """A manifest whose rows go through the references in turn; some generations are no images."""
+    """Write a manifest whose rows cycle through the references; ``broken`` rows have no image."""
     folder.mkdir(exist_ok=True)
     for ref in range(references):
         picture(ref).save(folder / f"ref{ref}.png")
@@ -59,20 +59,20 @@ def write_pairs(
 
 
 def read_rows(out: Path) -> pa.Table:
-    """All rows of a job but the times, in order of the shards; metadata left out."""
+    """Return all rows of a job in order, without times and metadata."""
     table = pq.read_table(out).drop_columns(TIMES)
     assert table["row"].to_pylist() == list(range(table.num_rows))
     return table.replace_schema_metadata(None)
 
 
 def same_files(out: Path) -> set[str]:
-    """Names of the files of a finished job."""
+    """Return the file names of a finished job."""
     assert (out / SUMMARY).exists()
     return {path.name for path in out.iterdir()}
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes | tuple[bytes, str]]]) -> Path:
-    """A tar of files (name, content) and of links (name, (type, target)), in order."""
+    """Write a tar of files (name, content) and links (name, (type, target)), in order."""
     with tarfile.open(path, "w") as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)

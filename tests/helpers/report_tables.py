@@ -1,4 +1,4 @@
-"""Made-up results for the tests of reports: scores with matched points, and their images."""
+"""Synthetic results for report tests: scores with matched points, and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = (
 
 
 def made_scores(count, points=300, seed=0, refs=(), gens=(), names=()):
-    """``count`` pairs of which every tenth, from the second, matched nothing."""
+    """Return ``count`` pairs; every tenth, from the second, has no match."""
     rng = np.random.default_rng(seed)
     kept, matched = [], np.full(count, points)
     matched[1::10] = 0
@@ -66,7 +66,7 @@ def made_points(rng, count):
 
 
 def made_images(folder, count):
-    """Paths of PNG files, no two alike."""
+    """Write distinct PNG files and return their paths."""
     paths = []
     for number in range(count):
         paths.append(str(folder / f"{number}.png"))

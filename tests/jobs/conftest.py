@@ -8,24 +8,24 @@ from job_inputs import write_model
 
 from vsm_fast.scorer import VSMScorer
 
-one_thread = tiny_models.one_thread  # forked children must not need their parent's threads
+one_thread = tiny_models.one_thread  # forked children have no threads
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
-    """A model folder."""
+    """Return a model folder."""
     return write_model(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="session")
 def scorer(model):
-    """The same, loaded."""
+    """Return the loaded model."""
     return VSMScorer.from_pretrained(model, device="cpu")
 
 
 @pytest.fixture
 def in_child():
-    """Function: run something in a forked process; gives its id, and is over with the test."""
+    """Return a function that runs a callable in a forked process and returns its id."""
     children = []
 
     def run(work):

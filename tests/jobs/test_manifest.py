@@ -1,4 +1,4 @@
-"""Manifests as streams: archives, tables with images in them, addresses."""
+"""Manifests: text tables, tars, tables with images, addresses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import tarfile
 import tracemalloc
 import uuid
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -21,6 +22,7 @@ from vsm_fast.images.loading import load_image
 from vsm_fast.images.masks import load_mask
 from vsm_fast.images.storage import RemoteImage, StoredImage
 from vsm_fast.jobs.manifest import Manifest, read_manifest
+from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.jobs.records import Notes
 
 
@@ -31,7 +33,7 @@ def encoded(seed):
 
 
 def assert_shows(image, seed):
-    """The location decodes to that picture; it survives the way to another process."""
+    """Check that a location decodes to a picture, and can be pickled."""
     if isinstance(image, StoredImage):
         again = pickle.loads(pickle.dumps(image))
         assert again == image
@@ -69,16 +71,15 @@ def test_pairs_in_tars(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("1.ref.png", b"x")], "sample 1: gen must be given"),
+        ([("1.ref.png", b"x")], "sample 1: gen is required"),
         ([("1.ref.png", b"x"), ("1.ref.jpg", b"x")], "a second 'ref' of its sample"),
         ([("1.json", b"{")], "1.json is not JSON"),
         ([], "lists no pairs"),
     ],
 )
-def test_tars_that_are_no_pairs(tmp_path, members, message):
-    write_tar(tmp_path / "a.tar", members)
+def test_tars_without_pairs_are_refused(tmp_path, members, message):
     with pytest.raises(PairingError, match=message):
-        read_manifest(tmp_path / "a.tar")
+        read_manifest(write_tar(tmp_path / "a.tar", members))
 
 
 def test_damaged_and_compressed_tars(tmp_path):
@@ -86,7 +87,7 @@ def test_damaged_and_compressed_tars(tmp_path):
     (row,) = read_manifest(whole).rows
     content = whole.read_bytes()
     whole.write_bytes(content[: row.gen.offset + 10])
-    with pytest.raises(PairingError, match="not a whole, uncompressed tar"):
+    with pytest.raises(PairingError, match="not a complete, uncompressed tar"):
         read_manifest(whole)
     with pytest.raises(InputError, match=r"1.gen.png ends after 10 of") as caught:
         load_image(row.gen)
@@ -105,7 +106,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def image_table(rows, first=0):
-    """The layout of Hugging Face's datasets."""
+    """Return a table in the layout of Hugging Face datasets."""
     images = [{"bytes": encoded(first + i), "path": None} for i in range(rows)]
     return pa.table(
         {
@@ -127,7 +128,7 @@ def test_images_in_parquet_files_are_read_in_any_order(tmp_path):
     pq.write_table(image_table(2, 80), tmp_path / "data" / "train-1.parquet")
     notes = Notes()
     rows = list(Manifest(str(tmp_path / "data"), COLUMNS).rows(notes))
-    assert notes.sentences() == ("columns that are not used: caption",)
+    assert notes.sentences() == ("unused columns: caption",)
     assert len(rows) == 72
     assert rows[3].subject == "1"
     assert rows[71].id == "row 72"
@@ -138,7 +139,7 @@ def test_images_in_parquet_files_are_read_in_any_order(tmp_path):
 
 
 def test_a_data_set_saved_to_disk(tmp_path):
-    """What ``datasets`` writes: Arrow streams, and state.json that lists them."""
+    """``datasets`` writes Arrow streams, and state.json that lists them."""
     table = image_table(5)
     path = str(tmp_path / "data-00000-of-00001.arrow")
     with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
@@ -154,11 +155,11 @@ def test_a_data_set_saved_to_disk(tmp_path):
     with pytest.raises(PairingError, match="flatten_indices"):
         read_manifest(tmp_path, COLUMNS)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    with pytest.raises(PairingError, match="give one: train, test"):
+    with pytest.raises(PairingError, match="pass one: train, test"):
         read_manifest(tmp_path, COLUMNS)
 
 
-def test_cells_without_an_image_name_a_file_or_fail_alone(tmp_path):
+def test_cells_name_a_file_or_fail_alone(tmp_path):
     picture(7).save(tmp_path / "seven.png")
     cells = [{"bytes": None, "path": "seven.png"}, {"bytes": None, "path": None}, None]
     table = pa.table({"ref": pa.array(cells, IMAGE), "gen": pa.array(cells, IMAGE)})
@@ -166,14 +167,14 @@ def test_cells_without_an_image_name_a_file_or_fail_alone(tmp_path):
     rows = read_manifest(tmp_path / "t.parquet").rows
     assert_shows(rows[0].ref, 7)
     for row in rows[1:]:
-        with pytest.raises(InputError, match=r"t.parquet#.\.ref holds no image") as caught:
+        with pytest.raises(InputError, match=r"t.parquet#.\.ref contains no image") as caught:
             load_image(row.ref)
         assert caught.value.status is Status.MISSING_FILE
 
 
 @pytest.fixture
 def bucket():
-    """A folder in fsspec's memory."""
+    """Yield a folder in fsspec's memory."""
     name = f"memory://{uuid.uuid4().hex}"
     yield name
     fsspec.filesystem("memory").rm(name, recursive=True)
@@ -226,19 +227,19 @@ def test_tars_and_image_tables_at_addresses(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["nosuch", "github", "reference", "dir", "zip"])
-def test_addresses_that_nothing_opens(tmp_path, protocol):
-    """No such protocol, or it takes more than its name to open its files."""
+def test_unsupported_addresses_are_refused(tmp_path, protocol):
+    """The protocol is unknown, or needs more than an address."""
     (tmp_path / "a.csv").write_text(f"ref,gen\n{protocol}://a/b.png,x.png\n")
     with pytest.raises(PairingError, match=f"{protocol}:// addresses cannot be opened"):
         read_manifest(tmp_path / "a.csv")
 
 
-def test_locations_that_cannot_be_read(tmp_path):
+def test_unreadable_locations_are_refused(tmp_path):
     with pytest.raises(PairingError, match="cannot be read"):
         read_manifest("memory://nowhere/pairs.csv")
-    with pytest.raises(PairingError, match="should hold files of one of"):
+    with pytest.raises(PairingError, match="must contain files of one kind"):
         read_manifest(tmp_path)
-    with pytest.raises(PairingError, match="there is no column reference"):
+    with pytest.raises(PairingError, match="unknown column reference"):
         Manifest("pairs.csv", {"reference": "x"})
     put(address := f"memory://{uuid.uuid4().hex}.png", b"no image")
     for content, status in ((b"", Status.UNREADABLE), (b"no image", Status.UNREADABLE)):
@@ -251,7 +252,7 @@ def test_locations_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("said", ["", "[]", "{}", '{"_data_files": [1]}', "[" * 10**5])
 def test_a_damaged_record_of_a_saved_data_set_is_refused(tmp_path, said):
     (tmp_path / "state.json").write_text(said)
-    with pytest.raises(PairingError, match="no data set that was saved"):
+    with pytest.raises(PairingError, match="not a data set saved"):
         list(Manifest(str(tmp_path)).rows())
 
 
@@ -287,7 +288,7 @@ def _json(**options):
         ("p.jsonl", "\n".join(map(json.dumps, json.loads(_json()))), "utf-16", "in UTF-16"),
     ],
 )
-def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, encoding, said):
+def test_separator_and_encoding_are_detected_and_noted(tmp_path, name, text, encoding, said):
     path = tmp_path / name
     path.write_bytes(text.encode(encoding))
     pairing = read_manifest(path)
@@ -300,12 +301,11 @@ def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.csv", "ref,gen,gen\na,b,c\n", "line 1: column gen is there twice"),
-        ("p.csv", "ref,gen, gen\na,b,c\n", "line 1: column gen is there twice"),
+        ("p.csv", "ref,gen,gen\na,b,c\n", "line 1: column gen occurs twice"),
         ("p.csv", "ref,gen,gen_mask\na,b,\na,b\n", "line 3: no value for column 'gen_mask'"),
         ("p.csv", "ref,gen\na,b,c\n", "line 2: more values than columns: 'c' follows .* 'gen'"),
-        ("p.csv", "id, ref\na,b\n", "gen must be given; the columns there are id, ref."),
-        ("p.csv", "id,ref,gen\na,,c\n", "line 2: ref must be given; it is empty"),
+        ("p.csv", "id, ref\na,b\n", "gen is required; the columns are id, ref."),
+        ("p.csv", "id,ref,gen\na,,c\n", "line 2: ref is required; it is empty"),
         ("p.csv", b"\xff\xfea\0\n\0x", "not a CSV file in UTF-16"),
         ("p.jsonl", '{"ref": "a", "gen": "b", "gen": "c"}', "line 1: .* the key gen twice"),
         ("p.json", '[{"ref": "a", "gen": "b", "gen": "c"}]', "object 1: .* the key gen twice"),
@@ -313,26 +313,61 @@ def test_text_is_read_in_the_form_it_has_and_that_is_said(tmp_path, name, text, 
         ("p.json", '[{"ref": "a", "gen": "b"},]', "object 2: not JSON"),
         ("p.json", '[{"ref": "a", "gen": "b"}] x', "after object 1; got 'x'"),
         ("p.json", '[{"ref": "a", "gen": "b"} {', "after object 1; got '{'"),
-        ("p.json", "[1]", "object 1: wanted one JSON object; got int"),
+        ("p.json", "[1]", "object 1: expected one JSON object; got int"),
         ("p.json", "[]", "lists no pairs"),
-        ("p.json", '"x"', "wanted a JSON list of objects"),
-        ("p.json", "", "wanted a JSON list of objects"),
+        ("p.json", '"x"', "expected a JSON list of objects"),
+        ("p.json", "", "expected a JSON list of objects"),
         ("p.json", "[" * 10**5, "object 1: not JSON"),
+        ("p.csv", "id,ref,gen\na,r,g\na,r,h\n", "ids must be unique; a is repeated"),
+        ("p.csv", "ref,gen\n", "lists no pairs"),
+        ("p.csv", "", "lists no pairs"),
+        ("p.csv", b"ref,gen\n\xff,g\n", "not a CSV file in UTF-8"),
+        ("p.jsonl", '{"ref": "r", "gen": "g"}\n{', "line 2: not JSON"),
+        ("p.jsonl", "[1]", "line 1: expected one JSON object; got list"),
+        ("p.jsonl", '{"ref": 3, "gen": "g"}', "ref must be text; got int 3"),
+        ("p.jsonl", "{}", "ref and gen is required; the columns are none"),
+        ("p.parquet", "not parquet", "not a Parquet file"),
+        ("p.txt", "ref,gen\n", "ends in .csv, .tsv, .jsonl, .json, .parquet"),
     ],
 )
-def test_rows_that_could_mean_something_else_are_refused(tmp_path, name, text, message):
+def test_bad_manifests_are_refused_with_the_place(tmp_path, name, text, message):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(PairingError, match=message):
         read_manifest(path)
 
 
-def test_a_json_list_is_not_held_in_memory(tmp_path):
-    rows = [{"ref": f"r{i}.png", "gen": "x" * (i % 300 + 1)} for i in range(1, 20_000)]
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_all_kinds_of_manifests_agree(tmp_path, suffix):
+    records = [
+        {"id": "one", "subject": "cat", "ref": "/r.png", "gen": "g/0.png", "ref_mask": "m.png"},
+        {"id": "", "subject": "", "ref": "r.png", "gen": "g/1.png", "ref_mask": "", "seed": 3},
+    ]
+    path = tmp_path / f"pairs{suffix}"
+    if suffix == ".parquet":
+        columns = {name: [record.get(name) for record in records] for name in records[1]}
+        pq.write_table(pa.table(columns), path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    else:
+        lines = [",".join(str(record.get(name, "")) for name in records[1]) for record in records]
+        path.write_text("\n".join([",".join(records[1]), *lines]), encoding="utf-8-sig")
+    pairing = read_manifest(path)
+    assert pairing.rows == (
+        PairRow("one", "cat", Path("/r.png"), tmp_path / "g/0.png", tmp_path / "m.png"),
+        PairRow("row 2", "", tmp_path / "r.png", tmp_path / "g/1.png"),
+    )
+    assert pairing.notes == (f"{path}: unused columns: seed",)
+    with pytest.raises(PairingError, match="does not exist"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def test_a_json_list_is_streamed(tmp_path):
+    rows = [{"ref": f"r{i}.png", "gen": "x" * 600} for i in range(1, 6000)]
     path = tmp_path / "p.json"
     path.write_text(json.dumps(rows))
     assert path.stat().st_size > 3e6
-    list(Manifest(str(path)).rows())  # what the first use allocates does not count
+    list(Manifest(str(path)).rows())  # allocations of the first use do not count
     tracemalloc.start()
     count = sum(row.ref.name == f"r{i}.png" for i, row in enumerate(Manifest(str(path)).rows(), 1))
     most = tracemalloc.get_traced_memory()[1]
@@ -341,14 +376,14 @@ def test_a_json_list_is_not_held_in_memory(tmp_path):
     assert most < 1e6
 
 
-def test_tables_with_a_column_twice_are_refused(tmp_path):
+def test_repeated_columns_of_tables_are_refused(tmp_path):
     table = pa.table([["r"], ["a"], ["b"]], names=["ref", "gen", "gen"])
     pq.write_table(table, tmp_path / "p.parquet")
     path = str(tmp_path / "p.arrow")
     with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
     for name in ("p.parquet", "p.arrow"):
-        with pytest.raises(PairingError, match="column gen is there twice"):
+        with pytest.raises(PairingError, match="column gen occurs twice"):
             read_manifest(tmp_path / name)
 
 
@@ -391,7 +426,7 @@ def test_a_table_at_an_address_that_is_replaced_is_read_again(bucket):
         ("cafe\u0301.png", "caf\u00e9.png"),
     ],
 )
-def test_paths_of_other_systems_are_understood(tmp_path, monkeypatch, written, file):
+def test_paths_of_other_systems(tmp_path, monkeypatch, written, file):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     picture(1).save(tmp_path / file, format="PNG")
@@ -402,8 +437,8 @@ def test_paths_of_other_systems_are_understood(tmp_path, monkeypatch, written, f
     assert_shows(row.ref, 1)
 
 
-def test_an_image_that_arrives_later_does_not_change_its_place(tmp_path):
-    """Else a job could not go on after a missing file was put there."""
+def test_a_file_added_later_keeps_its_location(tmp_path):
+    """A job must resume after a missing file was added."""
     (tmp_path / "p.csv").write_text("ref,gen\nr.png,imgs\\g.png\n")
     before = read_manifest(tmp_path / "p.csv").rows
     (tmp_path / "imgs").mkdir()
@@ -411,7 +446,7 @@ def test_an_image_that_arrives_later_does_not_change_its_place(tmp_path):
     assert read_manifest(tmp_path / "p.csv").rows == before
 
 
-def test_keys_of_tars_may_hold_dots_and_other_members_are_counted(tmp_path):
+def test_tar_keys_with_dots_and_unused_members(tmp_path):
     samples = [
         ("img.1.ref.png", encoded(0)), ("img.1.json", b'{"subject": "s"}'),
         ("img.1.gen.png", encoded(1)), ("img.1.txt", b"a caption"),
@@ -430,7 +465,7 @@ def test_keys_of_tars_may_hold_dots_and_other_members_are_counted(tmp_path):
         assert_shows(row.ref, 2 * number)
         assert_shows(row.gen, 2 * number + 1)
     (note,) = pairing.notes
-    assert "3 members that no pair uses: img.1.txt, x.meta.json, x.2.stats.json" in note
+    assert "3 unused members: img.1.txt, x.meta.json, x.2.stats.json" in note
     assert "2 hidden or system files: __MACOSX/._img.1.ref.png, ./.DS_Store" in note
     assert "1 link or special file: x.2.gen_mask.png" in note
 
@@ -453,35 +488,35 @@ def _tar_damage():
         "cut in a header": (whole[: third + 100], f"ends after {third + 100} bytes"),
         "cut in a member": (whole[: third + 600], "unexpected end of data"),
         "cut before its end mark": (whole[: 2 * third], "without an end mark"),
-        "cleared": (cleared, f"members follow its end mark at byte {third}"),
-        "cleared at first": (bytes(512) + whole[512:], "members follow its end mark at byte 0"),
-        "two": (whole + whole, "several archives in one file"),
+        "cleared": (cleared, f"members follow the end mark at byte {third}"),
+        "cleared at first": (bytes(512) + whole[512:], "members follow the end mark at byte 0"),
+        "two": (whole + whole, "a concatenation of several archives"),
         "whole": (whole, None),
         "one block at the end": (whole[: 2 * third + 512], None),
     }
 
 
 @pytest.mark.parametrize("kind", _tar_damage())
-def test_damage_of_tars_is_told_from_their_end(tmp_path, kind):
+def test_damaged_tars_are_refused(tmp_path, kind):
     content, message = _tar_damage()[kind]
     path = tmp_path / "a.tar"
     path.write_bytes(content)
     if message is None:
         assert len(read_manifest(path).rows) == 2
         return
-    with pytest.raises(PairingError, match=f"not a whole, uncompressed tar.*{message}"):
+    with pytest.raises(PairingError, match=f"not a complete, uncompressed tar.*{message}"):
         read_manifest(path)
 
 
-def test_other_files_in_a_folder_of_a_manifest_are_counted(tmp_path):
+def test_other_files_of_a_folder_are_noted(tmp_path):
     write_tar(tmp_path / "a.tar", [("1.ref.png", encoded(4)), ("1.gen.png", encoded(5))])
     for name in ("b.tar.gz", ".DS_Store", "_SUCCESS"):
         (tmp_path / name).touch()
     (note,) = read_manifest(tmp_path).notes
-    assert note.endswith(f"left out: 1 other file of the folder: {tmp_path / 'b.tar.gz'}")
+    assert note.endswith(f"skipped: 1 other file of the folder: {tmp_path / 'b.tar.gz'}")
 
 
-def test_hostile_columns_do_not_fill_the_memory(tmp_path):
+def test_the_list_of_unused_columns_is_bounded(tmp_path):
     lines = (json.dumps({"ref": "r", "gen": "g", f"c{i}": 1}) for i in range(1000))
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     (note,) = read_manifest(tmp_path / "p.jsonl").notes

@@ -1,4 +1,4 @@
-"""Plans: shards depend on the manifest and their size, and on nothing else."""
+"""Plans: shards depend only on the manifest and the shard size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_row_is_in_one_shard(rows, sizes):
     ]
 
 
-def test_whatever_a_row_says_counts():
+def test_every_field_of_a_row_changes_the_digest():
     rows = _rows(6)
     digest = make_plan(_listed(rows), 4).sha256
     assert make_plan(_listed(rows), 2).sha256 == digest
@@ -56,8 +56,7 @@ def test_whatever_a_row_says_counts():
     assert make_plan(_listed(moved, "/b/"), 4).sha256 == digest
 
 
-def test_the_streams_of_a_plan_hold_one_shard():
-    """A manifest is never held as a whole."""
+def test_reading_holds_one_shard():
     alive = []
 
     class Endless:
@@ -80,8 +79,8 @@ def _digest(folder, rows, location="m.csv"):
     return make_plan(Manifest(location), 4).sha256
 
 
-def test_a_relative_manifest_has_the_digest_of_the_same_list_elsewhere(tmp_path, monkeypatch):
-    """The dots of names were once taken for the manifest's folder."""
+def test_a_moved_manifest_has_the_same_digest(tmp_path, monkeypatch):
+    """Dots in names are not the folder of the manifest."""
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path / "a")
     names = ("x1.0.png", "x.10.png", "x10..png", "x10.png", "../x10.png", "/x10.png")
@@ -100,12 +99,12 @@ def test_fields_do_not_run_together(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", [0, 4, 8, 9, 11])
-def test_a_manifest_that_became_shorter_is_noticed(left):
+def test_a_shorter_manifest_is_refused(left):
     rows = _rows(12)
     plan = make_plan(_listed(rows), 4)
     with pytest.raises(JobError, match="manifest changed"):
         list(read_shards(_listed(rows[:left]), plan, range(3)))
-    assert len(list(read_shards(_listed(rows[:8]), plan, {0, 1}))) == 2  # all that was wanted
+    assert len(list(read_shards(_listed(rows[:8]), plan, {0, 1}))) == 2
 
 
 def test_an_empty_list():

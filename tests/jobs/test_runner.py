@@ -1,4 +1,4 @@
-"""Jobs: one row out for each row in, whatever happens in between."""
+"""Jobs: one result row per pair, through interruptions, damage and failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,23 +16,21 @@ import pytest
 from job_inputs import picture, read_rows, same_files, write_pairs
 
 from vsm_fast.errors import PairingError
-from vsm_fast.jobs import runner
-from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
-from vsm_fast.jobs.job_folder import LEDGER
-from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.errors import JobError, JobStopped, Stop, TooManyFailures
+from vsm_fast.jobs.job_folder import LEDGER, JobFolder, locked_folder
 from vsm_fast.jobs.manifest import Manifest, read_manifest
 from vsm_fast.jobs.pairing import Pairing
 from vsm_fast.jobs.plan import ListedPairs
 from vsm_fast.jobs.runner import run_job
 from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
-from vsm_fast.jobs.stopping import Stop
+from vsm_fast.jobs.shard_scoring import ShardScorer
 
 SETTINGS = JobSettings(visual_threshold=0.97, thresholds=(0.9, 0.99), shard_rows=4)
 
 
 @pytest.fixture
 def job(scorer, tmp_path):
-    """Function: run the job of a manifest in a folder, with some options."""
+    """Return a function that runs the job of a manifest in a folder."""
 
     def run(manifest, out, options=None, settings=SETTINGS, **further):
         return run_job(
@@ -43,7 +40,7 @@ def job(scorer, tmp_path):
     return run
 
 
-def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, scorer, tmp_path):
+def test_rows_equal_score_batch_in_manifest_order(job, scorer, tmp_path):
     manifest = write_pairs(tmp_path / "in", 10, broken=(5,))
     events = []
     summary = job(manifest, "out", report=events.append)
@@ -70,11 +67,11 @@ def test_rows_are_those_of_a_plain_score_in_the_order_of_the_manifest(job, score
     }  # fmt: skip
     assert summary["subjects"].keys() == {"s0", "s1", "s2"}
     assert summary["generators"]["g1"]["failed"] == 1
-    assert events[-1]["references_described"] == 3  # once each, in all of the three shards
+    assert events[-1]["references_described"] == 3  # each once, over three shards
     assert [event["shard"] for event in events if event["event"] == "shard"] == [0, 1, 2]
 
 
-def test_a_shard_says_what_it_is(job, tmp_path):
+def test_shards_have_metadata(job, tmp_path):
     job(write_pairs(tmp_path / "in", 5), "out")
     metadata = pq.read_metadata(tmp_path / "out" / "scores-000001.parquet").metadata
     assert metadata[b"vsm_fast.schema"] == b"2"
@@ -85,34 +82,58 @@ def test_a_shard_says_what_it_is(job, tmp_path):
     assert metadata[b"vsm_fast.grid"] == b"6x6"
 
 
-def _shards(out):
-    return len(list(out.glob("scores-*.parquet")))
+def _die_at_step(step):
+    """Kill this process before or after a step that scores, writes, syncs, renames or records."""
+    steps = iter(range(step))
+
+    def step_of(plain):
+        def counted(*arguments, **options):
+            if next(steps, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = plain(*arguments, **options)
+            if next(steps, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return counted
+
+    for owner, name in (
+        (ShardScorer, "_score_chunk"), (pq, "write_table"), (os, "fsync"), (os, "replace"),
+        (JobFolder, "record"),
+    ):  # fmt: skip
+        setattr(owner, name, step_of(getattr(owner, name)))
 
 
-def test_killed_at_random_moments_it_ends_like_one_that_was_not(job, in_child, tmp_path):
+def _run_and_die(in_child, run, step):
+    """Whether the job reached its end before the step."""
+    child = in_child(lambda: _die_at_step(step) or (run() and 0))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status == 0
+
+
+def test_killed_runs_resume(job, in_child, tmp_path):
     manifest = write_pairs(tmp_path / "in", 60, broken=(7, 30))
-    job(manifest, "first")  # what is loaded once is not among the moments
-    begin = time.monotonic()
     job(manifest, "whole")
-    shard = (time.monotonic() - begin) / 15
     draw = random.Random(0)
     kills = 0
-    for _ in range(200):
-        wanted = _shards(tmp_path / "killed") + draw.randrange(3)
-        child = in_child(lambda: job(manifest, "killed") and 0)
-        while _shards(tmp_path / "killed") < min(wanted, 15):
-            time.sleep(0.002)
-            assert time.monotonic() - begin < 300
-        time.sleep(draw.uniform(0, 2) * shard)  # in the middle of something
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break
+    while not _run_and_die(in_child, lambda: job(manifest, "out"), draw.randrange(1, 90)):
         kills += 1
-    assert kills >= 2
-    assert read_rows(tmp_path / "killed").equals(read_rows(tmp_path / "whole"))
-    assert same_files(tmp_path / "killed") == same_files(tmp_path / "whole")
+    assert kills >= 3
+    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+    assert same_files(tmp_path / "out") == same_files(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(40))
+def test_a_run_killed_at_any_step_resumes(job, in_child, tmp_path, step):
+    """Steps 0 to 39 cover the job record and two of three shards."""
+    manifest = write_pairs(tmp_path / "in", 10, broken=(7,))
+    job(manifest, "whole")
+    assert not _run_and_die(in_child, lambda: job(manifest, "out"), step)
+    job(manifest, "out")
+    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+    assert same_files(tmp_path / "out") == same_files(tmp_path / "whole")
 
 
 def _edit(path, change):
@@ -124,7 +145,7 @@ def _edit(path, change):
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lambda path: path.unlink(), "gone"),
+        (lambda path: path.unlink(), "missing"),
         (lambda path: _edit(path, lambda c: c.__delitem__(slice(-20, None))), "bytes instead"),
         (lambda path: _edit(path, lambda c: c.__setitem__(40, c[40] ^ 1)), "content changed"),
         (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read"),
@@ -139,7 +160,7 @@ def test_a_damaged_shard_is_scored_again(job, tmp_path, harm, reason):
     harm(tmp_path / "out" / "scores-000001.parquet")
     (tmp_path / "out" / ".scores-000001.123.tmp.parquet").write_bytes(b"left by a killed process")
     with (tmp_path / "out" / LEDGER).open("a") as ledger:
-        ledger.write('{"shard": 1, "rows"')  # its last breath
+        ledger.write('{"shard": 1, "rows"')  # truncated
     events = []
     job(manifest, "out", report=events.append)
     start = next(event for event in events if event["event"] == "start")
@@ -150,7 +171,7 @@ def test_a_damaged_shard_is_scored_again(job, tmp_path, harm, reason):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_shard_that_was_not_recorded_is_scored_again(job, tmp_path):
+def test_an_unrecorded_shard_is_scored_again(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 9)
     job(manifest, "out")
     before = read_rows(tmp_path / "out")
@@ -189,8 +210,8 @@ _DAMAGE = {
 @pytest.mark.parametrize(
     ("name", "content"), [(name, one) for name, all_ in _DAMAGE.items() for one in all_]
 )
-def test_what_is_damaged_or_something_else_is_named(job, tmp_path, name, content):
-    """``None`` is a folder in the place of a file."""
+def test_damaged_and_foreign_files_are_named(job, tmp_path, name, content):
+    """``None`` is a folder in place of a file."""
     manifest = write_pairs(tmp_path / "in", 9)
     job(manifest, "out")
     harmed = tmp_path / "out" / name
@@ -207,20 +228,20 @@ def test_what_is_damaged_or_something_else_is_named(job, tmp_path, name, content
 
 
 @pytest.mark.parametrize("end", ['{"shard": 1, "ro', "\0" * 64, '{"shard": 1\0\0'])
-def test_a_ledger_line_that_was_not_written_to_its_end_is_passed_over(job, tmp_path, end):
+def test_a_truncated_ledger_line_is_skipped(job, tmp_path, end):
     manifest = write_pairs(tmp_path / "in", 9)
     job(manifest, "out")
     with (tmp_path / "out" / LEDGER).open("a") as ledger:
         ledger.write(end)
     (tmp_path / "out" / "scores-000002.parquet").unlink()
-    (tmp_path / "out" / ".notes.tmp").touch()  # somebody's
+    (tmp_path / "out" / ".notes.tmp").touch()  # not of the job
     for _ in range(2):
         job(manifest, "out")
         assert read_rows(tmp_path / "out").num_rows == 9
     assert (tmp_path / "out" / ".notes.tmp").exists()
 
 
-def test_another_job_is_refused_with_what_differs(job, tmp_path):
+def test_another_job_is_refused_with_the_differences(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 5)
     job(manifest, "out")
     with pytest.raises(PairingError, match=r"visual_threshold was 0.97, now 0.6; thresh.*\[\]"):
@@ -230,7 +251,7 @@ def test_another_job_is_refused_with_what_differs(job, tmp_path):
         job(longer, "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.parquet").touch()
-    with pytest.raises(PairingError, match=r"holds Parquet files but no _job.json"):
+    with pytest.raises(PairingError, match=r"contains Parquet files but no _job.json"):
         job(manifest, "other")
 
 
@@ -241,7 +262,7 @@ def test_moved_inputs_are_the_same_job(job, tmp_path):
     job(tmp_path / "moved" / "pairs.csv", "out")
 
 
-def test_a_manifest_that_changes_underway_is_noticed(job, tmp_path):
+def test_a_manifest_that_changes_during_the_job_is_refused(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 9)
 
     def swap(event):
@@ -253,16 +274,16 @@ def test_a_manifest_that_changes_underway_is_noticed(job, tmp_path):
         job(manifest, "out", report=swap)
 
 
-def test_two_writers(job, tmp_path):
+def test_a_second_writer_is_refused(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 5)
     (tmp_path / "out").mkdir()
-    refused = pytest.raises(JobError, match=rf"process {os.getpid()} on .* wait for it")
-    with only_writer(tmp_path / "out" / "_lock"), refused:
+    refused = pytest.raises(JobError, match=rf"process {os.getpid()} on .* Wait for it")
+    with locked_folder(tmp_path / "out"), refused:
         job(manifest, "out")
-    job(manifest, "out")  # what a dead process left does not block
+    job(manifest, "out")  # a leftover lock file does not block
 
 
-def test_where_nothing_can_be_locked_a_warning_says_so(job, tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_gives_a_warning(job, tmp_path, monkeypatch, caplog):
     import fcntl
 
     def unsupported(*_):
@@ -305,7 +326,7 @@ def test_broken_input_stops_the_job(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 20, broken=tuple(range(5, 20)))
     for limit in ("10%", "2"):
         options = RunOptions(max_failed=FailureLimit.parse(limit))
-        with pytest.raises(TooManyFailures, match=r"at most 2 of 20 may"):
+        with pytest.raises(TooManyFailures, match=r"limit is 2 of 20"):
             job(manifest, "out", options)
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 1
     summary = job(manifest, "out", RunOptions(max_failed=FailureLimit.parse("80%")))
@@ -313,7 +334,7 @@ def test_broken_input_stops_the_job(job, tmp_path):
 
 
 @pytest.mark.parametrize(("grace", "finished"), [(1e9, 2), (0.0, 1)])
-def test_asked_to_stop_it_finishes_a_shard_only_if_that_is_soon(job, tmp_path, grace, finished):
+def test_a_stopped_job_finishes_a_shard_within_the_grace_period(job, tmp_path, grace, finished):
     manifest = write_pairs(tmp_path / "in", 40)
     settings = replace(SETTINGS, shard_rows=10)
     stop = Stop()
@@ -332,7 +353,7 @@ def test_asked_to_stop_it_finishes_a_shard_only_if_that_is_soon(job, tmp_path, g
     assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
 
 
-def test_batch_sizes_change_nothing_but_last_bits(job, tmp_path):
+def test_batch_sizes_change_only_the_last_bits(job, tmp_path):
     manifest = write_pairs(tmp_path / "in", 13)
     tables = []
     for size in (1, 5):
@@ -343,7 +364,7 @@ def test_batch_sizes_change_nothing_but_last_bits(job, tmp_path):
     np.testing.assert_allclose(*(table["score"].to_numpy() for table in tables), atol=1e-5)
 
 
-def test_nothing_to_score_and_rows_that_repeat_ids(job, scorer, tmp_path):
+def test_empty_manifests_and_repeated_ids(job, scorer, tmp_path):
     empty = tmp_path / "empty.csv"
     empty.write_text("ref,gen\n")
     with pytest.raises(PairingError, match="no pair to score"):
@@ -357,7 +378,7 @@ def test_nothing_to_score_and_rows_that_repeat_ids(job, scorer, tmp_path):
     assert read_rows(tmp_path / "twice").num_rows == 6
 
 
-def test_a_full_disk_keeps_what_was_finished(job, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_finished_shards(job, tmp_path, monkeypatch):
     manifest = write_pairs(tmp_path / "in", 12)
     written, write_table = [], pq.write_table
 
@@ -377,24 +398,25 @@ def test_a_full_disk_keeps_what_was_finished(job, tmp_path, monkeypatch):
     assert read_rows(tmp_path / "out").num_rows == 12
 
 
-def test_a_failing_model_call_leaves_no_half_shard(job, tmp_path, monkeypatch):
+def test_a_failing_model_leaves_no_partial_shard(job, tmp_path, monkeypatch):
     manifest = write_pairs(tmp_path / "in", 12)
-    monkeypatch.setattr(runner.ShardScorer, "score", lambda *_: 1 / 0)
+    monkeypatch.setattr(ShardScorer, "score", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job(manifest, "out")
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 _STEPS = (
-    "runner.make_plan", "runner.open_job", "runner.ShardScorer.score", "runner.summarise",
-    "runner.finish", "job_folder.write_shard", "job_folder.append", "job_folder.read_ledger",
+    "runner.make_plan", "runner.open_job", "runner.ShardScorer.score",
+    "progress.summarise", "progress.JobRun.finish",
+    "job_folder.write_shard", "job_folder.append", "job_folder.read_ledger",
     "job_folder.JobFolder.remove_temporaries", "job_folder.JobFolder.write",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("step", _STEPS)
-def test_a_step_done_twice_is_done_once(job, tmp_path, monkeypatch, step):
-    """As after a process that ended when it had done the step and not said so."""
+def test_steps_can_be_repeated(job, tmp_path, monkeypatch, step):
+    """A process may die after a step and before its record."""
     manifest = write_pairs(tmp_path / "in", 10, broken=(2, 6))
     job(manifest, "once")
     owner = importlib.import_module(f"vsm_fast.jobs.{step.split('.')[0]}")

@@ -1,4 +1,4 @@
-"""Rows to tables: references once, whatever their order, and never too many at a time."""
+"""Shard scoring: chunks of bounded size, cached references, progress."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from job_inputs import picture, write_pairs, write_tar
 from vsm_fast.jobs import shard_scoring
 from vsm_fast.jobs.manifest import read_manifest
 from vsm_fast.jobs.plan import Shard
-from vsm_fast.jobs.reference_memory import ReferenceMemory, reference_key
 from vsm_fast.jobs.settings import FailureLimit, JobSettings, RunOptions
-from vsm_fast.jobs.shard_scoring import ShardScorer
+from vsm_fast.jobs.shard_scoring import ReferenceCache, ShardScorer, reference_key
 
 
 def _shard(rows):
@@ -26,21 +25,21 @@ def _chunks(keys):
     return list(shard_scoring._chunks([(key, None) for key in keys]))
 
 
-def test_rows_are_cut_into_chunks_of_few_references(monkeypatch):
-    monkeypatch.setattr(shard_scoring, "_REFERENCES_AT_ONCE", 2)
-    monkeypatch.setattr(shard_scoring, "_ROWS_AT_ONCE", 4)
-    assert _chunks("ababab") == [[0, 1, 2, 3], [4, 5]]  # as they come
-    assert _chunks("abcabcab") == [[0, 3, 6, 1], [4, 7, 2, 5]]  # grouped: three references
+def test_chunks_have_few_references(monkeypatch):
+    monkeypatch.setattr(shard_scoring, "_MAX_REFERENCES", 2)
+    monkeypatch.setattr(shard_scoring, "_MAX_ROWS", 4)
+    assert _chunks("ababab") == [[0, 1, 2, 3], [4, 5]]  # in order
+    assert _chunks("abcabcab") == [[0, 3, 6, 1], [4, 7, 2, 5]]  # grouped by reference
     assert _chunks("abcd") == [[0, 1], [2, 3]]
     assert _chunks("a") == [[0]]
 
 
-def test_chunks_change_no_row(scorer, tmp_path, monkeypatch):
+def test_chunks_do_not_change_rows(scorer, tmp_path, monkeypatch):
     rows = read_manifest(write_pairs(tmp_path / "in", 24, references=8)).rows
     settings = JobSettings(visual_threshold=0.97)
     tables = []
     for at_once in (64, 3):
-        monkeypatch.setattr(shard_scoring, "_REFERENCES_AT_ONCE", at_once)
+        monkeypatch.setattr(shard_scoring, "_MAX_REFERENCES", at_once)
         table = ShardScorer(scorer, settings, RunOptions()).score(_shard(rows))
         assert table["row"].to_pylist() == list(range(100, 124))
         assert table["id"].to_pylist() == [row.id for row in rows]
@@ -50,38 +49,38 @@ def test_chunks_change_no_row(scorer, tmp_path, monkeypatch):
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
-def test_references_are_kept_as_long_as_there_is_room(scorer, tmp_path):
+def test_references_are_cached_within_the_memory_limit(scorer, tmp_path):
     rows = read_manifest(write_pairs(tmp_path / "in", 8, references=4, broken=(1,))).rows
     keyed = [(reference_key(row), row) for row in rows[:4]]
-    roomy = ReferenceMemory(scorer, 1 << 30)
+    roomy = ReferenceCache(scorer, 1 << 30)
     first = roomy.get(keyed)
     again = roomy.get(keyed[::-1])
-    assert roomy.described == 4
+    assert roomy.misses == 4
     one = roomy.get(keyed[:1]).nbytes
     assert torch.equal(again.semantic[-36:], first.semantic[:36])
-    tight = ReferenceMemory(scorer, 2 * one)
+    tight = ReferenceCache(scorer, 2 * one)
     tight.get(keyed)
     tight.get(keyed[2:])
-    assert tight.described == 4
+    assert tight.misses == 4
     tight.get(keyed[:1])
-    assert tight.described == 5
+    assert tight.misses == 5
 
 
-def test_a_reference_that_is_replaced_is_described_again(scorer, tmp_path):
+def test_a_replaced_reference_is_extracted_again(scorer, tmp_path):
     (row, *_) = read_manifest(write_pairs(tmp_path / "in", 1)).rows
-    memory = ReferenceMemory(scorer, 1 << 30)
+    memory = ReferenceCache(scorer, 1 << 30)
     found = []
     for seed in (0, 9):
         picture(seed).save(row.ref)
-        found.append(memory.get([(reference_key(row), row)]).descriptors.semantic)
-    assert memory.described == 2
+        found.append(memory.get([(reference_key(row), row)]).semantic)
+    assert memory.misses == 2
     assert not torch.equal(*found)
 
 
-def test_what_describes_a_reference_does_not_show_in_its_bits(scorer, tmp_path):
-    """Else an interruption would: it decides which references are described together."""
+def test_reference_descriptors_do_not_depend_on_the_batch(scorer, tmp_path):
+    """An interruption changes which references are extracted together."""
     rows = read_manifest(write_pairs(tmp_path / "in", 8, references=8)).rows
-    alone, together = (ReferenceMemory(scorer, 1 << 30) for _ in range(2))
+    alone, together = (ReferenceCache(scorer, 1 << 30) for _ in range(2))
     keyed = [(reference_key(row), row) for row in rows]
     found = together.get(keyed)
     for number, one in enumerate(keyed):
@@ -103,7 +102,7 @@ def test_a_bad_reference_keeps_its_reason(scorer, tmp_path):
     assert sum(failed) == 2
 
 
-def test_equal_references_in_an_archive_are_one(scorer, tmp_path):
+def test_equal_references_in_an_archive_are_extracted_once(scorer, tmp_path):
     content = {}
     for seed in (0, 1):
         file = io.BytesIO()
@@ -114,7 +113,7 @@ def test_equal_references_in_an_archive_are_one(scorer, tmp_path):
     rows = read_manifest(write_tar(tmp_path / "a.tar", members)).rows
     shard_scorer = ShardScorer(scorer, JobSettings(), RunOptions())
     assert shard_scorer.score(_shard(rows))["status"].to_pylist() == ["ok"] * 4
-    assert shard_scorer.references.described == 1
+    assert shard_scorer.references.misses == 1
 
 
 def test_progress_counts_every_row_once(scorer, tmp_path):
@@ -128,12 +127,9 @@ def test_progress_counts_every_row_once(scorer, tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize(("text", "most"), [("0", 0), ("12", 12), ("1%", 2), ("0.4%", 0)])
-def test_failure_limits(text, most):
-    assert FailureLimit.parse(text).rows(200) == most
-
-
-@pytest.mark.parametrize("text", ["x", "-1", "101%", "1.5", "%"])
-def test_bad_failure_limits(text):
-    with pytest.raises(ValueError):
-        FailureLimit.parse(text)
+def test_failure_limits():
+    for text, limit in (("0", 0), ("12", 12), ("1%", 2), ("0.4%", 0)):
+        assert FailureLimit.parse(text).rows(200) == limit
+    for text in ("x", "-1", "101%", "1.5", "%"):
+        with pytest.raises(ValueError):
+            FailureLimit.parse(text)

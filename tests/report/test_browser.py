@@ -1,4 +1,4 @@
-"""The page in a browser: numbers, interactions and hostile texts, without one complaint of it."""
+"""The report page in a browser: numbers, interactions, hostile texts, no complaints."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from vsm_fast.results.heatmap import fill_cells, inconsistency
 from vsm_fast.results.overlay import blend, colour_map
 
 pytestmark = needs_chromium
-THRESHOLDS = (-1, -0.05, 0, 0.3, 0.6599999, 0.66, 0.7, 0.999, 1)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile") / "profile") as tab:
+def browser():
+    with chromium() as tab:
         yield tab
 
 
 @pytest.fixture
 def tab(browser):
-    """The browser's tab, wide and light, which must not complain about anything."""
+    """Return a wide, light tab and check that its pages report nothing."""
     browser.complaints.clear()
     browser.requests.clear()
-    browser.size(1440, 900)
-    browser.media(prefers_color_scheme="light", prefers_reduced_motion="reduce")
+    browser.page.set_viewport_size({"width": 1440, "height": 900})
+    browser.page.emulate_media(color_scheme="light", reduced_motion="reduce")
     yield browser
     assert browser.complaints == []
     addresses = {address.split(":")[0] for address in browser.requests}
@@ -39,7 +38,7 @@ def tab(browser):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Scores of 3 pairs, the second without a match and the third without an image; their page."""
+    """Return the scores of 3 pairs (match, no match, no image), and their page."""
     folder = tmp_path_factory.mktemp("small")
     images = made_images(folder, 3)
     scores = made_scores(3, 60, refs=images[:1], gens=[*images[1:], str(folder / "gone.png")])
@@ -50,17 +49,17 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Scores of 5,000 pairs with 300 points each; their page."""
+    """Return the scores of 5,000 pairs with 60 points each, and their page."""
     folder = tmp_path_factory.mktemp("large")
     images = made_images(folder, 20)
-    scores = made_scores(5000, 300, refs=images[:4], gens=images[4:])
+    scores = made_scores(5000, 60, refs=images[:4], gens=images[4:])
     page = folder / "report.html"
     write_report(results_of(scores.to_arrow(points=True)), page)
     return scores, page
 
 
 def numbers(tab, code):
-    """A typed array of the page; NaN crosses as null."""
+    """Return a typed array of the page; NaN arrives as None."""
     return np.array([np.nan if x is None else x for x in tab.run(f"Array.from({code})")])
 
 
@@ -72,30 +71,30 @@ def shown_rows(tab):
     )
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_scores_at_every_threshold_are_those_of_python(tab, size, request):
+@pytest.mark.parametrize(
+    ("size", "thresholds"),
+    [("small", (-1, -0.05, 0, 0.3, 0.6599999, 0.66, 0.7, 0.999, 1)), ("large", (0.3, 0.66))],
+)
+def test_scores_equal_python_at_any_threshold(tab, size, thresholds, request):
     scores, page = request.getfixturevalue(size)
     tab.open(page)
-    for threshold in THRESHOLDS:
+    for threshold in thresholds:
         tab.fill("#threshold-number", str(threshold), "change")
         found = numbers(tab, "vsmReport.scores").astype(np.float32)
         np.testing.assert_array_equal(found, scores.at(threshold))
         mean = np.nanmean(scores.at(threshold), dtype=np.float64)
-        assert float(tab.run("document.getElementById('mean').textContent")) == pytest.approx(
-            mean, abs=6e-4
-        )
+        assert float(tab.text("mean")) == pytest.approx(mean, abs=6e-4)
 
 
-def test_the_slider_moves_everything(tab, small):
+def test_the_slider_updates_all_views(tab, small):
     scores, page = small
     tab.open(page)
     tab.fill("#threshold", "0.4")
     expected = f"{scores.at(0.4)[0]:.3f}"
     assert expected in shown_rows(tab)
     assert tab.run("document.getElementById('threshold-number').value") == "0.4"
-    tab.run("vsmReport.select(0)")
-    tab.settle()
-    assert tab.run("document.getElementById('pair-score').textContent") == f"VSM {expected}"
+    tab.select(0)
+    assert tab.text("pair-score") == f"VSM {expected}"
     assert tab.run("document.querySelector('.scale .threshold-value').textContent") == "0.4"
     tab.run("document.getElementById('threshold').focus()")
     tab.key("ArrowRight")
@@ -104,7 +103,7 @@ def test_the_slider_moves_everything(tab, small):
     assert tab.run("vsmReport.threshold") == 0.66
 
 
-def test_heat_maps_are_those_of_python(tab, small):
+def test_heat_maps_equal_python(tab, small):
     scores, page = small
     tab.open(page)
     points = scores.points[0]
@@ -122,7 +121,7 @@ def test_heat_maps_are_those_of_python(tab, small):
         assert np.abs(np.array(found) - colour_map(value)).max() <= 1
 
 
-def test_the_picture_of_a_heat_map_is_the_overlay(tab, small):
+def test_the_heat_map_canvas_equals_the_overlay(tab, small):
     scores, page = small
     tab.open(page)
     pixels = tab.run(
@@ -183,7 +182,7 @@ def test_filters_of_5000_rows(tab, large):
     code = tab.run("vsmReport.dataset.texts.subject.indexOf('dog')")
     tab.fill("#filter-subject", str(code), "change")
     assert tab.run("vsmReport.rows.length") == 1667
-    assert "1,667 of 5,000 pairs" in tab.run("document.getElementById('shown').textContent")
+    assert "1,667 of 5,000 pairs" in tab.text("shown")
     tab.click_on("#groups-generator [data-name=flux]")
     assert tab.run("vsmReport.rows.every(row => row % 6 === 1)")
     tab.click_on("#groups-generator [data-name=flux]")
@@ -191,7 +190,7 @@ def test_filters_of_5000_rows(tab, large):
     assert tab.run("vsmReport.rows.length") == 5000
 
 
-def test_scrolling_shows_the_rows_that_are_there(tab, large):
+def test_scrolling_shows_the_right_rows(tab, large):
     tab.open(large[1])
     tab.run("document.getElementById('table').scrollTop = 34 * 3000")
     tab.settle()
@@ -216,12 +215,13 @@ def test_the_table_by_keyboard(tab, large):
     tab.key("PageDown")
     assert tab.run("vsmReport.rows.indexOf(vsmReport.selected)") > 5
     name = tab.run("vsmReport.dataset.text('id', vsmReport.selected)")
-    assert tab.run("document.getElementById('pair-name').textContent") == name
+    assert tab.text("pair-name") == name
 
 
-def test_every_control_is_reached_by_tab_and_has_a_name(tab, small):
+def test_every_control_has_a_name_and_takes_focus(tab, small):
     tab.open(small[1])
-    nodes = tab.send("Accessibility.getFullAXTree")["nodes"]
+    protocol = tab.page.context.new_cdp_session(tab.page)
+    nodes = protocol.send("Accessibility.getFullAXTree")["nodes"]
     kinds = ("button", "slider", "spinbutton", "combobox", "searchbox", "radio", "grid", "image")
     named = [node for node in nodes if node.get("role", {}).get("value") in kinds]
     assert len(named) > 15
@@ -238,11 +238,10 @@ def test_every_control_is_reached_by_tab_and_has_a_name(tab, small):
     assert wanted <= reached
 
 
-def test_a_click_on_a_point_shows_where_it_went(tab, small):
+def test_a_click_on_a_point_shows_its_match(tab, small):
     scores, page = small
     tab.open(page)
-    tab.run("vsmReport.select(0)")
-    tab.settle()
+    tab.select(0)
     points = scores.points[0]
     tab.run("document.getElementById('panels').scrollIntoView({block: 'center'})")
     box, rows, columns = (16, 12, 144, 108), *GRID
@@ -259,7 +258,7 @@ def test_a_click_on_a_point_shows_where_it_went(tab, small):
     for point in (0, 30, 59):
         tab.click(*centre("generation", int(points.cells[point])))
         assert tab.run("vsmReport.pair.layer.chosen") == point
-        said = tab.run("document.getElementById('point-said').textContent")
+        said = tab.text("point-said")
         fails = not points.visual_similarity[point] > np.float32(0.66)
         assert f"Point {point + 1} of 60: {'mismatched' if fails else 'matched'}." in said
         assert f"{points.visual_similarity[point]:.3f}" in said
@@ -277,8 +276,7 @@ def test_a_click_on_a_point_shows_where_it_went(tab, small):
 def test_points_by_keyboard(tab, small):
     scores, page = small
     tab.open(page)
-    tab.run("vsmReport.select(0)")
-    tab.settle()
+    tab.select(0)
     tab.run("document.getElementById('frame-generation').focus()")
     tab.key("Home")
     assert tab.run("vsmReport.pair.layer.chosen") == 0  # its similarity equals the threshold
@@ -292,14 +290,13 @@ def test_points_by_keyboard(tab, small):
     assert tab.run("vsmReport.pair.layer.chosen") == failing[failing > chosen][0]
     tab.key("Escape")
     assert tab.run("document.querySelectorAll('#links circle').length") == 0
-    assert tab.run("document.getElementById('point-said').textContent") == ""
+    assert tab.text("point-said") == ""
 
 
 def test_blend_wipe_points_and_lines(tab, small):
     scores, page = small
     tab.open(page)
-    tab.run("vsmReport.select(0)")
-    tab.settle()
+    tab.select(0)
     tab.fill("#strength", "30")
     assert tab.run("vsmReport.pair.canvas.style.opacity") == "0.3"
     tab.click_on("input[value=wipe]")
@@ -319,39 +316,35 @@ def test_dark_mode_follows_the_system_and_the_button(tab, small):
     tab.open(small[1])
     paper = "getComputedStyle(document.body).backgroundColor"
     light = tab.run(paper)
-    tab.media(prefers_color_scheme="dark")
+    tab.page.emulate_media(color_scheme="dark")
     dark = tab.run(paper)
     assert light != dark
     tab.click_on("#theme")
     assert tab.run(paper) == light
-    tab.media(prefers_color_scheme="light")
+    tab.page.emulate_media(color_scheme="light")
     tab.click_on("#theme")
     assert tab.run(paper) == dark
     tab.open(small[1])
     assert tab.run(paper) == dark  # it stays
     tab.click_on("#theme")
-    assert tab.run("document.getElementById('theme').textContent") == "Theme: auto"
+    assert tab.text("theme") == "Theme: auto"
 
 
-def test_a_narrow_window_scrolls_in_one_direction(tab, small):
-    tab.size(360, 740)
+def test_a_narrow_window_scrolls_vertically_only(tab, small):
+    tab.page.set_viewport_size({"width": 360, "height": 740})
     tab.open(small[1])
     assert tab.run("document.documentElement.scrollWidth") <= 360
 
 
 def test_missing_images_leave_a_note(tab, small):
     tab.open(small[1])
-    tab.run("vsmReport.select(2)")
-    tab.settle()
+    tab.select(2)
     assert "could not be read" in tab.run("document.getElementById('frame-generation').innerText")
     assert tab.run("document.querySelector('#frame-heat canvas').checkVisibility()")
     assert tab.run("document.querySelector('#frame-reference img').naturalWidth") == SIZE[1]
-    tab.run("vsmReport.select(1)")
-    tab.settle()
-    assert "No point matched" in tab.run("document.getElementById('no-heat').textContent")
-    assert tab.run("document.getElementById('pair-detail').textContent") == (
-        "no point matched semantically"
-    )
+    tab.select(1)
+    assert "no point matched" in tab.text("no-heat")
+    assert tab.text("pair-detail") == ("no point matched semantically")
 
 
 def test_without_points_and_without_rows(tab, tmp_path):
@@ -359,7 +352,7 @@ def test_without_points_and_without_rows(tab, tmp_path):
     write_report(results_of(plain.to_arrow()), tmp_path / "plain.html")
     tab.open(tmp_path / "plain.html")
     assert tab.run("document.getElementById('threshold').disabled")
-    assert "--points" in tab.run("document.getElementById('without-points').textContent")
+    assert "--points" in tab.text("without-points")
     found = numbers(tab, "vsmReport.scores").astype(np.float32)
     np.testing.assert_array_equal(found, plain.score)
     write_report(results_of(plain.to_arrow(points=True).slice(0, 0)), tmp_path / "none.html")
@@ -367,7 +360,7 @@ def test_without_points_and_without_rows(tab, tmp_path):
     assert "no rows" in tab.run("document.body.innerText")
 
 
-def test_hostile_texts_stay_texts(tab, tmp_path):
+def test_hostile_texts_stay_text(tab, tmp_path):
     scores = made_scores(5, 20, names=HOSTILE, gens=list(HOSTILE), refs=list(HOSTILE[::-1]))
     for column in ("reason", "notes", "status", "ref_mask_origin"):
         getattr(scores, column)[:] = list(HOSTILE)
@@ -377,9 +370,8 @@ def test_hostile_texts_stay_texts(tab, tmp_path):
     write_report(results_of(scores.to_arrow(points=True)), tmp_path / "h.html", title=HOSTILE[1])
     tab.open(tmp_path / "h.html")
     for row, name in enumerate(HOSTILE):
-        tab.run(f"vsmReport.select({row})")
-        tab.settle()
-        assert tab.run("document.getElementById('pair-name').textContent") == name
+        tab.select(row)
+        assert tab.text("pair-name") == name
         facts = tab.run("[...document.querySelectorAll('#facts dd')].map(dd => dd.textContent)")
         assert facts.count(name) >= 4
     assert tab.run("document.title") == HOSTILE[1]

@@ -1,4 +1,4 @@
-"""Tables of results, read for a report."""
+"""Result tables as report columns."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ def changed(table, **columns):
     return table
 
 
-def test_columns_come_back(tmp_path):
+def test_columns_round_trip(tmp_path):
     scores = made_scores(12, points=5)
     scores.to_parquet(tmp_path / "r.parquet", points=True)
     results = read_results(tmp_path / "r.parquet")
@@ -42,7 +42,7 @@ def test_a_folder_of_shards_is_one_table(tmp_path):
     shards.mkdir()
     for number, (first, count) in enumerate([(0, 1), (1, 1), (2, 28)]):
         part = whole.slice(first, count)
-        if first == 1:  # nothing matched in it, so that nobody could tell the grid
+        if first == 1:  # no match, so no grid
             part = part.replace_schema_metadata({})
         pq.write_table(part, shards / f"{number:04d}.parquet")
     one, many = read_results(tmp_path / "whole.parquet"), read_results(shards)
@@ -68,13 +68,13 @@ def test_text_files_hold_the_same_rows(tmp_path, kind):
         read_results(tmp_path / f"r.{kind}")
 
 
-def test_without_points_it_says_what_to_pass(tmp_path):
+def test_missing_points_name_the_flag(tmp_path):
     results = results_of(made_scores(3).to_arrow())
     assert results.points is None
     assert "--points" in results.without_points
 
 
-def test_rows_whose_points_are_missing_cannot_be_counted_again():
+def test_rows_without_their_points_disable_the_threshold():
     table = made_scores(4, points=3).to_arrow(points=True)
     lists = table["point_visual"].to_pylist()
     columns = {name: pa.array([None, *table[name].to_pylist()[1:]], table[name].type)
@@ -99,20 +99,20 @@ def test_an_empty_table():
         (lambda t: t.replace_schema_metadata({"vsm_fast.grid": "2x2"}), "outside the grid"),
         (lambda t: t.replace_schema_metadata({"vsm_fast.grid": "999x999"}), "65,536"),
         (lambda t: changed(t, model=pa.array(["a", "b", "a"])), "several settings, model: a, b"),
-        (lambda t: changed(t, score=pa.array(["x", "y", "z"])), "score does not hold numbers"),
+        (lambda t: changed(t, score=pa.array(["x", "y", "z"])), "score must hold numbers"),
         (lambda t: changed(t, n_source=pa.array([1, None, 2])), "n_source must hold counts"),
         (lambda t: changed(t, point_visual=pa.array([[0.5], None, [0.5]])), "differ in length"),
         (lambda t: changed(t, point_target=pa.array(["a", "b", "c"])), "lists of numbers"),
         (lambda t: changed(t, gen_box=pa.array([[1, 2], None, None])), "lists of 4"),
     ],
 )
-def test_what_is_no_table_of_results_is_refused(change, message):
+def test_invalid_tables_are_refused(change, message):
     table = made_scores(3, points=4).to_arrow(points=True)
     with pytest.raises(ResultsError, match=message):
         results_of(change(table))
 
 
-def test_files_that_are_not_there_or_something_else(tmp_path):
+def test_missing_and_invalid_files_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("id,score\n")
     for name, message in (("none.parquet", "does not exist"), ("empty", "no \\*.parquet, \\*.csv"),
@@ -121,7 +121,7 @@ def test_files_that_are_not_there_or_something_else(tmp_path):
             read_results(tmp_path / name)
 
 
-def test_shards_that_do_not_belong_together(tmp_path):
+def test_inconsistent_shards_are_refused(tmp_path):
     table = made_scores(3, points=4).to_arrow(points=True)
     pq.write_table(table, tmp_path / "a.parquet")
     pq.write_table(

@@ -1,4 +1,4 @@
-"""Pictures of a report: which rows get one, and each image once."""
+"""Thumbnails: selection of rows, one file per image."""
 
 from io import BytesIO
 
@@ -10,13 +10,13 @@ from vsm_fast.report import results_of
 from vsm_fast.report.images import LONGEST, illustrated_rows, thumbnails
 
 
-def test_all_rows_if_they_are_few():
+def test_few_rows_are_all_illustrated():
     assert illustrated_rows(np.float32([0.5, np.nan, 0.1]), 3).tolist() == [0, 1, 2]
     assert illustrated_rows(np.float32([]), 3).tolist() == []
     assert illustrated_rows(np.float32([0.5]), 0).tolist() == []
 
 
-def test_else_both_ends_and_some_between():
+def test_many_rows_keep_both_ends_and_a_sample():
     score = np.linspace(0, 1, 100, dtype=np.float32)[::-1].copy()
     score[:10] = np.nan
     rows = illustrated_rows(score, 20)
@@ -28,7 +28,7 @@ def test_else_both_ends_and_some_between():
     assert np.isnan(score[rows]).any()
 
 
-def test_each_image_once_and_small(tmp_path):
+def test_thumbnails_are_distinct_and_small(tmp_path):
     paths = made_images(tmp_path, 3)
     big = tmp_path / "big.png"
     Image.new("RGB", (1000, 400), (200, 30, 30)).save(big)
@@ -43,7 +43,7 @@ def test_each_image_once_and_small(tmp_path):
     assert shown.convert("RGB").getpixel((50, 50))[0] > 180
 
 
-def test_missing_images_and_a_root(tmp_path):
+def test_missing_images_and_root(tmp_path):
     made_images(tmp_path, 2)
     scores = made_scores(3, points=3, refs=["0.png"], gens=["1.png", "gone.png", "1.png"])
     results = results_of(scores.to_arrow())

@@ -1,4 +1,4 @@
-"""The page as a file: what may stand in it, and the command that writes it."""
+"""The report file: security of its content, packed data, and the command."""
 
 import base64
 import hashlib
@@ -16,12 +16,11 @@ from vsm_fast.cli.main import main
 from vsm_fast.cli.report import _IMAGES
 from vsm_fast.report import read_results, results_of, write_report
 from vsm_fast.report.images import thumbnails
-from vsm_fast.report.packing import pack
-from vsm_fast.report.page import DEFAULT_IMAGES, json_in_html, render_page
+from vsm_fast.report.page import DEFAULT_IMAGES, json_in_html, pack, render_page
 
 
 class Elements(HTMLParser):
-    """Start tags with attributes, and the text of scripts and styles by their number."""
+    """Start tags with attributes, and the text of each element."""
 
     def __init__(self, page):
         super().__init__()
@@ -65,7 +64,7 @@ def test_the_policy_allows_this_script_and_these_styles_only():
     assert len(code) == 1
 
 
-def test_the_page_asks_for_nothing_else():
+def test_the_page_loads_nothing():
     elements = Elements(page_of(made_scores(3, points=4)))
     for tag, attributes in elements.tags:
         assert tag not in ("link", "iframe", "object", "img"), tag
@@ -79,7 +78,7 @@ def test_the_page_asks_for_nothing_else():
         assert sink not in code.replace('"http://www.w3.org/2000/svg"', ""), sink
 
 
-def test_texts_of_the_table_cannot_become_markup():
+def test_table_texts_cannot_become_markup():
     scores = made_scores(5, points=4, names=HOSTILE)
     object.__setattr__(scores, "model", HOSTILE[0])
     page = page_of(scores, title=HOSTILE[1])
@@ -95,7 +94,7 @@ def test_json_cannot_end_its_element():
     assert json.loads(text) == {"a": list(HOSTILE)}
 
 
-def test_what_is_packed_is_what_the_table_has():
+def test_packed_columns_equal_the_table():
     scores = made_scores(12, points=5)
     results = results_of(scores.to_arrow(points=True))
     header, stream = pack(results, thumbnails(results, 0))
@@ -118,7 +117,7 @@ def test_what_is_packed_is_what_the_table_has():
     assert np.abs(shown - results.points.semantic_similarity).max() < 0.004
 
 
-def test_the_same_results_give_the_same_bytes(tmp_path):
+def test_pages_are_reproducible(tmp_path):
     made_scores(4, points=3, gens=made_images(tmp_path, 2)).to_parquet(
         tmp_path / "r.parquet", points=True
     )
@@ -145,7 +144,7 @@ def test_the_command(tmp_path, capsys):
     assert 'id="image-0"' not in out.read_text()
 
 
-def test_the_command_knows_the_default():
+def test_the_default_of_the_command():
     assert _IMAGES == DEFAULT_IMAGES
 
 

@@ -1,4 +1,4 @@
-"""The local server, really started, and asked as browsers and others would ask it."""
+"""The local server over real connections: uploads, limits, hostile clients, the page."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ from job_inputs import write_model, write_pairs
 from vsm_fast import VSMScorer, score_batch
 from vsm_fast.cli.main import main
 from vsm_fast.images.automatic_masks import AutoMask
-from vsm_fast.report.serve_app import PLACES, allowed_host, make_app
-from vsm_fast.report.serve_connections import Connection, make_server
-from vsm_fast.report.serve_scoring import Stopped, _with_names, score_images
-from vsm_fast.report.serve_uploads import SIDES, Limits, UploadedImage, shown_name
+from vsm_fast.report.server import (
+    MAX_REQUESTS,
+    Connection,
+    ServerStopped,
+    _with_names,
+    allowed_host,
+    make_app,
+    make_server,
+    score_images,
+)
+from vsm_fast.report.uploads import SIDES, Limits, UploadedImage, shown_name
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REFERENCE = EXAMPLES / "refs/robot_toy/reference.jpg"
@@ -45,7 +52,7 @@ def mask_of(path):
 
 
 def form(*files):
-    """The body of a form: (field, file name, content)."""
+    """Return the body of a form of (field, file name, content)."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
         "Content-Type: image/png\r\n\r\n".encode()
@@ -57,7 +64,7 @@ def form(*files):
 
 
 def ask(port, method="POST", path="/score", body=None, **headers):
-    """(status, headers, body) of one request."""
+    """Return (status, headers, body) of one request."""
     sent = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"} if body else {}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
@@ -68,7 +75,7 @@ def ask(port, method="POST", path="/score", body=None, **headers):
 
 @contextmanager
 def served(score, limits=SMALL, page="<!doctype html><title>page</title>"):
-    """A server in a thread; its port."""
+    """Run a server in a thread and yield its port."""
     server = make_server(make_app(page, score, "127.0.0.1", limits))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -82,7 +89,7 @@ def served(score, limits=SMALL, page="<!doctype html><title>page</title>"):
 
 @pytest.fixture(scope="module")
 def port():
-    """A server that answers with what it was given to score."""
+    """Return the port of a server that answers with its input."""
 
     def score(images):
         return {
@@ -105,7 +112,7 @@ def test_the_page_and_its_headers(port):
         assert headers[name] == value
 
 
-def test_files_come_under_our_names_with_their_masks(port):
+def test_files_are_stored_under_numbers_with_their_masks(port):
     long, spelled = "n" * 300, "caf\u00e9"
     generations = (
         "C:\\\\gens\\\\cat.jpg", "cat_mask.png", "DOG.JPG", "dog_Mask.TIFF", "dog2.png",
@@ -131,22 +138,25 @@ def test_files_come_under_our_names_with_their_masks(port):
         (("g.png", "g_mask.png", "g_mask.jpg"), "g.png has more than one mask: g_mask.png, g_mask"),
         (("g.png", "g.jpg", "g_mask.png"), "g_mask.png would be the mask of both g.png and g.jpg"),
         (("g.png", "g.png", "g_mask.png"), "g_mask.png would be the mask of both g.png and g.png"),
-        (("g.png", "lone_mask.png"), "lone_mask.png is named like a mask of an image that did not"),
+        (
+            ("g.png", "lone_mask.png"),
+            "lone_mask.png is named like a mask, but its image is missing",
+        ),
     ],
 )
-def test_a_mask_that_could_be_another_image_s_is_refused(port, names, message):
+def test_ambiguous_masks_are_refused(port, names, message):
     files = [("generation", name, b"1") for name in names]
     status, _, body = ask(port, body=form(("reference", "r.png", b"1"), *files))
     assert (status, body.decode()[: len(message)]) == (400, message)
 
 
 def with_masks(choice):
-    """A form that says how masks are found."""
+    """Return a form with a value of the field masks."""
     field = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="masks"\r\n\r\n{choice}\r\n'
     return field.encode() + form(("reference", "a", b"1"), ("generation", "b", b"2"))
 
 
-def test_how_masks_are_found_where_none_is_given(port):
+def test_the_form_chooses_how_to_find_masks(port):
     for choice, found in (("whole", "None"), ("auto", repr(AutoMask(method="grabcut")))):
         answer = json.loads(ask(port, body=with_masks(choice))[2])
         assert [image[2] for side in SIDES for image in answer[side]] == [found, found]
@@ -154,7 +164,7 @@ def test_how_masks_are_found_where_none_is_given(port):
     assert ask(port, body=with_masks("auto").replace(b'="reference"', b'="masks"'))[0] == 400
 
 
-def test_masks_are_found_as_by_the_command_line(tmp_path):
+def test_found_masks_equal_the_command_line(tmp_path):
     images = {side: [UploadedImage(path.name, path, AutoMask(method="grabcut"))]
               for side, path in zip(SIDES, (REFERENCE, REPAINTED), strict=True)}  # fmt: skip
     scorer = VSMScorer.from_pretrained("tiny")
@@ -168,7 +178,7 @@ def test_masks_are_found_as_by_the_command_line(tmp_path):
     assert np.float32(expected.score[0]).tobytes() in packed
 
 
-def test_messages_name_the_right_one_of_many_images():
+def test_messages_use_uploaded_names():
     def score(images):
         return {"said": [_with_names(f"{image.path} is broken", images)
                          for image in images["generation"]]}  # fmt: skip
@@ -180,7 +190,7 @@ def test_messages_name_the_right_one_of_many_images():
     assert answer["said"] == [f"{name} is broken" for name in names]
 
 
-def test_names_are_shown_short_and_printable():
+def test_shown_names_are_short_and_printable():
     assert shown_name("a/b\\c\x1b[2J.png") == "c?[2J.png"
     assert len(shown_name("x" * 500)) == 120
     assert shown_name(None) == shown_name("///") == "unnamed"
@@ -194,19 +204,16 @@ def test_another_host_is_refused(port, host):
         assert b"title" not in body
 
 
-@pytest.mark.parametrize("host", ["localhost:9", "127.0.0.1", "[::1]:80", "LOCALHOST"])
-def test_this_machine_by_its_names(port, host):
-    assert ask(port, "GET", "/", Host=host)[0] == 200
-
-
-def test_hosts_when_listening_beyond_this_machine():
-    assert allowed_host("10.0.0.7:8000", "0.0.0.0")
-    assert allowed_host(socket.gethostname(), "0.0.0.0")
+def test_allowed_hosts(port):
+    for host in ("localhost:9", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+        assert ask(port, "GET", "/", Host=host)[0] == 200
+    for host in ("10.0.0.7:8000", socket.gethostname()):
+        assert allowed_host(host, "0.0.0.0")
     assert allowed_host("gpu.lan", "gpu.lan")
     assert not allowed_host("evil.example", "0.0.0.0")
 
 
-def test_another_site_cannot_send(port):
+def test_other_sites_are_refused(port):
     body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
     assert ask(port, body=body, Origin="https://evil.example")[0] == 403
     for origin in ("null", "http://[", f"https://127.0.0.1:{port}", f"http://localhost:{port}"):
@@ -221,16 +228,16 @@ def test_another_site_cannot_send(port):
         ([("reference", "a", b"x"), ("generation", "b", b"2" * 80_000)], 413, "A request may"),
         ([("reference", "a", b"x")] * 3 + [("generation", "b", b"2")], 413, "At most 2 references"),
         ([("reference", "a", b"x")] + [("generation", "b", b"2")] * 12, 400, "Too many files"),
-        ([("reference", "a", b"x")], 400, "No image came as generation"),
+        ([("reference", "a", b"x")], 400, "The form has no generation image"),
         ([("path", "/etc/passwd", b"x")], 400, "reference and generation, and masks"),
     ],
 )
-def test_what_is_too_large_or_something_else(port, files, status, message):
+def test_invalid_and_oversized_forms_are_refused(port, files, status, message):
     found, _, body = ask(port, body=form(*files))
     assert (found, message in body.decode()) == (status, True), body
 
 
-def test_more_bytes_than_were_announced(port):
+def test_more_bytes_than_announced_are_refused(port):
     def chunks():
         yield form(("reference", "a", b"1"))[:-8]
         for _ in range(100):
@@ -245,7 +252,7 @@ def test_more_bytes_than_were_announced(port):
 
 
 @pytest.mark.usefixtures("jumping_clock")
-def test_an_upload_that_does_not_arrive(port):
+def test_a_stalled_upload_times_out(port):
     begin = time.monotonic()
     with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as connection:
         connection.sendall(
@@ -258,7 +265,7 @@ def test_an_upload_that_does_not_arrive(port):
 
 @contextmanager
 def clients(port, count, *sent):
-    """Sockets that send some text and then wait."""
+    """Yield sockets that send some text and then wait."""
     with ExitStack() as stack:
         opened = []
         for _ in range(count):
@@ -272,7 +279,7 @@ def clients(port, count, *sent):
 
 
 def received(client):
-    """Bytes until the server hangs up."""
+    """Return the number of bytes until the server hangs up."""
     count = 0
     try:
         while part := client.recv(1 << 20):
@@ -285,26 +292,25 @@ def received(client):
 HEAD = "GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 
-@pytest.mark.parametrize(
-    "sent", ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD]
-)
-def test_clients_that_finish_no_request_keep_nobody_out(port, sent):
-    """Seventy of them, within their patience."""
+UNFINISHED = ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD]
+
+
+@pytest.mark.parametrize("sent", UNFINISHED)
+def test_idle_clients_do_not_block_others(port, sent):
+    """Seventy clients, before the first check."""
     for _ in range(2):
         with clients(port, 70, sent):
             assert ask(port, "GET", "/")[0] == 200
 
 
-@pytest.mark.parametrize(
-    "sent", ["", HEAD, HEAD + "Content-Length: 9\r\n\r\n123", HEAD + "\r\n" + HEAD, HEAD + "\r\n"]
-)
-def test_clients_that_make_no_progress_are_hung_up_on(monkeypatch, sent):
+@pytest.mark.parametrize("sent", [*UNFINISHED, HEAD + "\r\n"])
+def test_clients_without_progress_are_dropped(monkeypatch, sent):
     lost, plain = threading.Semaphore(0), Connection.connection_lost
     monkeypatch.setattr(Connection, "patience", 0.1)
     monkeypatch.setattr(
         Connection, "connection_lost", lambda *given: plain(*given) or lost.release()
     )
-    page = "x" * 50_000_000  # more than the system keeps for a client that does not read
+    page = "x" * 20_000_000  # more than the system keeps for a client that does not read
     with served(dict, page=page) as number:
         with clients(number, 3, sent) as opened:
             for _ in opened:
@@ -314,7 +320,7 @@ def test_clients_that_make_no_progress_are_hung_up_on(monkeypatch, sent):
         assert ask(number, "GET", "/")[2] == page.encode()
 
 
-def test_a_request_in_hand_is_not_given_up(monkeypatch):
+def test_a_request_in_progress_is_not_dropped(monkeypatch):
     monkeypatch.setattr(Connection, "patience", 0.1)
     body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
     with served(lambda _: time.sleep(1) or {"done": True}) as number:
@@ -322,14 +328,14 @@ def test_a_request_in_hand_is_not_given_up(monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/x", "//"])
-def test_no_path_leads_to_a_file(port, path):
+def test_no_path_reaches_a_file(port, path):
     status, _, body = ask(port, "GET", path)
     assert status == 404
     assert b"root:" not in body
 
 
 @pytest.mark.usefixtures("jumping_clock")
-def test_one_at_a_time_and_few_waiting():
+def test_requests_are_serialized_and_few_wait():
     go, running, most = threading.Event(), [], []
 
     def score(_):
@@ -344,7 +350,7 @@ def test_one_at_a_time_and_few_waiting():
     with served(score, Limits()) as number:
         threads = [
             threading.Thread(target=lambda: answers.append(ask(number, body=body)))
-            for _ in range(PLACES + 2)
+            for _ in range(MAX_REQUESTS + 2)
         ]
         for thread in threads:
             thread.start()
@@ -359,13 +365,13 @@ def test_one_at_a_time_and_few_waiting():
         go.set()
         for thread in threads:
             thread.join(30)
-    assert [status for status, _, _ in answers[2:]] == [200] * PLACES
+    assert [status for status, _, _ in answers[2:]] == [200] * MAX_REQUESTS
     assert max(most) == 1
 
 
-def test_scoring_ends_with_the_server(tmp_path):
+def test_scoring_stops_with_the_server(tmp_path):
     def score(_):
-        raise Stopped
+        raise ServerStopped
 
     body = form(("reference", "a", b"1"), ("generation", "b", b"2"))
     with served(score) as number:
@@ -373,13 +379,13 @@ def test_scoring_ends_with_the_server(tmp_path):
     stop = threading.Event()
     stop.set()
     images = {side: [UploadedImage("a", tmp_path / "a", None)] for side in SIDES}
-    with pytest.raises(Stopped):
+    with pytest.raises(ServerStopped):
         score_images(VSMScorer.from_pretrained("tiny"), stop, images)
 
 
 @contextmanager
 def command(*arguments):
-    """The command as a process, and the address that it prints."""
+    """Run the command and yield its process and address."""
     with subprocess.Popen(
         [sys.executable, "-m", "vsm_fast", "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -393,7 +399,7 @@ def command(*arguments):
 
 
 def drop(tab, field, name, size):
-    """Let a file fall on one of the fields, as a mouse would."""
+    """Drop a file on a field."""
     tab.run(
         "(() => { const dataTransfer = new DataTransfer();"
         f"dataTransfer.items.add(new File([new Uint8Array({size})], {name!r}));"
@@ -403,14 +409,13 @@ def drop(tab, field, name, size):
 
 
 @needs_chromium
-def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
+def test_the_page_scores_uploads_and_ctrl_c_ends_it(tmp_path):
     unmasked = shutil.copy(REPAINTED, tmp_path / "unmasked.jpg")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image at all")
-    with command() as (process, address), chromium(tmp_path / "profile") as tab:
-        tab.size(1300, 900)
+    with command() as (process, address), chromium() as tab:
         tab.open(address)
-        assert "Nothing has been scored yet" in tab.run("document.body.innerText")
+        assert "No results yet" in tab.run("document.body.innerText")
         choice = "[...document.querySelector('select[name=masks]').options].map((o) => o.value)"
         assert tab.run(choice) == ["auto", "whole"]
         said = "document.getElementById('upload-said').textContent"
@@ -424,10 +429,8 @@ def test_drop_score_look_and_end_with_ctrl_c(tmp_path):
             ("reference", [REFERENCE, mask_of(REFERENCE)]),
             ("generation", [REPAINTED, mask_of(REPAINTED), broken, unmasked]),
         ):
-            found = tab.run_for_node(f"input[name={field}]")
-            tab.send("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found)
-        tab.wait("!document.querySelector('#upload button').disabled")
-        tab.run("document.querySelector('#upload button').click()")
+            tab.page.set_input_files(f"input[name={field}]", files)
+        tab.page.click("#upload button")
         tab.wait("vsmReport.dataset.count === 3")
         tab.settle()
         expected = score_batch(

@@ -84,7 +84,7 @@ class Score(QuietCommand):
                 scores.to_jsonl(out)
             written.append(f"results: {out}")
         if self.heatmaps is not None:
-            from vsm_fast.jobs.pair_overlays import save_pair_overlays
+            from vsm_fast.jobs.shard_scoring import save_pair_overlays
 
             scored = [result for result in scores if result.ok][: self.limit_heatmaps]
             files = _file_names([names["id"][result.index] for result in scored])

@@ -138,11 +138,10 @@ def is_job(out: str | None) -> bool:
 def run(options: Score, masks: MaskSource) -> ExitCode:
     """Run ``vsm-fast score --out DIR/``."""
     from vsm_fast.images.storage import absolute
-    from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures
+    from vsm_fast.jobs.errors import JobError, JobStopped, TooManyFailures, stop_on_signals
     from vsm_fast.jobs.manifest import Manifest
     from vsm_fast.jobs.plan import ListedPairs
     from vsm_fast.jobs.settings import SHARD_ROWS, FailureLimit, JobSettings, RunOptions
-    from vsm_fast.jobs.stopping import stop_on_signals
 
     pairs, jobs = options.pairs, options.jobs
     pairs.check(masks)

@@ -15,7 +15,7 @@ from vsm_fast.cli.common import ExitCode, UsageError, print_text, require
 from vsm_fast.cli.options import Directory, ModelOptions, Port, QuietCommand, option
 
 if TYPE_CHECKING:
-    from vsm_fast.report.serve_uploads import MaskChoice
+    from vsm_fast.report.uploads import MaskChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,7 @@ class Serve(QuietCommand):
     def run(self) -> ExitCode:
         """Serve until Ctrl-C."""
         require("serve", "starlette", "python_multipart", "jinja2", "uvicorn")
-        from vsm_fast.report.serve_app import is_loopback, make_app
-        from vsm_fast.report.serve_connections import make_server
-        from vsm_fast.report.serve_scoring import score_images
+        from vsm_fast.report.server import is_loopback, make_app, make_server, score_images
 
         masks: list[MaskChoice] = ["whole", "auto"] if self.masks == "whole" else ["auto", "whole"]
         page = _page(self.results, self.root, masks)
@@ -75,7 +73,7 @@ def _page(results: Path | None, root: Path | None, masks: Sequence[str]) -> str:
     from vsm_fast.report.data import REQUIRED, read_results, results_of
     from vsm_fast.report.images import thumbnails
     from vsm_fast.report.page import DEFAULT_IMAGES, render_page
-    from vsm_fast.report.serve_uploads import Limits
+    from vsm_fast.report.uploads import Limits
 
     if results is None:
         empty: dict[str, Any] = {name: pa.array([], pa.string()) for name in REQUIRED}

@@ -1,13 +1,12 @@
-"""Manifests: what lists the pairs to score, read as a stream.
+"""Manifests: streamed lists of the pairs to score.
 
-A table with one pair per row (CSV, JSON, Parquet), which names files; or images and pairs in one:
-tar archives (``tars.py``), tables with image columns (``arrow_tables.py``).
+A table with one pair per row (CSV, JSON, Parquet) names image files; a tar (``tars.py``) or a table
+with image columns (``image_tables.py``) contains the images as well.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +23,9 @@ from vsm_fast.images.storage import (
     is_remote,
     suffix_of,
 )
-from vsm_fast.jobs.arrow_tables import saved_files, table_records
+from vsm_fast.jobs.image_tables import saved_files, table_records
 from vsm_fast.jobs.pairing import Pairing, PairRow
-from vsm_fast.jobs.records import Notes, Record
+from vsm_fast.jobs.records import Notes, Record, repeated
 from vsm_fast.jobs.tars import tar_records
 from vsm_fast.jobs.text_tables import csv_records, json_records, jsonl_records
 
@@ -34,21 +33,21 @@ COLUMNS = ("id", "subject", "generator", "ref", "gen", "ref_mask", "gen_mask")
 REQUIRED = ("ref", "gen")
 _IMAGES = ("ref", "gen", "ref_mask", "gen_mask")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".tar", ".arrow")
-_IN_FOLDERS = (".tar", ".parquet", ".arrow")  # of one data set
+_FOLDER_SUFFIXES = (".tar", ".parquet", ".arrow")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A list of pairs that is read as often as wanted and never held as a whole.
+    """Streamed list of pairs that can be read repeatedly.
 
-    Columns ``ref`` and ``gen`` are required; ``id`` (else ``row 1``, ``row 2``, …), ``subject``,
-    ``generator``, ``ref_mask`` and ``gen_mask`` may be left out or empty. Paths are relative to
-    the manifest. Files are not looked for here: a missing image becomes the status of its row.
+    Columns ``ref`` and ``gen`` are required; ``id`` (default ``row 1``, ``row 2``, …), ``subject``,
+    ``generator``, ``ref_mask`` and ``gen_mask`` are optional. Paths are relative to the manifest.
+    Files are not checked here: a missing image becomes the status of its row.
 
     Attributes:
-        location: Path or address of a file ending in .csv or .tsv (with a header), .jsonl, .json
-            (a list of objects), .parquet, .tar or .arrow, or of a folder of the last three.
-        columns: Names that columns have there, by the names that they have here.
+        location: Path or address of a .csv or .tsv (with a header), .jsonl, .json (a list of
+            objects), .parquet, .tar or .arrow file, or of a folder of the last three.
+        columns: Column names in the file, by the names above.
     """
 
     location: str
@@ -58,58 +57,59 @@ class Manifest:
         unknown = sorted(set(self.columns) - set(COLUMNS))
         if unknown:
             raise PairingError(
-                f"there is no column {', '.join(unknown)}; wanted one of {', '.join(COLUMNS)}."
+                f"unknown column {', '.join(unknown)}; expected one of {', '.join(COLUMNS)}."
             )
 
     @property
     def base(self) -> str:
-        """Beginning of the locations of its images, unless they lie elsewhere."""
+        """Return the common prefix of the image locations relative to the manifest."""
         if is_remote(self.location):
             return beside(self.location, "")
         folder = Path(self.location).parent
         return "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118 - ends in /
 
     def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
-        """The pairs, in order.
+        """Yield the pairs, in order.
 
         Args:
-            notes: Takes up remarks for the user.
+            notes: Takes notes for the user.
 
         Raises:
-            PairingError: The manifest cannot be read, or lacks a column or a value.
+            PairingError: If the manifest cannot be read, or lacks a column or a value.
         """
         notes = Notes() if notes is None else notes
         names = {name: self.columns.get(name, name) for name in COLUMNS}
-        wanted = set(names.values())
+        used = set(names.values())
         number = 0
         for file in self._files(notes):
             for place, record in _records(file, names, notes):
                 number += 1
-                if record.keys() - wanted:
-                    notes.unused_columns(name for name in record if name not in wanted)
+                if record.keys() - used:
+                    notes.unused_columns(name for name in record if name not in used)
                 yield _row(file, place, number, record, names)
 
     def _files(self, notes: Notes) -> list[str]:
-        """The file, or the files of the folder, in order."""
-        if is_remote(self.location):
-            filesystem(self.location).invalidate_cache()  # of listings, which may be old
-        if suffix_of(self.location) in SUFFIXES and not is_folder(self.location):
-            if not is_remote(self.location) and not Path(self.location).is_file():
-                raise PairingError(f"manifest {self.location} does not exist or is not a file.")
-            return [self.location]
-        if not is_folder(self.location):
+        """Return the file, or the files of the folder, in order."""
+        location = self.location
+        if is_remote(location):
+            filesystem(location).invalidate_cache()  # listings may be stale
+        if suffix_of(location) in SUFFIXES and not is_folder(location):
+            if not is_remote(location) and not Path(location).is_file():
+                raise PairingError(f"manifest {location} does not exist or is not a file.")
+            return [location]
+        if not is_folder(location):
             raise PairingError(
                 f"a manifest ends in {', '.join(SUFFIXES)}, or is a folder of the last three; got "
-                f"{self.location}."
+                f"{location}."
             )
-        saved = None if is_remote(self.location) else saved_files(self.location)
-        listed = files_in(self.location)
-        files = saved or [file for file in listed if suffix_of(file) in _IN_FOLDERS]
+        saved = None if is_remote(location) else saved_files(location)
+        listed = files_in(location)
+        files = saved or [file for file in listed if suffix_of(file) in _FOLDER_SUFFIXES]
         kinds = sorted({suffix_of(file) for file in files})
         if len(kinds) != 1:
             raise PairingError(
-                f"folder {self.location} should hold files of one of {', '.join(_IN_FOLDERS)}; it "
-                f"has {' and '.join(kinds) or 'none'}."
+                f"folder {location} must contain files of one kind of "
+                f"{', '.join(_FOLDER_SUFFIXES)}; got {' and '.join(kinds) or 'none'}."
             )
         for file in () if saved else sorted({*listed} - {*files}):
             notes.leave_out("other file(s) of the folder", file)
@@ -119,14 +119,14 @@ class Manifest:
 def read_manifest(
     path: str | os.PathLike[str], columns: Mapping[str, str] | None = None
 ) -> Pairing:
-    """Read all pairs of a manifest.
+    """Read all pairs of a manifest into memory.
 
     Args:
-        path: As for :class:`Manifest`.
-        columns: As for :class:`Manifest`.
+        path: Location, see :class:`Manifest`.
+        columns: Column names, see :class:`Manifest`.
 
     Raises:
-        PairingError: The manifest cannot be read, lacks a column or a value, lists nothing, or
+        PairingError: If the manifest cannot be read, lacks a column or a value, is empty, or
             repeats an id.
     """
     manifest = Manifest(os.fspath(path), columns or {})
@@ -134,8 +134,7 @@ def read_manifest(
     rows = tuple(manifest.rows(notes))
     if not rows:
         raise PairingError(f"manifest {path} lists no pairs.")
-    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
+    if twice := repeated(row.id for row in rows):
         raise PairingError(
             f"manifest {path}: ids must be unique; {', '.join(twice[:5])} "
             f"{'is' if len(twice) == 1 else 'are'} repeated."
@@ -144,18 +143,18 @@ def read_manifest(
 
 
 def _records(file: str, names: Mapping[str, str], notes: Notes) -> Iterator[tuple[str, Record]]:
-    suffix = suffix_of(file)
     try:
-        if suffix in (".csv", ".tsv"):
-            yield from csv_records(file, [names[name] for name in REQUIRED], notes)
-        elif suffix == ".jsonl":
-            yield from jsonl_records(file, notes)
-        elif suffix == ".json":
-            yield from json_records(file, notes)
-        elif suffix == ".tar":
-            yield from tar_records(file, notes)
-        else:
-            yield from table_records(file, set(names.values()))
+        match suffix_of(file):
+            case ".csv" | ".tsv":
+                yield from csv_records(file, [names[name] for name in REQUIRED], notes)
+            case ".jsonl":
+                yield from jsonl_records(file, notes)
+            case ".json":
+                yield from json_records(file, notes)
+            case ".tar":
+                yield from tar_records(file, notes)
+            case _:
+                yield from table_records(file, set(names.values()))
     except OSError as error:
         raise PairingError(f"manifest {file} cannot be read: {error}") from error
 
@@ -180,15 +179,16 @@ def _row(file: str, place: str, number: int, record: Record, names: Mapping[str,
         if name not in _IMAGES:
             values[name] = text
         elif text:
-            images[name] = located(file, text)
+            location = beside(file, text)
+            if is_remote(location):
+                filesystem(location)  # refuse an unknown protocol now, not at every row
+            images[name] = RemoteImage(location) if is_remote(location) else Path(location)
     absent = [names[name] for name in REQUIRED if name not in images]
     if absent:
+        empty = set(absent) <= record.keys()
         columns = ", ".join(map(str, record)) or "none"
-        there = set(absent) <= record.keys()
-        raise PairingError(
-            f"{file}, {place}: {' and '.join(absent)} must be given; "
-            + ("it is empty." if there else f"the columns there are {columns}.")
-        )
+        reason = "it is empty" if empty else f"the columns are {columns}"
+        raise PairingError(f"{file}, {place}: {' and '.join(absent)} is required; {reason}.")
     return PairRow(
         values["id"] or f"row {number}",
         values["subject"],
@@ -198,16 +198,3 @@ def _row(file: str, place: str, number: int, record: Record, names: Mapping[str,
         images.get("gen_mask"),
         values["generator"],
     )
-
-
-def located(manifest: str, name: str) -> ImageLocation:
-    """The image that a manifest names.
-
-    Raises:
-        PairingError: An address that nothing here opens.
-    """
-    location = beside(manifest, name)
-    if not is_remote(location):
-        return Path(location)
-    filesystem(location)  # now, and not at every row
-    return RemoteImage(location)

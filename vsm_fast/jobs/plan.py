@@ -1,7 +1,7 @@
-"""The plan of a job: which rows are in which shard, and proof that it is still the same.
+"""Job plan: the rows of each shard, and digests that detect a changed manifest.
 
-A shard is a run of rows of the manifest, so that what is in it depends on nothing but the
-manifest and the shard's size. Reading twice costs little beside scoring, and holds nothing.
+A shard is a run of consecutive manifest rows, so its content depends only on the manifest and the
+shard size. The manifest is read twice, which is cheap next to scoring and holds nothing in memory.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from vsm_fast.jobs.records import Notes
 
 
 class PairSource(Protocol):
-    """Lists the pairs of a job, the same ones in the same order each time it is asked."""
+    """Repeatable source of pairs: each pass yields the same pairs in the same order."""
 
     @property
     def base(self) -> str:
-        """Beginning of the locations of its images, unless they lie elsewhere."""
+        """Return the common prefix of relative image locations."""
 
     def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
-        """The pairs; ``notes`` takes up remarks for the user."""
+        """Yield the pairs; ``notes`` takes notes for the user."""
 
 
 @dataclass(frozen=True)
 class ListedPairs:
-    """Pairs that are known already, such as those of two folders."""
+    """Pairs in memory, such as those of two folders."""
 
     pairing: Pairing
     base: str = ""
 
     def rows(self, notes: Notes | None = None) -> Iterator[PairRow]:
-        """The pairs."""
+        """Yield the pairs."""
         if notes is not None:
             for sentence in self.pairing.notes:
                 notes.say(sentence)
@@ -53,12 +53,12 @@ class ListedPairs:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some rows of the manifest, the unit of work.
+    """Consecutive manifest rows, the unit of work.
 
     Attributes:
-        number: Of the shard.
-        positions: Of each row in the manifest, from 0 on, rising.
-        rows: The pairs.
+        number: Shard number, from 0.
+        positions: Manifest position of each row, from 0, ascending.
+        rows: Pairs.
     """
 
     number: int
@@ -68,14 +68,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a manifest holds.
+    """Shards of a manifest.
 
     Attributes:
         rows: Number of rows.
-        shard_rows: Of each shard; the last one may have fewer.
-        digests: For each shard, of everything up to its end.
-        repeated_ids: Rows whose id an earlier row has.
-        notes: Remarks for the user, one sentence each.
+        shard_rows: Rows per shard; the last shard may have fewer.
+        digests: Per shard, the SHA-256 of all rows up to its end.
+        repeated_ids: Number of rows that repeat an earlier id.
+        notes: Notes for the user, one sentence each.
     """
 
     rows: int
@@ -86,88 +86,85 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
+        """Return the number of shards."""
         return len(self.digests)
 
     @property
     def sha256(self) -> str:
-        """Of the whole list."""
+        """Return the SHA-256 of the whole list, hexadecimal."""
         return self.digests[-1].hex()
 
     def rows_of(self, shard: int) -> int:
-        """Number of rows of a shard."""
+        """Return the number of rows of a shard."""
         return min(self.shard_rows, self.rows - shard * self.shard_rows)
 
 
 def make_plan(
     source: PairSource, shard_rows: int, advance: Callable[[int], None] = lambda _: None
 ) -> Plan:
-    """Read a manifest once.
+    """Plan the shards in one pass over the manifest.
 
     Args:
-        source: The manifest.
-        shard_rows: Rows of a shard.
+        source: Manifest.
+        shard_rows: Rows per shard.
         advance: Called with the number of rows read since the last call.
 
     Raises:
-        PairingError: It cannot be read, a row is incomplete, or there is none.
+        PairingError: If the manifest cannot be read, a row is incomplete, or there is no row.
     """
     digest, digests = hashlib.sha256(), []
-    names = array("q")  # hashes of ids: 8 bytes a row
+    ids = array("q")  # hashes: 8 bytes per row
     notes = Notes()
-    for rows in _runs(source.rows(notes), shard_rows):
-        digests.append(_continued(digest, rows, source.base))
-        names.extend(hash(row.id) for row in rows)
+    for rows in _batches(source.rows(notes), shard_rows):
+        digests.append(_update(digest, rows, source.base))
+        ids.extend(hash(row.id) for row in rows)
         advance(len(rows))
     if not digests:
-        raise PairingError("there is no pair to score: the manifest lists none.")
-    distinct = len(np.unique(np.frombuffer(names, np.int64)))
-    return Plan(len(names), shard_rows, digests, len(names) - distinct, notes.sentences())
+        raise PairingError("there is no pair to score: the manifest is empty.")
+    distinct = len(np.unique(np.frombuffer(ids, np.int64)))
+    return Plan(len(ids), shard_rows, digests, len(ids) - distinct, notes.sentences())
 
 
-def read_shards(source: PairSource, plan: Plan, wanted: Collection[int]) -> Iterator[Shard]:
-    """The wanted shards, in order.
+def read_shards(source: PairSource, plan: Plan, numbers: Collection[int]) -> Iterator[Shard]:
+    """Yield shards by number, in order.
 
     Raises:
-        JobError: The manifest is not the one that was planned.
+        JobError: If the manifest differs from the planned one.
     """
-    digest, last, read = hashlib.sha256(), max(wanted, default=-1), 0
-    for number, rows in enumerate(_runs(source.rows(), plan.shard_rows)):
+    changed = JobError(
+        "the manifest changed during the job. Restore it and run the same command again, or start "
+        "another job."
+    )
+    digest, last, read = hashlib.sha256(), max(numbers, default=-1), 0
+    for number, rows in enumerate(_batches(source.rows(), plan.shard_rows)):
         if number > last:
             return
-        if number >= plan.shards or _continued(digest, rows, source.base) != plan.digests[number]:
-            raise _changed()
+        if number >= plan.shards or _update(digest, rows, source.base) != plan.digests[number]:
+            raise changed
         read = number + 1
-        if number in wanted:
+        if number in numbers:
             first = number * plan.shard_rows
             yield Shard(number, range(first, first + len(rows)), rows)
     if read <= last:
-        raise _changed()
+        raise changed
 
 
-def _changed() -> JobError:
-    return JobError(
-        "the manifest changed while the job was running; put it back and run the same "
-        "command again, or start another job."
-    )
+def _batches(rows: Iterator[PairRow], length: int) -> Iterator[tuple[PairRow, ...]]:
+    while batch := tuple(islice(rows, length)):  # itertools.batched needs Python 3.12
+        yield batch
 
 
-def _runs(rows: Iterator[PairRow], length: int) -> Iterator[tuple[PairRow, ...]]:
-    while run := tuple(islice(rows, length)):
-        yield run
-
-
-def _continued(digest: hashlib._Hash, rows: Sequence[PairRow], base: str) -> bytes:
-    """The digest with further rows; images count by where they lie relative to the manifest."""
+def _update(digest: hashlib._Hash, rows: Sequence[PairRow], base: str) -> bytes:
+    """Add rows to a digest; image locations count relative to the manifest."""
     for row in rows:
         images = (row.ref, row.gen, row.ref_mask, row.gen_mask)
         values = (row.id, row.subject, row.generator, *(_place(image, base) for image in images))
-        digest.update(json.dumps(values).encode() + b"\n")  # tells any two lists apart
+        digest.update(json.dumps(values).encode() + b"\n")  # unambiguous for any two lists
     return digest.digest()
 
 
 def _place(image: ImageLocation | AutoMask | None, base: str) -> list[Any] | None:
-    """Kind and fields of an image as JSON values; a location inside ``base`` is a list."""
+    """Return the kind and fields of an image as JSON; a location inside ``base`` is a list."""
     if image is None:
         return None
     kind = "Path" if isinstance(image, Path) else type(image).__name__

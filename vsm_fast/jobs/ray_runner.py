@@ -1,13 +1,12 @@
-"""Jobs on many machines: the shards of a job, scored by a pool of Ray actors.
+"""Ray runner: the shards of a job, scored by a pool of actors on many machines.
 
-The plan, the rows and the files are those of ``vsm_fast.jobs``; Ray Data only brings shards to
-actors. One task reads the manifest as a stream, and back-pressure holds it as soon as a few shards
-wait; what travels are the rows of the manifest, never pixels. An actor loads the model once,
-scores whole shards, writes them, and answers with a line for the ledger, which this process keeps.
-An actor or machine that dies, of whatever, costs the shard it had: Ray gives it to another one,
-which replaces the same file; a shard that has cost several actors ends the job. What goes wrong in
-an actor otherwise is an answer too, because Ray would make a page of text of an exception. All
-machines need the manifest, the images and the folder under the same paths.
+Plan, rows and files are those of the local runner; Ray Data only distributes the shards. One task
+streams the manifest, with back-pressure when a few shards wait; manifest rows travel, never pixels.
+An actor loads the model once, scores and writes whole shards, and returns ledger entries to this
+process. If an actor or machine dies, Ray gives its shard to another actor, which replaces the same
+file; a shard that has killed several actors ends the job. Other errors are returned as values,
+because Ray turns an exception into a page of text. All machines need the manifest, the images and
+the folder under the same paths.
 """
 
 from __future__ import annotations
@@ -29,43 +28,32 @@ import numpy as np
 
 from vsm_fast.errors import ModelError, PairingError, VSMError, out_of_memory
 from vsm_fast.extras import required
-from vsm_fast.jobs.errors import JobError
+from vsm_fast.jobs.errors import JobError, Stop
 from vsm_fast.jobs.job_folder import JobFolder, locked_folder, open_job
-from vsm_fast.jobs.ledger import FinishedShard
 from vsm_fast.jobs.plan import PairSource, Plan, Shard, make_plan, read_shards
-from vsm_fast.jobs.progress import Report
-from vsm_fast.jobs.runner import (
-    Planning,
-    begun_progress,
-    check_failures,
-    end,
-    finish,
-    finished_event,
-    report_start,
-)
+from vsm_fast.jobs.progress import JobRun, Report, watch_planning
 from vsm_fast.jobs.settings import JobSettings, RunOptions
-from vsm_fast.jobs.shard_files import counted_try, read_shard, write_shard
+from vsm_fast.jobs.shard_files import FinishedShard, limited_attempts, read_shard, write_shard
 from vsm_fast.jobs.shard_scoring import ShardScorer
-from vsm_fast.jobs.stopping import Stop
 
 _log = logging.getLogger(__name__)
 
-_LOCAL_STORE = 200 << 20  # bytes of shared memory of a Ray that is started here: rows are small
-_POLL = 0.5  # seconds between two looks at whether a signal came
-_BLOCK = 1  # byte: every shard is a block of its own, so that each goes to a free actor
-_MOST_DEATHS = 5  # of actors by one shard; Ray would give it to others without end
+_LOCAL_STORE = 200 << 20  # bytes of shared memory of a local Ray: rows are small
+_POLL = 0.5  # seconds between two checks for a signal
+_BLOCK = 1  # byte: every shard is a block of its own, so that any free actor takes it
+_MAX_DEATHS = 5  # actors that one shard may kill; Ray retries without limit
 
 
 @dataclass(frozen=True)
 class ActorPool:
-    """How many actors score, and what each one gets.
+    """Number of actors, and the resources of each.
 
     Attributes:
-        least: Actors to begin with.
-        most: Actors to grow to where the cluster has room and shards wait; None = ``least``, or
-            with GPUs as many as there are.
-        gpus: Of each actor; 0.5 lets two share one. None = 1 where the cluster has some, else 0.
-        cpus: Of each actor: threads that decode and, without a GPU, compute.
+        least: Actors at the start.
+        most: Largest number of actors, if the cluster has room and shards wait; None = ``least``,
+            or with GPUs as many as fit.
+        gpus: GPUs per actor; 0.5 lets two share one. None = 1 if the cluster has GPUs, else 0.
+        cpus: CPUs per actor: threads that decode and, without a GPU, compute.
     """
 
     least: int = 1
@@ -82,39 +70,37 @@ class ActorPool:
             raise ValueError(f"an actor needs CPUs; got {self.cpus}, and {self.gpus} GPUs.")
 
     def sized(self, cluster: Mapping[str, float]) -> ActorPool:
-        """The same with every number decided, for a cluster with these resources."""
-        there = cluster.get("GPU", 0.0)
-        gpus = float(there > 0) if self.gpus is None else self.gpus
-        fitting = int(there / gpus) if gpus else self.least
-        return replace(self, gpus=gpus, most=self.most or max(self.least, fitting))
+        """Return the pool with all defaults resolved for the resources of a cluster."""
+        available = cluster.get("GPU", 0.0)
+        gpus = float(available > 0) if self.gpus is None else self.gpus
+        most = int(available / gpus) if gpus else self.least
+        return replace(self, gpus=gpus, most=self.most or max(self.least, most))
 
 
 @contextmanager
 def ray_session(pool: ActorPool) -> Iterator[None]:
-    """Connect to the cluster of ``RAY_ADDRESS``, or start Ray on this machine, and leave it again.
+    """Connect to the cluster of ``RAY_ADDRESS``, or start Ray on this machine, then shut down.
 
-    Without dashboard and without usage reports.
+    Dashboard and usage reports stay off.
 
     Raises:
-        ImportError: Ray is not installed.
-        JobError: No cluster answers.
+        ImportError: If Ray is not installed.
+        JobError: If no cluster answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Else a thread that still waits for answers would start another Ray after this one is left.
+    # Else a thread that still waits for answers would start another Ray after the shutdown.
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     ray = required("ray", "a job on several machines")
     required("ray.data", "a job on several machines")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if not os.environ.get("RAY_ADDRESS"):
+        arguments |= {
+            "num_cpus": math.ceil((pool.most or pool.least) * pool.cpus),
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_STORE,
+        }
     try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            ray.init(
-                num_cpus=math.ceil((pool.most or pool.least) * pool.cpus),
-                include_dashboard=False,
-                object_store_memory=_LOCAL_STORE,
-                **quiet,
-            )
+        ray.init(**arguments)
     except (ConnectionError, RuntimeError) as error:
         raise JobError(f"Ray cannot be reached or started: {error}") from error
     try:
@@ -135,23 +121,23 @@ def run_distributed(
 ) -> dict[str, Any]:
     """Run a job on Ray actors, under :func:`ray_session`; see ``vsm_fast.jobs.runner.run_job``.
 
-    A run of either kind goes on with what the other left. When it is asked to stop, it takes what
-    is finished within ``options.grace`` seconds and drops the rest.
+    Local and Ray runs resume each other. After a stop request, the run collects shards that finish
+    within ``options.grace`` seconds and drops the rest.
 
     Args:
-        source: The pairs; read by this process and by one task.
+        source: Pairs; read by this process and by one task.
         out: Folder that all machines share.
-        settings: What decides the rows. ``device="auto"`` is CUDA for actors with a GPU.
-        options: What may differ between runs; a ``cache`` is a folder on each machine.
-        pool: The actors; None = one a GPU, or one.
-        stop: Asks to stop.
-        report: Told what happens.
+        settings: Settings that decide the rows. ``device="auto"`` is CUDA for actors with a GPU.
+        options: Options that may change between runs; ``cache`` is a folder on each machine.
+        pool: Actors; None = one per GPU, or one.
+        stop: Stop request.
+        report: Receives the events.
 
     Returns:
-        The summary.
+        Summary, as of ``run_job``.
 
     Raises:
-        JobError: As ``run_job``, and when an actor failed other than by dying.
+        JobError: As for ``run_job``, and if an actor failed other than by dying.
     """
     import ray
 
@@ -160,43 +146,38 @@ def run_distributed(
     if settings.device == "auto":
         settings = replace(settings, device="cuda" if pool.gpus else "cpu")
     with locked_folder(Path(out)):
-        plan = make_plan(source, settings.shard_rows, Planning(report, stop))
+        plan = make_plan(source, settings.shard_rows, watch_planning(report, stop))
         folder = open_job(Path(out).absolute(), plan, _identity(settings, options, pool))
-        report_start(folder, report)
-        retried = folder.failing if options.retry_failed else set()
-        progress = begun_progress(folder, report, retried)
-        work = {*folder.pending, *retried}
-        if work:
-            reader = _ShardReader(source, plan, work, retried)
+        run = JobRun(folder, options, stop, report)
+        if run.work:
+            reader = _ShardReader(source, plan, run.work, run.retried)
             answers = _answers(reader, folder, settings, options, pool)
             for entry in _until_stopped(answers, stop, options.grace):
                 before = folder.finished.get(entry.shard)
                 folder.record(entry)
-                rows = before.failed if before is not None else entry.rows
-                progress.advance(rows, entry.failed)
-                report(finished_event(folder, entry.shard, before is not None))
-                check_failures(progress.failed, progress.total, options)
+                run.finish_shard(entry.shard)
+                run.advance(before.failed if before is not None else entry.rows, entry.failed)
             if folder.pending and stop.signal is not None:
-                end(folder, stop, report)
-        return finish(folder, report)
+                run.end_early()
+        return run.finish()
 
 
 def _identity(settings: JobSettings, options: RunOptions, pool: ActorPool) -> dict[str, Any]:
-    """What the actors will compute with, asked where there is what they have."""
+    """Return the identity of the job, computed with the resources of an actor."""
+
+    def own_identity() -> dict[str, Any]:
+        return ShardScorer.load(settings, options).identity()
+
     if not pool.gpus:
-        return _own_identity(settings, options)
+        return own_identity()
     import ray
 
-    task = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(_own_identity)
     try:
-        found: dict[str, Any] = ray.get(task.remote(settings, options))
+        task = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(own_identity)
+        identity: dict[str, Any] = ray.get(task.remote())
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from error
-    return found
-
-
-def _own_identity(settings: JobSettings, options: RunOptions) -> dict[str, Any]:
-    return ShardScorer.load(settings, options).identity()
+    return identity
 
 
 def _answers(
@@ -206,7 +187,7 @@ def _answers(
     options: RunOptions,
     pool: ActorPool,
 ) -> Generator[FinishedShard, None, None]:
-    """Ledger lines of shards as they are finished, in any order."""
+    """Yield the ledger entries of shards as they finish, in any order."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -233,7 +214,7 @@ def _answers(
     )
     try:
         for row in entries.iter_rows():
-            yield _opened(row["answer"])
+            yield _unwrap(row["answer"])
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
 
@@ -241,10 +222,10 @@ def _answers(
 def _until_stopped(
     answers: Iterator[FinishedShard], stop: Stop, grace: float
 ) -> Iterator[FinishedShard]:
-    """The answers, or those that come until some seconds after a request to stop.
+    """Yield the answers, until ``grace`` seconds after a stop request.
 
-    A thread waits for them, so that a signal is seen also when no answer comes: whoever ends a
-    whole process group ends a local Ray with it.
+    A thread waits for the answers, so that a signal is seen even if no answer comes: a signal to
+    the whole process group ends a local Ray too.
     """
     queue: SimpleQueue[FinishedShard | Exception | None] = SimpleQueue()
 
@@ -253,7 +234,7 @@ def _until_stopped(
             for answer in answers:
                 queue.put(answer)
             queue.put(None)
-        except Exception as error:  # raised where the answers are read
+        except Exception as error:  # raised in the main thread
             queue.put(error)
 
     Thread(target=take, name="vsm-answers", daemon=True).start()
@@ -273,62 +254,61 @@ def _until_stopped(
 
 
 def _cause(error: BaseException) -> Exception:
-    """What ended an actor or a task, in one line, without Ray's wrapping and colours."""
+    """Return the cause of a Ray error, in one line without Ray's wrapping and colours."""
     inner: BaseException | None = error
     while inner is not None:
         cause = getattr(inner, "cause", None) or inner.__cause__
         if isinstance(cause, VSMError):
             return type(cause)(*cause.args)
         inner = cause
-    said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return JobError(f"an actor failed: {type(error).__name__}: {said}")
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return JobError(f"an actor failed: {type(error).__name__}: {text}")
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong in another process, as what it answers."""
+    """Error of another process, as a value."""
 
     kind: type[VSMError]
     message: str
 
     @classmethod
     def of(cls, error: Exception) -> _Failure:
-        said = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()) or type(error).__name__
         for kind in (ModelError, PairingError, JobError):
             if isinstance(error, kind):
-                return cls(kind, said)
+                return cls(kind, text)
         if out_of_memory(error):
-            hint = "fewer actors a machine or smaller batches (--batch-size) need less"
-            return cls(JobError, f"an actor is out of memory: {said}; {hint}.")
-        return cls(JobError, f"an actor failed: {type(error).__name__}: {said}")
+            hint = "Use fewer actors per machine, or smaller batches (--batch-size)"
+            return cls(JobError, f"an actor is out of memory: {text}. {hint}.")
+        return cls(JobError, f"an actor failed: {type(error).__name__}: {text}")
 
 
-def _opened(answer: FinishedShard | _Failure) -> FinishedShard:
-    """An answer that is no failure."""
+def _unwrap(answer: FinishedShard | _Failure) -> FinishedShard:
     if isinstance(answer, _Failure):
         raise answer.kind(answer.message)
     return answer
 
 
 class _ShardReader:
-    """Reads the manifest in one task and gives out its shards one by one."""
+    """Task that reads the manifest and yields its shards one by one."""
 
     def __init__(
-        self, source: PairSource, plan: Plan, wanted: Collection[int], retried: Collection[int]
+        self, source: PairSource, plan: Plan, numbers: Collection[int], retried: Collection[int]
     ) -> None:
         self._source, self._plan = source, plan
-        self._wanted, self._retried = set(wanted), set(retried)
+        self._numbers, self._retried = set(numbers), set(retried)
 
     def __call__(self, _: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         try:
-            for shard in read_shards(self._source, self._plan, self._wanted):
+            for shard in read_shards(self._source, self._plan, self._numbers):
                 yield {"shard": _cell(shard), "retried": np.array([shard.number in self._retried])}
         except Exception as error:
             yield {"shard": _cell(_Failure.of(error)), "retried": np.array([False])}
 
 
 class _ShardActor:
-    """Scores shards in a process of its own."""
+    """Actor that scores and writes shards."""
 
     def __init__(
         self,
@@ -345,36 +325,35 @@ class _ShardActor:
         answer = shard = batch["shard"][0]
         if not isinstance(shard, _Failure):
             try:
-                answer = self._finished(shard, batch["retried"][0])
+                answer = self._finish(shard, batch["retried"][0])
             except Exception as error:
-                _log.exception("shard %d", shard.number)  # where Ray keeps the actor's output
+                _log.exception("shard %d", shard.number)  # goes to Ray's log of the actor
                 answer = _Failure.of(error)
         return {"answer": _cell(answer)}
 
-    def _finished(self, shard: Shard, retried: bool) -> FinishedShard:
+    def _finish(self, shard: Shard, retried: bool) -> FinishedShard:
         begin = time.monotonic()
-        with counted_try(self._folder, shard.number, _MOST_DEATHS):
-            scorer = self._scorer = self._scorer or self._loaded()
+        with limited_attempts(self._folder, shard.number, _MAX_DEATHS):
+            if self._scorer is None:
+                scorer = ShardScorer.load(self._settings, self._options)
+                own = scorer.identity()
+                other = [name for name, value in own.items() if self._identity[name] != value]
+                if other:
+                    raise JobError(
+                        f"this machine has another {', '.join(other)} than the first actor. "
+                        "Install the same library and model, and use the same kind of device, on "
+                        "all machines."
+                    )
+                self._scorer = scorer
             before = read_shard(self._folder, shard.number) if retried else None
-            table = scorer.complete(shard, before, lambda rows, failed: None)
+            table = self._scorer.complete(shard, before, lambda rows, failed: None)
             return write_shard(
                 table, self._folder, shard.number, self._identity, time.monotonic() - begin
             )
 
-    def _loaded(self) -> ShardScorer:
-        scorer = ShardScorer.load(self._settings, self._options)
-        own = scorer.identity()
-        other = [name for name, value in own.items() if self._identity[name] != value]
-        if other:
-            raise JobError(
-                f"this machine would score with another {', '.join(other)} than the one that "
-                "was asked first; give all machines the same library, model and kind of device."
-            )
-        return scorer
-
 
 def _cell(value: object) -> Any:
-    """An array of one object."""
+    """Return an object array of one element."""
     cell = np.empty(1, object)
     cell[0] = value
     return cell

@@ -1,29 +1,27 @@
-"""What decides the rows of a job, and what only decides how it runs."""
+"""Settings that decide the rows of a job, and options that do not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from vsm_fast.scorer import VSMScorer
 
 SHARD_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What decides the rows: another value is another job.
+    """Settings that decide the rows: a different value is a different job.
 
     Attributes:
         model: Name, folder or Hub repository id.
         device: ``"auto"`` or a torch device.
         dtype: ``"auto"`` or a name like ``"float32"``.
-        runtime: What runs the network, or ``"auto"``.
-        semantic_threshold: In [-1, 1]; None = the model's.
-        visual_threshold: Of the column ``score``, in [-1, 1]; None = the model's.
-        thresholds: Further visual thresholds, each with a column ``score_at_T``.
-        heatmaps: Folder for one PNG a scored pair; None = no pictures.
-        points: Keep the matched points.
-        shard_rows: Rows of a shard, the unit of work.
+        runtime: Runtime of the network, or ``"auto"``.
+        semantic_threshold: In [-1, 1]; None = the model's default.
+        visual_threshold: Threshold of column ``score``, in [-1, 1]; None = the model's default.
+        thresholds: Further visual thresholds, with one column ``score_at_T`` each.
+        heatmaps: Folder for one PNG per scored pair; None = no heat maps.
+        points: Store the matched points.
+        shard_rows: Rows per shard.
     """
 
     model: str = "tiny"
@@ -49,16 +47,15 @@ class JobSettings:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What may change from one run of a job to the next.
+    """Options that may change between runs of a job.
 
     Attributes:
-        batch_size: Images per forward pass; None chooses.
+        batch_size: Images per forward pass; None = automatic.
         cache: Folder of a ``DescriptorCache``.
-        retry_failed: Score the rows again whose images could not be used.
-        max_failed: Such rows at which the job stops; None = never.
-        reference_bytes: Of descriptors of references that are kept in memory.
-        grace: Seconds that a job goes on for after it was asked to stop, if that finishes the
-            running shard.
+        retry_failed: Score failed rows again.
+        max_failed: Number of failed rows that the job tolerates; None = any.
+        reference_bytes: Memory for descriptors of references, in bytes.
+        grace: Seconds that a job may take after a stop request to finish the running shard.
     """
 
     batch_size: int | None = None
@@ -71,45 +68,29 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """How many rows may fail: a count, or a share of all."""
+    """Number of rows that may fail: a count, or a share of all rows."""
 
     value: float
     is_share: bool
 
     @staticmethod
     def parse(text: str) -> FailureLimit:
-        """Read ``"100"`` or ``"1%"``.
+        """Parse ``"100"`` or ``"1%"``.
 
         Raises:
-            ValueError: It is neither.
+            ValueError: If the text is neither.
         """
         share = text.endswith("%")
         value = float(text.removesuffix("%")) / 100 if share else float(int(text))
         if not 0 <= value <= (1 if share else float("inf")):
-            raise ValueError(f"wanted a count, or a share from 0% to 100%; got {text!r}.")
+            raise ValueError(f"expected a count, or a share from 0% to 100%; got {text!r}.")
         return FailureLimit(value, share)
 
     def rows(self, total: int) -> int:
-        """The largest number of failed rows that is accepted, of ``total``."""
+        """Return the number of rows of ``total`` that may fail."""
         return int(self.value * total) if self.is_share else int(self.value)
 
 
 def score_column(threshold: float) -> str:
-    """Name of the column with the scores at a threshold."""
+    """Return the name of the score column at a threshold."""
     return f"score_at_{threshold:g}"
-
-
-def load_scorer(settings: JobSettings, options: RunOptions) -> VSMScorer:
-    """The scorer that a job asks for.
-
-    Raises:
-        ModelError: The model is missing, incomplete or altered.
-        ImportError: A package that it needs is not installed.
-    """
-    return VSMScorer.from_pretrained(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        runtime=settings.runtime,
-        cache=options.cache,
-    )

@@ -1,11 +1,14 @@
-"""Shards on disk: Parquet files that say what they hold, and whether they still do."""
+"""Shard files: Parquet with embedded metadata and integrity checks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +19,85 @@ import pyarrow.parquet as pq
 from vsm_fast.errors import Status
 from vsm_fast.files import replacing, sha256_of, sync_folder
 from vsm_fast.jobs.errors import JobError
-from vsm_fast.jobs.ledger import FinishedShard
 
 SCHEMA_VERSION = 2  # of the columns and their meaning
-# A row without a match has a result; the images of the others could not be used.
-_RESULTS = (Status.OK.value, Status.NO_MATCH.value)
+_RESULTS = (Status.OK.value, Status.NO_MATCH.value)  # other statuses are failures
+
+
+@dataclass(frozen=True)
+class FinishedShard:
+    """Ledger entry of a written shard.
+
+    Attributes:
+        shard: Shard number.
+        rows: Number of rows.
+        failed: Number of rows with unusable images.
+        bytes: Size of the file.
+        sha256: SHA-256 of the file, hexadecimal.
+        seconds: Scoring time.
+    """
+
+    shard: int
+    rows: int
+    failed: int
+    bytes: int
+    sha256: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        counts = (self.shard, self.rows, self.failed, self.bytes)
+        if not all(type(value) is int and value >= 0 for value in counts):
+            raise ValueError(f"shard, rows, failed and bytes must be counts; got {counts}")
+        if self.failed > self.rows:
+            raise ValueError(f"{self.failed} of {self.rows} rows cannot have failed")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 must have 64 hexadecimal digits; got {self.sha256!r}")
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds must be at least 0; got {self.seconds}")
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """Where a shard is."""
+    """Return the path of a shard."""
     return folder / f"scores-{shard:06d}.parquet"
 
 
 def shard_of(file: Path) -> int | None:
-    """The number of the shard whose file has this name; None = it is no shard's."""
+    """Return the shard number in a file name; None = not a shard."""
     number = file.name.removeprefix("scores-").removesuffix(".parquet")
     shard = int(number) if number.isdecimal() else -1
     return shard if shard >= 0 and file.name == shard_path(Path(), shard).name else None
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """What killed processes left."""
+    """Return the temporary files that killed processes left behind."""
     names = ("scores-*", "_job.*", "_summary.*")
     return sorted(path for name in names for path in folder.glob(f".{name}.tmp*"))
 
 
 @contextmanager
-def counted_try(folder: Path, shard: int, most: int) -> Iterator[None]:
-    """Do what may end this process, and see to it that not one process after the other dies of it.
+def limited_attempts(folder: Path, shard: int, limit: int) -> Iterator[None]:
+    """Limit the number of processes that may die on a shard.
+
+    A counter file in ``folder`` counts the attempts that did not return.
 
     Args:
-        folder: Of the job; a file in it counts the processes that did not come back from here.
-        shard: What is tried.
-        most: Such processes.
+        folder: Job folder.
+        shard: Shard number.
+        limit: Largest number of dead processes.
 
     Raises:
-        JobError: It has cost so many.
+        JobError: If the shard has reached the limit.
     """
-    counter = shard_path(folder, shard).with_name(f".scores-{shard:06d}.tries.tmp")
+    counter = folder / f".scores-{shard:06d}.tries.tmp"
     with counter.open("ab") as file:
         file.write(b".")
         file.flush()
-        tries = file.tell()
-    if tries > most:
+        attempts = file.tell()
+    if attempts > limit:
         raise JobError(
-            f"shard {shard} has ended {most} processes, each without a word: most likely for want "
-            "of memory, or by an image that a decoder does not survive. What was finished is "
-            "kept; give each process more memory, or find the image by scoring these rows alone."
+            f"shard {shard} has killed {limit} processes without an error message: most likely "
+            "they ran out of memory, or an image crashes its decoder. Finished shards are kept. "
+            "Give each process more memory, or score these rows alone to find the image."
         )
     try:
         yield
@@ -71,29 +106,29 @@ def counted_try(folder: Path, shard: int, most: int) -> Iterator[None]:
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """A sha256 over everything that decides the rows of a job."""
+    """Return the SHA-256 of a job's identity, hexadecimal."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def failed_rows(table: pa.Table) -> pa.Array:
-    """Bool [rows]: which rows have no result because their images could not be used."""
+    """Return bool [rows]: whether the images of a row were unusable."""
     return pc.invert(pc.is_in(table["status"], value_set=pa.array(_RESULTS)))
 
 
 def write_shard(
     table: pa.Table, folder: Path, shard: int, identity: Mapping[str, Any], seconds: float
 ) -> FinishedShard:
-    """Write a shard, whole or not at all, and not before it is safe on disk.
+    """Write a shard atomically and sync it to disk.
 
     Args:
-        table: Its rows.
-        folder: Of the job.
-        shard: Its number.
-        identity: Of the job.
-        seconds: That its rows took.
+        table: Rows of the shard.
+        folder: Job folder.
+        shard: Shard number.
+        identity: Identity of the job.
+        seconds: Scoring time.
 
     Raises:
-        JobError: It cannot be written.
+        JobError: If the file cannot be written.
     """
     metadata = {
         **(table.schema.metadata or {}),
@@ -102,9 +137,8 @@ def write_shard(
         b"vsm_fast.job": json.dumps(identity, sort_keys=True),
         b"vsm_fast.shard": str(shard),
     }
-    path = shard_path(folder, shard)
     try:
-        with replacing(path) as temporary:
+        with replacing(shard_path(folder, shard)) as temporary:
             pq.write_table(
                 table.replace_schema_metadata(metadata),
                 temporary,
@@ -115,44 +149,43 @@ def write_shard(
         sync_folder(folder)
     except OSError as error:
         raise JobError(
-            f"shard {shard} cannot be written to {folder}: {error}. What was finished before is "
-            "kept; run the same command again when that is mended."
+            f"shard {shard} cannot be written to {folder}: {error}. Finished shards are kept. Fix "
+            "the cause and run the same command again."
         ) from error
     failed = pc.sum(failed_rows(table)).as_py() or 0
     return FinishedShard(shard, table.num_rows, failed, size, digest, round(seconds, 3))
 
 
 def read_shard(folder: Path, shard: int) -> pa.Table:
-    """The rows of a shard."""
+    """Read the rows of a shard."""
     return pq.ParquetFile(shard_path(folder, shard)).read()
 
 
 def damage(
     folder: Path, entry: FinishedShard, rows: int, identity: Mapping[str, Any]
 ) -> str | None:
-    """Why a recorded shard cannot be kept; None = it is as it was written.
+    """Return the reason to score a recorded shard again; None = the file is intact.
 
     Args:
-        folder: Of the job.
-        entry: What was recorded.
-        rows: That it should have.
-        identity: Of the job.
+        folder: Job folder.
+        entry: Ledger entry of the shard.
+        rows: Planned number of rows.
+        identity: Identity of the job.
     """
     path = shard_path(folder, entry.shard)
     if not path.is_file():
-        return "its file is gone"
+        return "the file is missing"
     size = path.stat().st_size
     if size != entry.bytes:
-        return f"it has {size} bytes instead of {entry.bytes}"
+        return f"the file has {size} bytes instead of {entry.bytes}"
     try:
         footer = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        return f"it cannot be read: {error}"
+        return f"the file cannot be read: {error}"
     if footer.num_rows != rows:
-        return f"it has {footer.num_rows} rows instead of {rows}"
-    metadata = footer.metadata or {}
-    if metadata.get(b"vsm_fast.fingerprint", b"").decode() != fingerprint(identity):
-        return "it is of another job"
+        return f"the file has {footer.num_rows} rows instead of {rows}"
+    if (footer.metadata or {}).get(b"vsm_fast.fingerprint") != fingerprint(identity).encode():
+        return "the file belongs to another job"
     if sha256_of(path) != entry.sha256:
-        return "its content changed"
+        return "the content changed"
     return None

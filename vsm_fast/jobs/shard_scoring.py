@@ -1,10 +1,13 @@
-"""The rows of one shard to a table: exactly one row out for each row in, in the same order."""
+"""Scoring of one shard: one result row per pair, in the same order."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +15,77 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from PIL import Image
 
 from vsm_fast import __version__
+from vsm_fast.descriptors import Descriptors
 from vsm_fast.images.automatic_masks import AutoMask
-from vsm_fast.images.storage import ImageLocation
-from vsm_fast.jobs.pair_overlays import save_pair_overlays
+from vsm_fast.images.loading import load_image
+from vsm_fast.images.storage import ImageLocation, StoredImage, version_of
 from vsm_fast.jobs.pairing import PairRow
 from vsm_fast.jobs.plan import Shard
-from vsm_fast.jobs.reference_memory import ReferenceKey, ReferenceMemory, reference_key
-from vsm_fast.jobs.settings import JobSettings, RunOptions, load_scorer, score_column
+from vsm_fast.jobs.settings import JobSettings, RunOptions, score_column
 from vsm_fast.jobs.shard_files import SCHEMA_VERSION, failed_rows
-from vsm_fast.results.scores import VSMScores
+from vsm_fast.results.overlay import save_overlay
+from vsm_fast.results.scores import VSMResult
 from vsm_fast.scorer import VSMScorer
 
-# Scored in one call, so that neither their references nor what their heat maps need outgrow the
-# memory. Both decide batches and with them last bits, so they are no options.
-_ROWS_AT_ONCE = 256
-_REFERENCES_AT_ONCE = 64
+# Limits of one scoring call, which bound the memory of references and heat maps. They decide the
+# batches and with them the last bits, so they are not options.
+_MAX_ROWS = 256
+_MAX_REFERENCES = 64
 
 Advance = Callable[[int, int], None]
+ReferenceKey = tuple[str, str | None]
 
 
 class ShardScorer:
-    """Scores shards of one job with one model.
+    """Scorer of the shards of one job.
 
     Args:
-        scorer: The model.
-        settings: Of the job.
-        options: Of the run.
+        scorer: Model.
+        settings: Settings of the job.
+        options: Options of the run.
 
     Raises:
-        ModelError: The model's weights have no recorded hashes.
+        ModelError: If the weights of the model have no recorded hashes.
     """
 
     def __init__(self, scorer: VSMScorer, settings: JobSettings, options: RunOptions) -> None:
         self._scorer, self._settings, self._options = scorer, settings, options
-        self.references = ReferenceMemory(scorer, options.reference_bytes)
+        self.references = ReferenceCache(scorer, options.reference_bytes)
         self._model = scorer.identity.record()
 
     @classmethod
-    def load(cls, settings: JobSettings, options: RunOptions) -> ShardScorer:
-        """With the model that the job asks for."""
-        return cls(load_scorer(settings, options), settings, options)
+    def load(
+        cls, settings: JobSettings, options: RunOptions, scorer: VSMScorer | None = None
+    ) -> ShardScorer:
+        """Load the model of a job, unless ``scorer`` is that model.
+
+        Raises:
+            ModelError: If the model is missing, incomplete or altered.
+            ImportError: If a package of the model is not installed.
+        """
+        scorer = scorer or VSMScorer.from_pretrained(
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            runtime=settings.runtime,
+            cache=options.cache,
+        )
+        return cls(scorer, settings, options)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the rows besides the manifest, as JSON values."""
+        """Return the settings that decide the rows, besides the manifest, as JSON values."""
         config, settings = self._scorer.config, self._settings
-        given = settings.semantic_threshold, settings.visual_threshold
-        defaults = config.thresholds.semantic, config.thresholds.visual
-        semantic, visual = (d if g is None else g for g, d in zip(given, defaults, strict=True))
+        semantic, visual = settings.semantic_threshold, settings.visual_threshold
         return {
             "schema": SCHEMA_VERSION,
             "vsm_fast": __version__,
             "model": config.name,
             **self._model,
-            "semantic_threshold": semantic,
-            "visual_threshold": visual,
+            "semantic_threshold": config.thresholds.semantic if semantic is None else semantic,
+            "visual_threshold": config.thresholds.visual if visual is None else visual,
             "thresholds": list(settings.thresholds),
             "heatmaps": settings.heatmaps,
             "points": settings.points,
@@ -78,139 +96,202 @@ class ShardScorer:
         """Score the rows of a shard.
 
         Args:
-            shard: What to score.
-            advance: Called often with the numbers of rows finished, and of those that failed,
-                since the last call. What it raises ends the call.
+            shard: Rows to score.
+            advance: Called often with the numbers of rows finished and failed since the last call;
+                its exceptions end the scoring.
 
         Returns:
-            The rows; columns are described in docs/reference/files.md.
+            Table with one row per pair; docs/reference/files.md describes the columns.
         """
         keys = [reference_key(row) for row in shard.rows]
-        parts = []
         with _reproducible(self._scorer.device):
-            for chosen in _chunks(keys):
-                parts.append(self._chunk(shard, chosen, keys, advance))
+            parts = [self._score_chunk(shard, chunk, keys, advance) for chunk in _chunks(keys)]
         table = pa.concat_tables(parts)
         return table.take(pc.sort_indices(table, [("row", "ascending")]))
 
     def complete(self, shard: Shard, before: pa.Table | None, advance: Advance) -> pa.Table:
-        """Score a shard, or of a finished one only the rows that failed.
+        """Score a shard, or only the failed rows of a finished shard.
 
         Args:
-            shard: All of its rows.
-            before: Its table, if it was finished before.
-            advance: As for :meth:`score`.
+            shard: All rows of the shard.
+            before: Table of the finished shard; None = score all rows.
+            advance: See :meth:`score`.
         """
         if before is None:
             return self.score(shard, advance)
         failed = failed_rows(before)
-        again = [i for i, one in enumerate(failed.to_pylist()) if one]
-        if not again:  # retried by a process that ended before it could say so
+        again = [i for i, is_failed in enumerate(failed.to_pylist()) if is_failed]
+        if not again:  # an earlier process retried the shard and died before the ledger entry
             return before
         part = Shard(
             shard.number, [shard.positions[i] for i in again], [shard.rows[i] for i in again]
         )
-        kept = before.filter(pc.invert(failed))
-        return pa.concat_tables([kept, self.score(part, advance).cast(kept.schema)]).sort_by("row")
+        rest = before.filter(pc.invert(failed))
+        return pa.concat_tables([rest, self.score(part, advance).cast(rest.schema)]).sort_by("row")
 
-    def _chunk(
-        self, shard: Shard, chosen: Sequence[int], keys: Sequence[ReferenceKey], advance: Advance
+    def _score_chunk(
+        self, shard: Shard, chunk: Sequence[int], keys: Sequence[ReferenceKey], advance: Advance
     ) -> pa.Table:
-        begin = time.perf_counter()
+        settings, begin = self._settings, time.perf_counter()
+        rows = [shard.rows[i] for i in chunk]
+        positions = [shard.positions[i] for i in chunk]
         refs: dict[ReferenceKey, tuple[int, PairRow]] = {}
         gens: dict[tuple[ImageLocation, ImageLocation | AutoMask | None], int] = {}
         pairs = [
             (
-                refs.setdefault(keys[i], (len(refs), shard.rows[i]))[0],
-                gens.setdefault((shard.rows[i].gen, shard.rows[i].gen_mask), len(gens)),
+                refs.setdefault(keys[i], (len(refs), row))[0],
+                gens.setdefault((row.gen, row.gen_mask), len(gens)),
             )
-            for i in chosen
+            for i, row in zip(chunk, rows, strict=True)
         ]
-        told = 0
+        reported = 0
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
-            now = len(chosen) * done // total
-            advance(now - told, 0)
-            told = now
+            nonlocal reported
+            now = len(chunk) * done // total
+            advance(now - reported, 0)
+            reported = now
 
         scores = self._scorer.score(
             self.references.get([(key, row) for key, (_, row) in refs.items()]),
             [gen for gen, _ in gens],
             pairs=np.array(pairs, np.int64),
             gen_masks=[mask for _, mask in gens],
-            semantic_threshold=self._settings.semantic_threshold,
-            visual_threshold=self._settings.visual_threshold,
+            semantic_threshold=settings.semantic_threshold,
+            visual_threshold=settings.visual_threshold,
             batch_size=self._options.batch_size,
-            heatmaps=self._settings.points or self._settings.heatmaps is not None,
+            heatmaps=settings.points or settings.heatmaps is not None,
             progress=progress,
         )
-        table = self._table(shard, chosen, scores, begin)
-        advance(len(chosen) - told, pc.sum(failed_rows(table)).as_py())
-        return table
-
-    def _table(
-        self, shard: Shard, chosen: Sequence[int], scores: VSMScores, begin: float
-    ) -> pa.Table:
-        rows = [shard.rows[i] for i in chosen]
-        positions = [shard.positions[i] for i in chosen]
         scored = scores.with_columns(
-            {
-                "id": [row.id for row in rows],
-                "subject": [row.subject for row in rows],
-                "generator": [row.generator for row in rows],
-            }
-        ).to_arrow(points=self._settings.points)
+            {name: [getattr(row, name) for row in rows] for name in ("id", "subject", "generator")}
+        ).to_arrow(points=settings.points)
         columns: dict[str, Any] = {"row": pa.array(positions, pa.int64())}
         columns |= {name: scored[name] for name in scored.column_names}
-        for threshold in self._settings.thresholds:
+        for threshold in settings.thresholds:
             columns[score_column(threshold)] = pa.array(scores.at(threshold), from_pandas=True)
-        if self._settings.heatmaps is not None:
-            columns["heatmap"] = self._draw(shard, chosen, scores)
+        if settings.heatmaps is not None:
+            # Named by position: ids may repeat, and are not file names.
+            folder = Path(settings.heatmaps) / f"{shard.number:06d}"
+            paths = [
+                folder / f"{position}.png" if scores[i].ok else None
+                for i, position in enumerate(positions)
+            ]
+            save_pair_overlays(
+                (path, row, scores[i])
+                for i, (path, row) in enumerate(zip(paths, rows, strict=True))
+                if path is not None
+            )
+            columns["heatmap"] = pa.array([path and str(path) for path in paths], pa.string())
         seconds = (time.perf_counter() - begin) / len(rows)
         columns["seconds"] = pa.array([seconds] * len(rows), pa.float32())
-        grid_rows, grid_columns = self._scorer.config.aggregation.grid
-        # Of all shards alike, whatever has a score in them.
-        metadata = {**scored.schema.metadata, b"vsm_fast.grid": f"{grid_rows}x{grid_columns}"}
-        return pa.table(columns).replace_schema_metadata(metadata)
+        # The schema of a shard must not depend on its results.
+        grid = "{}x{}".format(*self._scorer.config.aggregation.grid)
+        metadata = {**scored.schema.metadata, b"vsm_fast.grid": grid}
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        advance(len(chunk) - reported, pc.sum(failed_rows(table)).as_py())
+        return table
 
-    def _draw(self, shard: Shard, chosen: Sequence[int], scores: VSMScores) -> pa.Array:
-        """Draw what has a score, and say where; null for the others."""
-        assert self._settings.heatmaps is not None
-        paths = [
-            heatmap_path(self._settings.heatmaps, shard.number, shard.positions[i])
-            if scores[number].ok
-            else None
-            for number, i in enumerate(chosen)
-        ]
-        save_pair_overlays(
-            (path, shard.rows[i], scores[number])
-            for number, (i, path) in enumerate(zip(chosen, paths, strict=True))
-            if path is not None
+
+class ReferenceCache:
+    """Least recently used cache of reference descriptors.
+
+    Features of each reference are extracted with batch size 1, because the batch changes the last
+    bits of a descriptor: an interruption must not change them.
+
+    Args:
+        scorer: Model.
+        max_bytes: Size of the descriptors kept between calls.
+
+    Attributes:
+        misses: Number of extracted references.
+    """
+
+    def __init__(self, scorer: VSMScorer, max_bytes: int) -> None:
+        self._scorer, self._max_bytes = scorer, max_bytes
+        self._entries: OrderedDict[ReferenceKey, Descriptors] = OrderedDict()
+        self._bytes = 0
+        self.misses = 0
+
+    def get(self, references: Sequence[tuple[ReferenceKey, PairRow]]) -> Descriptors:
+        """Return the descriptors of references, in order.
+
+        Args:
+            references: Keys, each with a row of that reference; at least one.
+        """
+        missing = [(key, row) for key, row in references if key not in self._entries]
+        if missing:
+            new = self._scorer.describe(
+                [row.ref for _, row in missing],
+                [row.ref_mask for _, row in missing],
+                batch_size=1,
+                on_error="record",
+            )
+            self.misses += len(missing)
+            for number, (key, _) in enumerate(missing):
+                self._entries[key] = new.select([number])
+                self._bytes += self._entries[key].nbytes
+        for key, _ in references:
+            self._entries.move_to_end(key)
+        descriptors = Descriptors.cat([self._entries[key] for key, _ in references])
+        while self._bytes > self._max_bytes and self._entries:
+            self._bytes -= self._entries.popitem(last=False)[1].nbytes
+        return descriptors
+
+
+def reference_key(row: PairRow) -> ReferenceKey:
+    """Return the cache key of a row's reference: image, mask and file version."""
+
+    def key(image: ImageLocation | AutoMask) -> str:
+        if isinstance(image, AutoMask):
+            return repr(image)
+        if isinstance(image, StoredImage):
+            return image.identity()
+        try:
+            return f"{os.fspath(image)}\0{version_of(os.fspath(image))}"
+        except (OSError, ValueError):  # becomes the status of the row
+            return os.fspath(image)
+
+    return key(row.ref), None if row.ref_mask is None else key(row.ref_mask)
+
+
+def save_pair_overlays(pairs: Iterable[tuple[Path, PairRow, VSMResult]]) -> None:
+    """Save the heat map overlays of scored pairs, each to its path."""
+
+    @lru_cache(maxsize=4)  # pairs of a subject share references
+    def load(image: ImageLocation) -> Image.Image:
+        return Image.fromarray(load_image(image).pixels)
+
+    for path, row, result in pairs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_overlay(
+            path,
+            load(row.ref),
+            load(row.gen),
+            result.heatmap(),
+            result.score,
+            row.id,
+            result.visual_threshold,
+            result.n_matched,
+            result.n_source,
         )
-        return pa.array([None if path is None else str(path) for path in paths], pa.string())
-
-
-def heatmap_path(folder: str, shard: int, position: int) -> Path:
-    """Where the picture of a row is; ids may repeat and are no file names, positions are."""
-    return Path(folder) / f"{shard:06d}" / f"{position}.png"
 
 
 def _chunks(keys: Sequence[ReferenceKey]) -> Iterator[list[int]]:
-    """Rows to score together: few references each, and no reference in more chunks than needed.
+    """Yield rows to score in one call: few references each, split over few calls.
 
-    Where all references of a shard fit, rows stay in order, which suits what can only be read
-    in order; else they are grouped by reference.
+    Rows stay in order if all references of the shard fit, which suits sequential storage;
+    otherwise they are grouped by reference.
     """
     order = list(range(len(keys)))
-    if len(set(keys)) > _REFERENCES_AT_ONCE:
+    if len(set(keys)) > _MAX_REFERENCES:
         seen: dict[ReferenceKey, int] = {}
         order.sort(key=lambda i: seen.setdefault(keys[i], len(seen)))
     chunk: list[int] = []
     references: set[ReferenceKey] = set()
     for i in order:
-        full = len(references) == _REFERENCES_AT_ONCE and keys[i] not in references
-        if full or len(chunk) == _ROWS_AT_ONCE:
+        full = len(references) == _MAX_REFERENCES and keys[i] not in references
+        if full or len(chunk) == _MAX_ROWS:
             yield chunk
             chunk, references = [], set()
         chunk.append(i)
@@ -220,10 +301,10 @@ def _chunks(keys: Sequence[ReferenceKey]) -> Iterator[list[int]]:
 
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
-    """The same last bits in each process.
+    """Make the last bits equal in every process.
 
-    On a CPU the matching measures which product is fastest, and another one rounds otherwise;
-    deterministic mode keeps to one. On CUDA it would refuse operations instead.
+    On a CPU, matching times its matrix products and takes the fastest, and each rounds differently;
+    deterministic mode fixes one. On CUDA that mode would refuse operations, so it stays off.
     """
     before = torch.are_deterministic_algorithms_enabled()
     if device.type != "cpu" or before:

@@ -1,10 +1,9 @@
-"""The summary of a job: means and counts by subject and by generator, from its shards."""
+"""Summary of a job: mean scores and counts by subject and by generator."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +14,19 @@ import pyarrow.parquet as pq
 from vsm_fast.jobs.shard_files import failed_rows, shard_path
 
 
-@dataclass
-class Group:
-    """Counts of some rows.
-
-    Attributes:
-        rows: All of them.
-        scored: Rows with a score.
-        failed: Rows whose images could not be used.
-        total: Sum of the scores.
-    """
-
-    rows: int = 0
-    scored: int = 0
-    failed: int = 0
-    total: float = 0.0
-
-    def add(self, other: Group) -> None:
-        """Take in further rows."""
-        self.rows += other.rows
-        self.scored += other.scored
-        self.failed += other.failed
-        self.total += other.total
-
-    def to_json(self) -> dict[str, float | int | None]:
-        """Counts and the mean score, None where there is none."""
-        mean = self.total / self.scored if self.scored else None
-        return {
-            "rows": self.rows,
-            "scored": self.scored,
-            "failed": self.failed,
-            "mean_score": mean,
-        }
-
-
 def summarise(folder: Path, shards: Iterable[int]) -> dict[str, Any]:
-    """Sum up finished shards, one at a time.
+    """Summarize finished shards, one at a time.
 
     Args:
-        folder: Of the job.
-        shards: Their numbers.
+        folder: Job folder.
+        shards: Shard numbers.
 
     Returns:
-        JSON values: ``all``, and ``statuses``, ``flags``, ``subjects`` and ``generators`` by name,
-        the last two only where the manifest names some.
+        JSON values: ``all``, and ``statuses``, ``flags``, ``subjects`` and ``generators`` by name;
+        the last two only if the manifest has such names.
     """
-    everything = Group()
-    groups: dict[str, dict[str, Group]] = {"subject": {}, "generator": {}}
+    # By column and name: rows, rows with a score, failed rows, sum of the scores.
+    totals: dict[str, dict[str, list[float]]] = {"all": {}, "subjects": {}, "generators": {}}
     statuses: Counter[str] = Counter()
     flags: Counter[str] = Counter()
     for shard in shards:
@@ -71,23 +36,26 @@ def summarise(folder: Path, shards: Iterable[int]) -> dict[str, Any]:
         statuses.update(table["status"].to_pylist())
         for raised in table["flags"].to_pylist():
             flags.update(filter(None, raised.split(",")))
+        table = table.set_column(2, "score", table["score"].cast(pa.float64()))
         table = table.append_column("failed", pc.cast(failed_rows(table), pa.int64()))
-        for part in _grouped(table).to_pylist():
-            group = Group(
-                part["count_all"], part["score_count"], part["failed_sum"], part["score_sum"] or 0.0
-            )
-            everything.add(group)
-            for column, by_name in groups.items():
-                by_name.setdefault(part[column], Group()).add(group)
-    summary: dict[str, Any] = {"all": everything.to_json(), "statuses": statuses, "flags": flags}
-    for column, by_name in groups.items():
+        groups = table.group_by(["subject", "generator"], use_threads=False).aggregate(
+            [([], "count_all"), ("score", "count"), ("failed", "sum"), ("score", "sum")]
+        )
+        for group in groups.to_pylist():
+            counts = group["count_all"], group["score_count"], group["failed_sum"]
+            keys = {"all": "", "subjects": group["subject"], "generators": group["generator"]}
+            for column, name in keys.items():
+                total = totals[column].setdefault(name, [0, 0, 0, 0.0])
+                for i, value in enumerate((*counts, group["score_sum"] or 0.0)):
+                    total[i] += value
+
+    def to_json(total: list[float]) -> dict[str, float | None]:
+        rows, scored, failed, score = total
+        mean = score / scored if scored else None
+        return {"rows": rows, "scored": scored, "failed": failed, "mean_score": mean}
+
+    summary = {"all": to_json(totals.pop("all")[""]), "statuses": statuses, "flags": flags}
+    for column, by_name in totals.items():
         if set(by_name) != {""}:
-            summary[f"{column}s"] = {n: g.to_json() for n, g in sorted(by_name.items())}
+            summary[column] = {name: to_json(total) for name, total in sorted(by_name.items())}
     return summary
-
-
-def _grouped(table: pa.Table) -> pa.Table:
-    table = table.set_column(2, "score", table["score"].cast(pa.float64()))
-    return table.group_by(["subject", "generator"], use_threads=False).aggregate(
-        [([], "count_all"), ("score", "count"), ("score", "sum"), ("failed", "sum")]
-    )

@@ -1,9 +1,9 @@
-"""WebDataset archives: the images of a pair lie side by side in a tar, under one key.
+"""WebDataset archives: the images of a pair share a key in an uncompressed tar.
 
-``KEY.ref.jpg`` and ``KEY.gen.png`` make a pair, with ``KEY.ref_mask.png`` and
-``KEY.gen_mask.png`` where there are masks, and ``KEY.json`` with ``id``, ``subject`` and
-``generator``. A key may hold dots. Only headers are read here; an image is read from its place in
-the archive when it is decoded. Nothing is extracted, and names never become paths.
+``KEY.ref.jpg`` and ``KEY.gen.png`` form a pair; ``KEY.ref_mask.png``, ``KEY.gen_mask.png`` and
+``KEY.json`` (``id``, ``subject``, ``generator``) are optional. A key may contain dots. Only headers
+are read here; an image is read from its offset when it is decoded. Nothing is extracted, and names
+never become paths.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from vsm_fast.jobs.text_tables import unique_keys
 
 _IMAGES = ("ref", "gen", "ref_mask", "gen_mask")
 _FIELDS = ("id", "subject", "generator")
-_UNUSED = "member(s) that no pair uses"
-_MOST_JSON = 1 << 20  # bytes of a sample's description
+_UNUSED = "unused member(s)"
+_MAX_JSON = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class TarImage(StoredImage):
-    """A member of an uncompressed tar.
+    """Image in an uncompressed tar.
 
     Attributes:
-        archive: Its location.
-        member: Name inside.
+        archive: Location of the tar.
+        member: Name in the tar.
         offset: First byte of the content in the archive.
         size: Bytes of the content.
     """
@@ -43,42 +43,42 @@ class TarImage(StoredImage):
 
     @property
     def name(self) -> str:
-        """Archive and member."""
+        """Return archive and member."""
         return f"{self.archive}/{self.member}"
 
     def read(self) -> bytes:
-        """The member's content."""
+        """Return the content of the member."""
         return checked_read(self.archive, self.offset, self.size, self.name)
 
 
 def tar_records(archive: str, notes: Notes) -> Iterator[tuple[str, Record]]:
-    """The samples of an archive, in order.
+    """Yield the samples of an archive, in order.
 
     Args:
         archive: Path or address.
-        notes: Told of the members that no pair uses.
+        notes: Takes notes on unused members.
 
     Raises:
-        PairingError: It is no uncompressed tar, is damaged or cut short, or repeats a part of a
-            sample.
+        PairingError: If the file is not an uncompressed tar, is damaged or truncated, or repeats
+            a part of a sample.
     """
     key, record = "", Record()
-    waiting: tarfile.TarInfo | None = None  # KEY.1.json after KEY: of KEY.1, if that is next
+    waiting: tarfile.TarInfo | None = None  # KEY.1.json after KEY belongs to KEY.1 if that follows
     for member in _members(archive, notes):
-        found, part = _key_and_part(member.name)
+        sample, part = _key_and_part(member.name)
         if part is None:
             notes.leave_out(_UNUSED, member.name)
             continue
-        if waiting is not None and (part == "json" or _key_and_part(waiting.name)[0] != found):
+        if waiting is not None and (part == "json" or _key_and_part(waiting.name)[0] != sample):
             notes.leave_out(_UNUSED, waiting.name)
             waiting = None
-        if part == "json" and key and found.startswith(f"{key}."):
+        if part == "json" and key and sample.startswith(f"{key}."):
             waiting = member
             continue
-        if found != key:
+        if sample != key:
             if record:
                 yield f"sample {key}", {"id": key, **record}
-            key, record = found, Record()
+            key, record = sample, Record()
         if waiting is not None:
             record |= _description(waiting, archive)
             waiting = None
@@ -95,7 +95,7 @@ def tar_records(archive: str, notes: Notes) -> Iterator[tuple[str, Record]]:
 
 
 def _key_and_part(member: str) -> tuple[str, str | None]:
-    """The sample of a member, and which part of it that is; None = none that a pair has."""
+    """Return the sample key and part of a member; part None = unused."""
     folder, slash, name = member.rpartition("/")
     pieces = name.split(".")
     if len(pieces) > 1 and pieces[-1].lower() == "json":
@@ -107,24 +107,24 @@ def _key_and_part(member: str) -> tuple[str, str | None]:
 
 
 def _description(member: tarfile.TarInfo, archive: str) -> Record:
-    """The columns that a sample's JSON file gives."""
-    content = read_range(archive, member.offset_data, min(member.size, _MOST_JSON))
+    """Return the columns in the JSON file of a sample."""
+    text = read_range(archive, member.offset_data, min(member.size, _MAX_JSON))
     try:
-        described = json.loads(content, object_pairs_hook=unique_keys)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise PairingError(f"{archive}: {member.name} is not JSON: {error}.") from None
-    known = described if isinstance(described, dict) else {}
-    return {name: known[name] for name in _FIELDS if name in known}
+    values = content if isinstance(content, dict) else {}
+    return {name: values[name] for name in _FIELDS if name in values}
 
 
 def _members(archive: str, notes: Notes) -> Iterator[tarfile.TarInfo]:
-    """Regular files that are not hidden; links, devices and files with holes are no images."""
+    """Yield regular files that are not hidden; skip links, devices and sparse files."""
     try:
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            # An empty one: next() of Python 3.10 would read before its beginning.
+            # In an empty archive, next() of Python 3.10 reads before the beginning.
             empty = tar.firstmember is None  # type: ignore[attr-defined]
             while not empty and (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
+                tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps all headers
                 parts = [part for part in member.name.split("/") if part not in (".", "..")]
                 if any(map(is_hidden, parts)):
                     notes.leave_out("hidden or system file(s)", member.name)
@@ -135,21 +135,21 @@ def _members(archive: str, notes: Notes) -> Iterator[tarfile.TarInfo]:
             _check_end(file, tar.offset, archive)
     except tarfile.TarError as error:
         raise PairingError(
-            f"{archive} is not a whole, uncompressed tar: {error}. Images are read from their "
-            "place in it, which compression does not allow; write it as plain .tar."
+            f"{archive} is not a complete, uncompressed tar: {error}. Images are read by offset, "
+            "which compression does not allow. Write a plain .tar."
         ) from None
 
 
 def _check_end(file: IO[bytes], offset: int, archive: str) -> None:
-    """Tell the end of an archive from damage: ``tarfile`` ends quietly at either.
+    """Check for an end mark at ``offset``: ``tarfile`` stops silently at damage too.
 
     Raises:
-        PairingError: At ``offset`` there is no end mark, or more than padding follows it.
+        PairingError: If there is no end mark, or data follows it.
     """
     file.seek(offset)
     mark = file.read(tarfile.BLOCKSIZE)
     if len(mark) < tarfile.BLOCKSIZE:
-        reason = f"it was cut: it ends after {offset + len(mark)} bytes, without an end mark"
+        reason = f"it is truncated: it ends after {offset + len(mark)} bytes, without an end mark"
     elif any(mark):
         reason = f"the header at byte {offset} is damaged"
     else:
@@ -159,7 +159,7 @@ def _check_end(file: IO[bytes], offset: int, archive: str) -> None:
         if not padding:
             return
         reason = (
-            f"members follow its end mark at byte {offset}: a header is damaged, or these are "
-            "several archives in one file, which belong into a folder as files of their own"
+            f"members follow the end mark at byte {offset}: a header is damaged, or the file is a "
+            "concatenation of several archives, which belong in a folder as separate files"
         )
-    raise PairingError(f"{archive} is not a whole, uncompressed tar: {reason}. Write it again.")
+    raise PairingError(f"{archive} is not a complete, uncompressed tar: {reason}. Write it again.")

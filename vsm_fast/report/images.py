@@ -1,4 +1,4 @@
-"""Small copies of the images that a report shows."""
+"""Thumbnails of the images in a report."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vsm_fast.errors import InputError
 from vsm_fast.images.loading import load_image
 from vsm_fast.report.data import Results
 
-LONGEST = 360  # pixels; three of them side by side fill a wide screen
+LONGEST = 360  # pixels; three side by side fill a wide screen
 QUALITY = 80
-NOT_ASKED, NOT_READABLE = -1, -2
+NOT_INCLUDED, UNREADABLE = -1, -2
 
 
 @dataclass(frozen=True, eq=False)
 class Thumbnails:
-    """The images of some rows, each one once.
+    """Distinct images of some rows.
 
     Attributes:
         files: WebP files.
-        reference: int32 [P], position in ``files``; -1 where the row has no pictures, -2 where
-            the image could not be read.
-        generation: The same for the generated images.
-        missing: How many images could not be read.
+        reference: int32 [P], position in ``files``; -1 for a row without pictures, -2 for an
+            unreadable image.
+        generation: int32 [P], the same for the generated images.
+        missing: Number of unreadable images.
     """
 
     files: Sequence[bytes]
@@ -43,42 +43,40 @@ class Thumbnails:
 def thumbnails(
     results: Results, limit: int, root: str | os.PathLike[str] | None = None
 ) -> Thumbnails:
-    """Read the images of at most ``limit`` rows and scale them down.
+    """Read and scale down the images of at most ``limit`` rows.
 
     Args:
-        results: The rows; ``ref_id`` and ``gen_id`` are taken as paths.
-        limit: Rows that get pictures, see :func:`illustrated_rows`.
-        root: What relative paths start from; None = the current folder.
+        results: Rows; ``ref_id`` and ``gen_id`` are paths.
+        limit: Number of rows with pictures, see :func:`illustrated_rows`.
+        root: Base of relative paths; None = the current folder.
     """
     rows = illustrated_rows(results.score, limit)
     base = Path() if root is None else Path(root)
-    sides = {side: results.texts[side] for side in ("ref_id", "gen_id")}
-    wanted = list(dict.fromkeys(names[row] for row in rows for names in sides.values()))
+    sides = [results.texts[side] for side in ("ref_id", "gen_id")]
+    names = list(dict.fromkeys(column[row] for row in rows for column in sides))
+    files: list[bytes] = []
+    places: dict[str, int] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        encoded = list(pool.map(lambda name: thumbnail(base / name), wanted))
-    files = [file for file in encoded if file is not None]
-    places = dict.fromkeys(wanted, NOT_READABLE)
-    read = (name for name, file in zip(wanted, encoded, strict=True) if file is not None)
-    places.update({name: place for place, name in enumerate(read)})
-    columns = {}
-    for side, names in sides.items():
-        columns[side] = np.full(len(results), NOT_ASKED, np.int32)
-        columns[side][rows] = [places[names[row]] for row in rows]
-    return Thumbnails(
-        files, columns["ref_id"], columns["gen_id"], sum(file is None for file in encoded)
-    )
+        encoded = pool.map(thumbnail, [base / name for name in names])
+        for name, file in zip(names, encoded, strict=True):
+            places[name] = UNREADABLE if file is None else len(files)
+            files += [] if file is None else [file]
+    reference, generation = (np.full(len(results), NOT_INCLUDED, np.int32) for _ in sides)
+    for positions, column in zip((reference, generation), sides, strict=True):
+        positions[rows] = [places[column[row]] for row in rows]
+    return Thumbnails(files, reference, generation, len(names) - len(files))
 
 
 def illustrated_rows(score: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
-    """Which rows get pictures: all if they are few, else mostly those at both ends.
+    """Select the rows with pictures: all rows if they are few, else mostly both ends.
 
     Args:
         score: float32 [P], NaN where undefined.
-        limit: How many rows.
+        limit: Number of rows.
 
     Returns:
-        int64 [min(P, limit)] in ascending order: half of them the lowest scores, a quarter the
-        highest, and the rest spread evenly over the others, unscored rows included.
+        int64 [min(P, limit)], ascending: one half has the lowest scores, a quarter the highest; the
+        rest is spread evenly over the others, unscored rows included.
     """
     order = np.argsort(score, kind="stable")  # NaN last
     if len(order) <= limit:
@@ -94,7 +92,7 @@ def illustrated_rows(score: NDArray[np.float32], limit: int) -> NDArray[np.int64
 
 
 def thumbnail(path: Path) -> bytes | None:
-    """An image scaled to at most ``LONGEST`` pixels, as WebP; None where it cannot be read."""
+    """Return an image of at most ``LONGEST`` pixels as WebP; None if it cannot be read."""
     try:
         image = Image.fromarray(load_image(path).pixels)
     except InputError:

@@ -13,7 +13,7 @@ from pretrained_models import save_sd2_inpainting
 
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.errors import PairingError
-from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.job_folder import only_writer
 from vsm_fast.lab.pairs import pair_job
 from vsm_fast.lab.pairs.pair_job import PairJob, make_pairs_job
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
@@ -130,7 +130,7 @@ def test_a_folder_has_one_writer(
     command = ["make-pairs", "--source", str(photos), "--out", str(tmp_path / "out")]
     command += ["--parts", "random", "--count", "1", "--size", "96"]
     (tmp_path / "out").mkdir()
-    with only_writer(tmp_path / "out" / "_lock"):
+    with only_writer(tmp_path / "out"):
         assert main(command) != ExitCode.OK
     assert "another process" in capsys.readouterr().err
     assert main(command) == ExitCode.OK

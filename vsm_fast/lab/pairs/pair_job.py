@@ -22,8 +22,7 @@ from vsm_fast import __version__
 from vsm_fast.errors import PairingError
 from vsm_fast.files import write_json
 from vsm_fast.identity import differences
-from vsm_fast.jobs.job_folder import recorded_settings
-from vsm_fast.jobs.lock import only_writer
+from vsm_fast.jobs.job_folder import only_writer, recorded_settings
 from vsm_fast.lab.pairs.benchmark import BenchmarkJob, BenchmarkMaker
 from vsm_fast.lab.pairs.pair_inputs import open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
@@ -36,7 +35,6 @@ _log = logging.getLogger(__name__)
 SHARD = 64
 SUMMARY = "summary.json"
 _JOB = "job.json"
-_LOCK = "_lock"
 
 
 @dataclass(frozen=True)
@@ -143,11 +141,9 @@ def make_pairs_job(
         inputs = _open_job(job)
         _check_same(recorded.get("inputs", inputs), inputs, out, "from other inputs")
     (out / "tallies").mkdir(parents=True, exist_ok=True)
-    with only_writer(out / _LOCK):
-        for temporary in (
-            *out.glob(".pairs-*.tmp*"),
-            *out.glob(".job.*.tmp*"),
-        ):  # of killed processes
+    with only_writer(out):
+        # Temporary files of killed processes.
+        for temporary in (*out.glob(".pairs-*.tmp*"), *out.glob(".job.*.tmp*")):
             temporary.unlink(missing_ok=True)
         for shard, _ in tasks:  # from here on the short shard counts as missing
             _tally_path(out, shard).unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-// The columns of the results: unpacked from the page, counted at any threshold.
+// Result columns: unpacked from the page, scored at any threshold.
 
 const TYPES = {
   float32: Float32Array, int32: Int32Array, uint32: Uint32Array, uint16: Uint16Array,
   uint8: Uint8Array,
 };
-const UNREADABLE = -2; // of reference and generation: the image could not be read
+const UNREADABLE = -2; // in reference and generation: the image could not be read
 
 function bytesOf(base64) {
   const text = atob(base64);
@@ -18,7 +18,7 @@ async function inflated(bytes) {
   return new Response(stream).arrayBuffer();
 }
 
-// Back from differences, modulo 65,536.
+// Inverts differences modulo 65,536.
 function summed(steps) {
   const values = new Uint16Array(steps.length);
   let value = 0;
@@ -32,7 +32,7 @@ function together(bytes) {
   for (let part = 0; part < 4; part += 1) {
     for (let i = 0; i < count; i += 1) mixed[4 * i + part] = bytes[part * count + i];
   }
-  return new Float32Array(mixed.buffer); // little-endian, as every machine with a browser is
+  return new Float32Array(mixed.buffer); // little-endian, like every machine with a browser
 }
 
 function offsetsOf(counts) {
@@ -42,7 +42,7 @@ function offsetsOf(counts) {
 }
 
 class Dataset {
-  // base64: the stream; imageOf(position): an image file in base64.
+  // base64: stream; imageOf(position): image file in base64.
   static async open(header, base64, imageOf) {
     return new Dataset(header, await inflated(bytesOf(base64)), imageOf);
   }
@@ -90,7 +90,7 @@ class Dataset {
     return this.has(column) ? this.texts[column][this.codes[column][row]] : "";
   }
 
-  // Rank of each row's text among the texts of a column, numbers in them by their value.
+  // Rank of each row's text in a column; numbers in texts sort by value.
   ranks(column) {
     this.ranked ??= {};
     if (!this.ranked[column]) {
@@ -134,7 +134,7 @@ class Dataset {
     return width && height ? { left, top, right, bottom, height, width } : null;
   }
 
-  // {url, blob} of one side of a row, each image once; null without a picture.
+  // Returns {url, blob} of one side of a row, cached per image; null without a picture.
   picture(side, row) {
     const place = this[side][row];
     if (place < 0) return null;
@@ -145,7 +145,7 @@ class Dataset {
     return this.pictures.get(place);
   }
 
-  // The same decoded, for canvases.
+  // Returns the decoded picture, for canvases.
   async bitmap(side, row) {
     const picture = this.picture(side, row);
     if (!picture) return null;
@@ -157,14 +157,14 @@ class Dataset {
     for (const { url } of this.pictures.values()) URL.revokeObjectURL(url);
   }
 
-  whyNoPicture(side, row) {
+  noPictureReason(side, row) {
     return this[side][row] === UNREADABLE
-      ? "The image file could not be read when this report was made."
-      : "This report carries pictures of other rows only (--images N for more).";
+      ? "The image file could not be read when this report was written."
+      : "No picture in this report (--images N includes more).";
   }
 }
 
-// Elements without markup: text can only become text.
+// Creates an element without markup: text stays text.
 function make(tag, attributes = {}, ...children) {
   const element = tag.startsWith("svg:")
     ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4))

@@ -1,5 +1,5 @@
-// Heat maps from cells, as vsm_fast/heatmap.py and overlay.py make them. The page has the cells
-// of the subject but not its mask, so that the edge of the subject is that of its cells, smoothed.
+// Heat maps from cells, as in vsm_fast/results/heatmap.py and overlay.py. The page has the cells of
+// the subject but not its mask, so the edge of the subject is the smoothed edge of its cells.
 
 class HeatMap {
   constructor(dataset) {
@@ -18,51 +18,51 @@ class HeatMap {
     return Math.fround(Math.min(1, Math.max(0, value)));
   }
 
-  // Values of all cells of a row, or null where there is nothing to draw.
+  // Returns the values of all cells of a row, or null if no heat map exists.
   grid(row, threshold) {
     const { dataset, rows, columns } = this;
     const first = dataset.offsets[row];
     const last = dataset.offsets[row + 1];
     if (first === last || Math.fround(threshold) >= 1) return null;
     const values = new Float32Array(rows * columns);
-    const judged = new Uint8Array(rows * columns);
+    const matched = new Uint8Array(rows * columns);
     for (let i = first; i < last; i += 1) {
       values[dataset.cells[i]] = HeatMap.inconsistency(dataset.visual[i], threshold);
-      judged[dataset.cells[i]] = 1;
+      matched[dataset.cells[i]] = 1;
     }
-    return this.filled(values, judged);
+    return this.filled(values, matched);
   }
 
-  // Cells that were not judged: a Gaussian average of judged ones in reach, else the nearest.
-  filled(values, judged) {
+  // Fills cells without a match: Gaussian average of matched cells in reach, else the nearest.
+  filled(values, matched) {
     const { rows, columns } = this;
     const { reach } = this.heat;
-    const known = [];
-    judged.forEach((is, cell) => { if (is) known.push(cell); });
+    const cells = [];
+    matched.forEach((is, cell) => { if (is) cells.push(cell); });
     const filled = values.slice();
     for (let y = 0; y < rows; y += 1) {
       for (let x = 0; x < columns; x += 1) {
-        if (judged[y * columns + x]) continue;
+        if (matched[y * columns + x]) continue;
         let total = 0;
         let weight = 0;
         for (let v = Math.max(0, y - reach); v <= Math.min(rows - 1, y + reach); v += 1) {
           for (let u = Math.max(0, x - reach); u <= Math.min(columns - 1, x + reach); u += 1) {
-            if (!judged[v * columns + u]) continue;
+            if (!matched[v * columns + u]) continue;
             const share = this.weights[v - y + reach] * this.weights[u - x + reach];
             total += share * values[v * columns + u];
             weight += share;
           }
         }
-        filled[y * columns + x] = weight > 0 ? total / weight : values[this.nearest(known, x, y)];
+        filled[y * columns + x] = weight > 0 ? total / weight : values[this.nearest(cells, x, y)];
       }
     }
     return filled;
   }
 
-  nearest(known, x, y) {
-    let best = known[0];
+  nearest(cells, x, y) {
+    let best = cells[0];
     let shortest = Infinity;
-    for (const cell of known) {
+    for (const cell of cells) {
       const u = cell % this.columns;
       const distance = (u - x) ** 2 + ((cell - u) / this.columns - y) ** 2;
       if (distance < shortest) [best, shortest] = [cell, distance];
@@ -87,8 +87,8 @@ class HeatMap {
     return anchors[first].map((low, i) => Math.round(low * (1 - part) + anchors[first + 1][i] * part));
   }
 
-  // Draws a row's overlay on a canvas, over its generation or, without one, over plain grey.
-  // Returns whether there is a heat map.
+  // Draws the overlay of a row on a canvas, over its generated image or plain grey.
+  // Returns whether a heat map exists.
   draw(canvas, bitmap, row, threshold, longest) {
     const frame = this.dataset.frame("generation", row);
     const full = bitmap ?? frame ?? { width: this.columns, height: this.rows };
@@ -130,7 +130,7 @@ class HeatMap {
   }
 }
 
-// Per pixel of a canvas along one axis: the two cells around its centre and the second's part;
+// Returns per pixel along one axis the two cells around its centre and the weight of the second;
 // null outside the box.
 function neighbours(cells, pixels, low, high, size) {
   return Array.from({ length: pixels }, (_, i) => {

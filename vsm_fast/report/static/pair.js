@@ -1,11 +1,11 @@
-// One pair: reference, generation and heat map side by side, its points, and what is known of it.
+// Pair view: reference, generated image and heat map side by side, matched points and columns.
 
 const HEAT_PIXELS = 384;
 const CARD_PIXELS = 96;
 const FACTS = [
-  ["subject", "Subject"], ["generator", "Generator"], ["ref_id", "Reference"], ["gen_id", "Generation"],
-  ["status", "Status"], ["reason", "Reason"], ["flags", "Flags"], ["notes", "Conversions"],
-  ["ref_mask_origin", "Mask of the reference"], ["gen_mask_origin", "Mask of the generation"],
+  ["subject", "Subject"], ["generator", "Generator"], ["ref_id", "Reference"], ["gen_id", "Generated image"],
+  ["status", "Status"], ["reason", "Reason"], ["flags", "Flags"], ["notes", "Notes"],
+  ["ref_mask_origin", "Reference mask"], ["gen_mask_origin", "Generated image mask"],
 ];
 
 class PairView {
@@ -51,13 +51,13 @@ class PairView {
     byId("pair-name").textContent = dataset.text("id", row);
     this.fillFacts();
     this.fillFrame("reference", `Reference ${dataset.text("ref_id", row)}`);
-    this.fillFrame("generation", `Generation ${dataset.text("gen_id", row)}`);
+    this.fillFrame("generation", `Generated image ${dataset.text("gen_id", row)}`);
     const under = this.fillFrame("heat", `Heat map of ${dataset.text("gen_id", row)}`);
     under.after(this.canvas, this.divider);
     this.canvas.hidden = true;
     this.frames.generation.setAttribute("aria-label",
-      `Generation ${dataset.text("gen_id", row)} with its matched points. Arrow keys go from point `
-      + "to point, Enter to the next mismatched one, Escape to none.");
+      `Generated image ${dataset.text("gen_id", row)} with its matched points. Arrow keys move between `
+      + "points, Enter selects the next mismatch, Escape clears the selection.");
     this.bitmap = undefined;
     this.bitmap = await dataset.bitmap("generation", row);
     if (this.row === row && this.dataset === dataset) this.setThreshold(this.threshold);
@@ -74,7 +74,7 @@ class PairView {
       shown.addEventListener("load", () => this.layer.draw());
     } else {
       shown = make("div", { class: "blank", role: "img", "aria-label": description },
-        name === "heat" && frame ? "" : dataset.whyNoPicture(side, row));
+        name === "heat" && frame ? "" : dataset.noPictureReason(side, row));
       if (frame) shown.style.aspectRatio = `${frame.width} / ${frame.height}`;
     }
     this.frames[name].replaceChildren(shown);
@@ -83,20 +83,20 @@ class PairView {
 
   setThreshold(threshold) {
     this.threshold = threshold;
-    if (this.row < 0 || this.bitmap === undefined) return; // show() comes back to it
+    if (this.row < 0 || this.bitmap === undefined) return; // show() calls this again
     this.fillScore();
     if (this.heat) {
       const drawn = this.heat.draw(this.canvas, this.bitmap, this.row, threshold, HEAT_PIXELS);
       this.canvas.hidden = !drawn;
-      byId("no-heat").textContent = drawn ? "" : this.whyNoHeat();
+      byId("no-heat").textContent = drawn ? "" : this.noHeatReason();
     }
     this.mix();
     this.layer.show(this.dataset, this.row, threshold);
   }
 
-  whyNoHeat() {
+  noHeatReason() {
     return this.dataset.matched[this.row]
-      ? "A threshold of 1 leaves no scale for a heat map." : "No point matched, so there is no heat map.";
+      ? "A threshold of 1 leaves no scale for a heat map." : "No heat map: no point matched.";
   }
 
   fillScore() {
@@ -107,7 +107,7 @@ class PairView {
     if (dataset.hasPoints) {
       const hits = dataset.passing(row, threshold);
       score = Math.fround(hits / matched);
-      if (matched) detail = `${hits} of ${matched} matched points look the same; ${detail}`;
+      if (matched) detail = `${hits} of ${matched} matched points are visual matches; ${detail}`;
     }
     byId("pair-score").textContent = Number.isNaN(score) ? "No score" : `VSM ${score.toFixed(3)}`;
     byId("pair-detail").textContent = Number.isNaN(score)
@@ -116,8 +116,8 @@ class PairView {
 
   fillFacts() {
     const { dataset, row } = this;
-    const known = new Set(FACTS.map(([column]) => column));
-    const more = Object.keys(dataset.texts).filter((column) => column !== "id" && !known.has(column));
+    const named = new Set(FACTS.map(([column]) => column));
+    const more = Object.keys(dataset.texts).filter((column) => column !== "id" && !named.has(column));
     const facts = [...FACTS, ...more.map((column) => [column, column])].flatMap(([column, name]) => {
       const text = dataset.text(column, row);
       return text ? [make("div", {}, make("dt", {}, name), make("dd", {}, text))] : [];
@@ -125,7 +125,7 @@ class PairView {
     byId("facts").replaceChildren(...facts);
   }
 
-  // Blends the heat map with the photograph, or uncovers it from the left.
+  // Blends the heat map with the image, or wipes it in from the left.
   mix() {
     const share = Number(byId("strength").value) / 100;
     const wipe = document.querySelector("input[name=mixing]:checked").value === "wipe";
@@ -138,7 +138,7 @@ class PairView {
   }
 }
 
-// A button with the three pictures of a pair, small.
+// Button with thumbnails of a pair.
 function pairCard(dataset, heat, row, score, threshold, choose) {
   const small = (side) => {
     const picture = dataset.picture(side, row);

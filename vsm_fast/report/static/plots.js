@@ -1,8 +1,8 @@
-// Distributions: a histogram of all scores, and a row with points and a box for each group.
+// Distributions: a histogram of all scores, and a box plot with dots per group.
 
 const BINS = 25;
 const GROUPS_SHOWN = 8;
-const DOTS = 150; // of a group; of larger ones as many, spread evenly over their order of scores
+const DOTS = 150; // per group; a larger group shows as many, evenly spaced by rank
 
 function quantile(sorted, share) {
   const place = (sorted.length - 1) * share;
@@ -55,7 +55,7 @@ function drawHistogram(svg, scores, rows) {
   const all = summaryOf(Array.from(rows, (row) => scores[row]));
   svg.setAttribute("aria-label", all
     ? `Histogram of ${counted(scored, "score")}: mean ${all.mean.toFixed(3)}, median `
-      + `${all.median.toFixed(3)}, middle half ${all.first.toFixed(3)} to ${all.third.toFixed(3)}.`
+      + `${all.median.toFixed(3)}, 25th to 75th percentile ${all.first.toFixed(3)} to ${all.third.toFixed(3)}.`
     : "No scores to show.");
   return all;
 }
@@ -71,7 +71,7 @@ function drawGroup(scores, rows, summary) {
   const x = (score) => (6 + score * (width - 12)).toFixed(1);
   let dots = "";
   for (const row of spread(rows.filter((one) => !Number.isNaN(scores[one])), scores)) {
-    const jitter = (((row * 2654435761) >>> 16) & 255) / 255 - 0.5; // the same on every drawing
+    const jitter = (((row * 2654435761) >>> 16) & 255) / 255 - 0.5; // deterministic
     dots += `M${x(scores[row])} ${(middle + jitter * 18).toFixed(1)}h0`;
   }
   const svg = make("svg:svg", {
@@ -96,14 +96,14 @@ function drawGroup(scores, rows, summary) {
   return svg;
 }
 
-// A table with one row a group; choosing one filters by it.
+// Table with one row per group; a click filters by the group.
 class GroupPlot {
   constructor(element, dataset, column, choose) {
     Object.assign(this, { element, dataset, column, choose, all: false });
     this.rowsOf = dataset.texts[column].map(() => []);
     dataset.codes[column].forEach((code, row) => this.rowsOf[code].push(row));
     const some = this.rowsOf.some((rows) => rows.length > DOTS);
-    byId(`dots-${column}`).textContent = some ? `a pair (${DOTS} of a larger group)` : "a pair";
+    byId(`dots-${column}`).textContent = some ? `pair (at most ${DOTS} per group)` : "pair";
   }
 
   draw(scores, chosen) {
@@ -147,7 +147,7 @@ class GroupPlot {
       make("th", { scope: "row" }, button),
       ...numbers.map((number) => make("td", { class: "number" }, number)),
       make("td", {}, drawGroup(scores, rows, summary), make("span", { class: "hidden" }, summary
-        ? `middle half ${summary.first.toFixed(3)} to ${summary.third.toFixed(3)}, `
+        ? `25th to 75th percentile ${summary.first.toFixed(3)} to ${summary.third.toFixed(3)}, `
           + `5th to 95th percentile ${summary.low.toFixed(3)} to ${summary.high.toFixed(3)}`
         : "no scores")));
   }

@@ -1,11 +1,11 @@
-// Matched points over the pictures of a pair: where each point of the generation went in the
-// reference, and which of them fail the visual test.
+// Matched points over the pictures of a pair: the match of each point in the reference, and the
+// points below the visual threshold.
 
-const REACH = 18; // pixels around a point that still choose it
-const DOT = [2.2, 4.6]; // smallest and largest mark in pixels; in between, half a cell
+const REACH = 18; // pixels around a point that select it
+const DOT = [2.2, 4.6]; // smallest and largest mark in pixels; between them, half a cell
 
 class PointLayer {
-  // frames: the elements around the pictures of both sides, inside panels, which svg covers.
+  // frames: elements around the pictures of both sides, inside panels, which svg covers.
   constructor(svg, panels, frames, say) {
     Object.assign(this, { svg, panels, frames, say, shown: "all", lines: "chosen", chosen: -1 });
     for (const side of ["reference", "generation"]) {
@@ -27,7 +27,7 @@ class PointLayer {
     return !(this.dataset.visual[point] > this.limit);
   }
 
-  // Points of the row that are drawn, by position among the points of all rows.
+  // Returns the visible points of the row, by position among the points of all rows.
   points() {
     const { dataset, row } = this;
     if (!dataset?.hasPoints || row < 0) return [];
@@ -36,7 +36,7 @@ class PointLayer {
     return this.shown === "none" ? [] : all.filter((point) => this.fails(point));
   }
 
-  // Function: cell -> {x, y} in the layer, or null where the grid's place is not known.
+  // Returns a function cell -> {x, y} in the layer, or null if the grid position is unknown.
   placer(side) {
     const frame = this.dataset.frame(side, this.row);
     const picture = this.frames[side].querySelector("img, .blank");
@@ -127,7 +127,7 @@ class PointLayer {
     const semantic = (dataset.semantic[chosen] / 127.5 - 1).toFixed(2);
     const number = chosen - dataset.offsets[this.row] + 1;
     const where = dataset.frame("reference", this.row) ? ""
-      : " Where it went in the reference was not stored.";
+      : " Its position in the reference was not stored.";
     this.say(failing ? "mismatched" : "matched",
       `Point ${number} of ${dataset.matched[this.row]}: ${failing ? "mismatched" : "matched"}. `
       + `Visual similarity ${visual}, ${failing ? "not above" : "above"} the threshold; semantic `
@@ -167,7 +167,7 @@ class PointLayer {
     if (failing.length) this.choose(failing.find((point) => point > this.chosen) ?? failing[0]);
   }
 
-  // To the nearest point in a direction; sideways counts double.
+  // Moves to the nearest point in a direction; sideways distance counts double.
   move(points, dx, dy) {
     const from = this.places.get(this.chosen)?.generation;
     if (!from) {

@@ -1,7 +1,7 @@
-// The page: one threshold, one set of filters and one chosen pair, and the parts that show them.
+// Page state: threshold, filters and selected pair, and the views that show them.
 
 const CARDS = 8;
-const DELAY = 120; // milliseconds after the last move of the slider, for what takes longer
+const DELAY = 120; // ms from the last slider move to the slow views
 const THEMES = ["auto", "light", "dark"];
 const GROUPINGS = ["subject", "generator"];
 
@@ -31,7 +31,7 @@ class Report {
     byId("nothing").hidden = dataset.count > 0;
     if (!dataset.count) return;
     this.pair.setDataset(dataset);
-    const empty = byId("table").cloneNode(false); // without the listeners of the table before
+    const empty = byId("table").cloneNode(false); // drops the listeners of the previous table
     byId("table").replaceWith(empty);
     this.table = new PairTable(empty, dataset, {
       select: (row) => this.select(row), sortBy: (key) => this.sortBy(key),
@@ -139,8 +139,8 @@ class Report {
     this.arrange();
   }
 
-  // Whether each row holds all words that are searched for.
-  found() {
+  // Returns a predicate: whether a row contains all words of the search.
+  searchFilter() {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     if (!words.length) return () => true;
     this.searched ??= Array.from({ length: this.dataset.count }, (_, row) =>
@@ -150,11 +150,11 @@ class Report {
 
   filtered() {
     const { dataset, filters } = this;
-    const found = this.found();
-    const wanted = Object.entries(filters).filter(([column, code]) => code !== null && dataset.has(column));
+    const matches = this.searchFilter();
+    const active = Object.entries(filters).filter(([column, code]) => code !== null && dataset.has(column));
     const rows = [];
     for (let row = 0; row < dataset.count; row += 1) {
-      if (wanted.every(([column, code]) => dataset.codes[column][row] === code) && found(row)) {
+      if (active.every(([column, code]) => dataset.codes[column][row] === code) && matches(row)) {
         rows.push(row);
       }
     }
@@ -169,7 +169,7 @@ class Report {
     return this.dataset.ranks(key);
   }
 
-  // Rows without a value come last in both directions; equal ones stay in the order of the table.
+  // Rows without a value come last in both directions; equal rows keep the order of the table.
   sorted(rows) {
     const values = this.keys(this.sort.key);
     const sign = this.sort.down ? -1 : 1;
@@ -213,8 +213,8 @@ class Report {
     const strips = { lowest: scored.slice(0, half), highest: scored.slice(half).reverse().slice(0, CARDS) };
     for (const [name, rows] of Object.entries(strips)) {
       const cards = rows.map((row) => pairCard(
-        this.dataset, this.heat, row, this.scores[row], this.threshold, (chosen) => {
-          this.select(chosen);
+        this.dataset, this.heat, row, this.scores[row], this.threshold, (selected) => {
+          this.select(selected);
           byId("explorer").scrollIntoView({ block: "start" });
         }));
       byId(name).closest("section").hidden = !cards.length;
@@ -243,7 +243,7 @@ function prepareTheme() {
     try {
       return localStorage.getItem("vsm-theme");
     } catch {
-      return null; // storage is forbidden, in a sandbox for example
+      return null; // storage is forbidden, for example in a sandbox
     }
   };
   const button = byId("theme");
@@ -260,7 +260,7 @@ function prepareTheme() {
     try {
       localStorage.setItem("vsm-theme", next);
     } catch {
-      // It lasts as long as the page then.
+      // The theme lasts as long as the page.
     }
   });
 }

@@ -1,4 +1,4 @@
-// The table of pairs: only the rows in sight exist as elements.
+// Virtual table of pairs: only visible rows exist as elements.
 
 const ROW_HEIGHT = 34;
 const SPARE_ROWS = 8;
@@ -52,7 +52,7 @@ class PairTable {
       this.head.append(make("div", { role: "columnheader", "aria-colindex": i + 1, "data-key": column.key }, button));
     });
     this.body = make("div", { role: "rowgroup", class: "rows" });
-    this.empty = make("p", { class: "nothing", hidden: true }, "No pair fits these filters.");
+    this.empty = make("p", { class: "nothing", hidden: true }, "No pair matches these filters.");
     element.replaceChildren(make("div", { role: "rowgroup" }, this.head), this.body, this.empty);
     const widths = this.columns.map(({ least, share }) => `minmax(${least}rem, ${share || 0.01}fr)`);
     element.style.setProperty("--columns", widths.join(" "));
@@ -166,7 +166,7 @@ class PairTable {
   step(by) {
     if (!this.rows.length) return;
     const now = this.rows.indexOf(this.selected);
-    const wanted = now < 0 && Number.isFinite(by) ? 0 : now + by;
-    this.select(this.rows[Math.min(this.rows.length - 1, Math.max(0, wanted))]);
+    const target = now < 0 && Number.isFinite(by) ? 0 : now + by;
+    this.select(this.rows[Math.min(this.rows.length - 1, Math.max(0, target))]);
   }
 }

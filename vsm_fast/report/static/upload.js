@@ -1,4 +1,4 @@
-// Images that are dropped on the page of vsm-fast serve: sent, scored, and shown like a report.
+// Upload form of vsm-fast serve: sends images and shows their scores like a report.
 
 function prepareUpload(report) {
   const form = byId("upload");
@@ -32,7 +32,7 @@ function prepareUpload(report) {
       const names = [...input.files].map((file) => file.name);
       const more = names.length > 3 ? ` and ${names.length - 3} more` : "";
       drop.querySelector(".chosen-files").textContent = names.slice(0, 3).join(", ") + more
-        || "Drop images here, or click to choose";
+        || "Drop images here, or click to select";
       check();
     };
     input.addEventListener("change", changed);
@@ -49,7 +49,7 @@ function prepareUpload(report) {
     });
     drop.addEventListener("dragleave", () => drop.classList.remove("over"));
   }
-  // A file that misses the fields must not replace the page.
+  // A file dropped outside the fields must not replace the page.
   for (const kind of ["dragover", "drop"]) {
     addEventListener(kind, (event) => event.preventDefault());
   }
@@ -70,7 +70,7 @@ function prepareUpload(report) {
 
 async function scoreForm(report, body) {
   const answer = await fetch("score", { method: "POST", body }).catch(() => {
-    throw new Error("The server did not answer; is it still running?");
+    throw new Error("The server did not answer. Check that it is running.");
   });
   if (!answer.ok) throw new Error(await answer.text());
   const { header, stream, images, head } = await answer.json();

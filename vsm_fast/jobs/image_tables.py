@@ -1,8 +1,8 @@
-"""Parquet files and Arrow files, a batch of rows at a time; images may lie in their columns.
+"""Readers of Parquet and Arrow tables, whose columns may hold encoded images.
 
-A column of structs ``{bytes, path}`` holds encoded images, as Hugging Face's ``datasets`` stores
-them: Parquet, or the Arrow files of ``save_to_disk``. Such a cell becomes an ``ArrowImage``, which
-is read when it is decoded; pyarrow is all that this needs.
+A column of structs ``{bytes, path}`` holds images as Hugging Face ``datasets`` stores them, in
+Parquet or in the Arrow files of ``save_to_disk``. Its cells become :class:`ArrowImage` and are read
+when they are decoded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -30,20 +30,20 @@ from vsm_fast.images.storage import (
     open_binary,
     version_of,
 )
-from vsm_fast.jobs.records import Record, refuse_twice
+from vsm_fast.jobs.records import Record, refuse_repeated_columns
 
-_ROWS = 4096  # of text at a time
-_BLOCK = 16  # rows of images at a time
-_BLOCKS = 8  # of these are kept: decoding runs some batches ahead, and in several threads
+_TEXT_ROWS = 4096  # per read
+_BLOCK = 16  # rows of images per read
+_MAX_BLOCKS = 8  # in memory: decoding runs some batches ahead, and in several threads
 
 
 @dataclass(frozen=True)
 class ArrowImage(StoredImage):
-    """A cell of an image column.
+    """Image in a cell of a table.
 
     Attributes:
         file: Location of the Parquet or Arrow file.
-        row: Of the file.
+        row: Row in the file, from 0.
         column: Name of the column.
     """
 
@@ -53,11 +53,11 @@ class ArrowImage(StoredImage):
 
     @property
     def name(self) -> str:
-        """File, row and column."""
+        """Return file, row and column."""
         return f"{self.file}#{self.row}.{self.column}"
 
     def read(self) -> bytes:
-        """The cell's bytes, or the file that its path names."""
+        """Return the bytes of the cell, or of the file that its path names."""
         try:
             cell = _opened(self.file, version_of(self.file)).cell(self.row, self.column)
         except (OSError, pa.ArrowException) as error:
@@ -66,125 +66,120 @@ class ArrowImage(StoredImage):
             return bytes(cell["bytes"])
         if cell and cell.get("path"):
             return checked_read(beside(self.file, cell["path"]), 0, None, self.name)
-        raise InputError(Status.MISSING_FILE, f"{self.name} holds no image.")
+        raise InputError(Status.MISSING_FILE, f"{self.name} contains no image.")
 
 
-def table_records(file: str, wanted: Collection[str]) -> Iterator[tuple[str, Record]]:
-    """Rows of a Parquet or Arrow file; columns that are not wanted are None.
+def table_records(file: str, columns: Collection[str]) -> Iterator[tuple[str, Record]]:
+    """Yield the rows of a Parquet or Arrow file; values of other columns are None.
 
     Raises:
-        PairingError: It cannot be read, or two columns share a name.
+        PairingError: If the file cannot be read, or repeats a column.
     """
     try:
         table = _opened(file, version_of(file))
-        refuse_twice(table.schema.names, file)
-        text = [f.name for f in table.schema if f.name in wanted and not _holds_images(f.type)]
-        images = [f.name for f in table.schema if f.name in wanted and _holds_images(f.type)]
-        for row, values in enumerate(table.rows(text)):
+        refuse_repeated_columns(table.schema.names, file)
+        fields = [field for field in table.schema if field.name in columns]
+        images = [field.name for field in fields if _is_image(field.type)]
+        text = [field.name for field in fields if not _is_image(field.type)]
+        rows: Iterable[Record] = ({} for _ in range(table.count))
+        if text:
+            rows = (row for batch in table.batches(text) for row in batch.to_pylist())
+        for row, values in enumerate(rows):
             record: Record = dict.fromkeys(table.schema.names) | values
             record |= {name: ArrowImage(file, row, name) for name in images}
             yield f"row {row + 1}", record
     except PairingError:
         raise
-    # Damaged ones hold text that is not UTF-8, and dates that Python does not have.
+    # Damaged files contain invalid UTF-8, and dates that Python does not have.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         kind = "a Parquet" if file.lower().endswith(".parquet") else "an Arrow"
         raise PairingError(f"manifest {file} is not {kind} file: {error}") from None
 
 
 def saved_files(folder: str) -> list[str] | None:
-    """Files of a data set that ``datasets`` saved to disk, in order; None = the folder is none.
+    """Return the files of a data set saved by ``datasets``, in order; None = no data set.
 
     Raises:
-        PairingError: Its rows are chosen by a list of indices, or it has several splits.
+        PairingError: If the data set has several splits, or selects rows by an index.
     """
     place = Path(folder)
+
+    def read_json(name: str) -> Any:
+        file = place / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
     try:
-        splits = _read_json(place / "dataset_dict.json")
-        parts = None if splits is None else ", ".join(splits["splits"])
-        state = _read_json(place / "state.json")
-        if parts is None and state is None:
+        splits, state = read_json("dataset_dict.json"), read_json("state.json")
+        if splits is None and state is None:
             return None
-        if state is None:
-            state = {"_data_files": []}
-        names = [Path(file["filename"]).name for file in state["_data_files"]]  # beside it, always
+        if splits is not None:
+            splits = ", ".join(splits["splits"])
+        state = {"_data_files": []} if state is None else state
+        names = [Path(file["filename"]).name for file in state["_data_files"]]
         shuffled = bool(state.get("_indices_files"))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise PairingError(
-            f"{folder} is no data set that was saved to disk: {type(error).__name__}: {error}. "
-            "Save it again."
+            f"{folder} is not a data set saved to disk: {type(error).__name__}: {error}. Save it "
+            "again."
         ) from error
-    if parts is not None:
-        raise PairingError(f"{folder} holds several splits; give one: {parts}.")
+    if splits is not None:
+        raise PairingError(f"{folder} contains several splits; pass one: {splits}.")
     if shuffled:
         raise PairingError(
-            f"{folder} was shuffled or filtered without being copied; save it again after "
+            f"{folder} was shuffled or filtered without a copy; save it again after "
             "flatten_indices()."
         )
     return [str(place / name) for name in names]
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _holds_images(kind: pa.DataType) -> bool:
+def _is_image(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
 
 
 class _ArrowFile:
-    """An Arrow file in memory that the system maps and gives back as it likes."""
+    """Memory-mapped Arrow file."""
 
     def __init__(self, file: str) -> None:
         if is_remote(file):
-            raise PairingError(f"{file}: Arrow files are mapped, so they must be on this machine.")
+            raise PairingError(f"{file}: Arrow files are memory-mapped, so they must be local.")
         source = pa.memory_map(file)
         try:
-            self._table = pa.ipc.open_stream(source).read_all()  # what datasets writes
+            self._table = pa.ipc.open_stream(source).read_all()  # the format of datasets
         except pa.ArrowInvalid:
             self._table = pa.ipc.open_file(source).read_all()
         self.schema: pa.Schema = self._table.schema
+        self.count = self._table.num_rows
 
-    def rows(self, columns: list[str]) -> Iterator[Record]:
-        if not columns:
-            yield from ({} for _ in range(self._table.num_rows))
-            return
-        for batch in self._table.select(columns).to_batches(_ROWS):
-            yield from batch.to_pylist()
+    def batches(self, columns: list[str]) -> Any:
+        return self._table.select(columns).to_batches(_TEXT_ROWS)
 
     def cell(self, row: int, column: str) -> Any:
         return self._table[column][row].as_py()
 
 
 class _ParquetFile:
-    """A Parquet file, of which rows can only be read one after the other inside a row group.
+    """Parquet file with random access to image cells.
 
-    So cells are taken from the blocks read last, or from reading on, or from the row group's
-    start: cheap when they are asked for about in order.
+    Rows of a row group can only be read in order. A cell comes from a recent block, from reading
+    on, or from the start of its row group: cheap for requests in rough order.
     """
 
     def __init__(self, file: str) -> None:
-        # Buffered: a row group of images may be larger than the memory.
+        # Buffered: a row group of images may exceed the memory.
         source = open_binary(file) if is_remote(file) else file
         self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         self.schema: pa.Schema = self._file.schema_arrow
-        self._images = [field.name for field in self.schema if _holds_images(field.type)]
-        counts = [
-            self._file.metadata.row_group(group).num_rows
-            for group in range(self._file.num_row_groups)
-        ]
-        self._ends = list(accumulate(counts))
+        self._images = [field.name for field in self.schema if _is_image(field.type)]
+        footer = self._file.metadata
+        self.count = footer.num_rows
+        groups = range(footer.num_row_groups)
+        self._ends = list(accumulate(footer.row_group(group).num_rows for group in groups))
         self._lock = threading.Lock()
         self._blocks: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
         self._reading: tuple[int, int, Iterator[pa.RecordBatch]] | None = None
 
-    def rows(self, columns: list[str]) -> Iterator[Record]:
-        if not columns:
-            yield from ({} for _ in range(self._file.metadata.num_rows))
-            return
-        for batch in self._file.iter_batches(_ROWS, columns=columns):
-            yield from batch.to_pylist()
+    def batches(self, columns: list[str]) -> Any:
+        return self._file.iter_batches(_TEXT_ROWS, columns=columns)
 
     def cell(self, row: int, column: str) -> Any:
         group = bisect_right(self._ends, row)
@@ -203,7 +198,7 @@ class _ParquetFile:
             while position <= block:
                 self._blocks[group, position] = next(batches)
                 position += 1
-                if len(self._blocks) > _BLOCKS:
+                if len(self._blocks) > _MAX_BLOCKS:
                     self._blocks.popitem(last=False)
             self._reading = group, position, batches
         return self._blocks[group, block]
@@ -211,5 +206,5 @@ class _ParquetFile:
 
 @lru_cache(maxsize=8)
 def _opened(file: str, version: str) -> _ArrowFile | _ParquetFile:
-    """The file, kept open: as the key, its version tells it from one that replaces it."""
+    """Open a file and keep it open; the version in the cache key detects a replaced file."""
     return _ArrowFile(file) if file.lower().endswith(".arrow") else _ParquetFile(file)

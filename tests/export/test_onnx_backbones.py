@@ -21,7 +21,7 @@ from tiny_models import (
 
 from vsm_fast import ModelError
 from vsm_fast.export import onnx_graph
-from vsm_fast.export.graph_facts import graph_facts
+from vsm_fast.export.trt_dry_run import graph_facts
 from vsm_fast.export.onnx_check import check_graph, on_cpu, smooth_pictures
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
 from vsm_fast.model.load import load_model
@@ -95,11 +95,11 @@ def test_a_graph_takes_every_batch_and_has_nothing_constant_to_compute(kind, tmp
 def test_a_batch_that_became_a_constant_is_said(small_model, tmp_path, monkeypatch):
     """Which torch's exporter does by itself, and without a word."""
     monkeypatch.setattr(onnx_graph, "load_model", constant_batch)
-    with pytest.raises(ModelError, match="takes 2 images, wanted 1 to 8"):
+    with pytest.raises(ModelError, match="takes 2 images instead of 1 to 8"):
         export_onnx(small_model, tmp_path / "out", OPTIONS)
     assert list(tmp_path.iterdir()) == []
     export_onnx(small_model, tmp_path / "out", ExportOptions(batch=BatchRange(4, 4, 4)))
-    with pytest.raises(ModelError, match="takes 4 images, wanted 1 to 8"):
+    with pytest.raises(ModelError, match="takes 4 images instead of 1 to 8"):
         check_graph(tmp_path / "out" / ONNX, load_model(small_model)[1], OPTIONS)
 
 

@@ -14,7 +14,7 @@ from tiny_models import aggregation_pair, condition_unet, config_of, context, sm
 from benchmarks.flops import operations_per_image
 from vsm_fast import ModelError
 from vsm_fast.export.build_onnx import main
-from vsm_fast.export.graph_facts import graph_facts
+from vsm_fast.export.trt_dry_run import graph_facts
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
 from vsm_fast.model.load import load_model
@@ -93,7 +93,7 @@ def test_a_graph_that_computes_something_else_is_not_built(exported, model, tmp_
         path.write_bytes((exported[0] / ONNX).read_bytes()[:-100])
     else:
         network.semantic.forward = lambda levels: levels[0]
-    with pytest.raises(ModelError, match=r"something else|not valid ONNX|torch gives"):
+    with pytest.raises(ModelError, match=r"inaccurate|not valid ONNX|torch gives"):
         check_graph(path, network, options)
     if wrong == "other weights":
         check_graph(exported[0] / ONNX, load_model(model)[1], options)
@@ -142,10 +142,8 @@ def test_a_fixed_batch_and_float16(small_model, tmp_path):
 def test_the_command(small_model, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]
-    assert main([*command, "--triton-repository", str(tmp_path / "served")]) == 0
+    assert main(command) == 0
     said = capsys.readouterr().out
-    served = tmp_path / "served/small/1/model.onnx"
-    assert served.read_bytes() == (out / ONNX).read_bytes()
     assert f"wrote {out}" in said
     assert f"vsm-fast score --model {out}" in said
     assert read_record(out).batch == BatchRange(1, 2, 4)

@@ -62,7 +62,7 @@ def test_a_graph_that_scores_otherwise_is_refused(tmp_path, monkeypatch):
             return score * 0.5, matched, visual
 
     monkeypatch.setattr(scores_graph, "PairScores", Wrong)
-    with pytest.raises(ModelError, match="computes something else"):
+    with pytest.raises(ModelError, match="disagrees"):
         export_scores(tmp_path / "scores.onnx", AGGREGATION, BatchRange(2, 2, 2), 20)
 
 

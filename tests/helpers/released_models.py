@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import aggregation_pair, condition_unet, published_names, small_vae
 
 from vsm_fast.model.config import AggregationConfig, BackboneConfig
-from vsm_fast.model.hub_files import HubFiles
-from vsm_fast.model.presets import Preset, TextEncoder
+from vsm_fast.model.presets import HubFiles, ModelPreset, TextEncoder
 from vsm_fast.model.unet import UNetFeatures
 
 PIECES = ("!", "a", "a</w>", "<|startoftext|>", "<|endoftext|>")
@@ -44,12 +43,12 @@ PLAIN = HubFiles(
     COMMIT,
 )
 BACKBONE = BackboneConfig(levels=("us2", "us5"), resolution=32, timestep=50.0)
-RELEASED = Preset(
+RELEASED = ModelPreset(
     "small-cleandift", "small", 1, SD, (CLIP,), BACKBONE, AggregationConfig(mask_reduction="any"),
     HubFiles("org/cleandift", ("full.safetensors",), COMMIT),
     HubFiles("org/vsm", ("weights.safetensors",)), HubFiles("org/vsm", ("experiment.yaml",)),
 )  # fmt: skip
-UNTRAINED = Preset(
+UNTRAINED = ModelPreset(
     "small-sd", "small", 1, PLAIN, (CLIP,), BACKBONE,
     AggregationConfig(grid=(6, 6), bottleneck_channels=8, descriptor_channels=16, groups=4),
 )  # fmt: skip

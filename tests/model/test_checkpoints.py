@@ -259,7 +259,7 @@ def test_one_unknown_aggregation_key_is_enough(folder):
 
 def test_weights_of_other_levels_do_not_fit(folder):
     rehash(folder, config_of(("us6", "us5")))
-    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\], wanted \[8, 8, 1, 1\]"):
+    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\] instead of \[8, 8, 1, 1\]"):
         load_model(folder)
 
 

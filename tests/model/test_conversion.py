@@ -188,7 +188,7 @@ def drop(prefix, count=9):
         (
             "cleandift",
             lambda weights: weights.update({f"{UNET}conv_in.weight": torch.zeros(1)}),
-            r"conv_in.weight is \[1\], wanted \[8, 4, 3, 3\]",
+            r"conv_in.weight is \[1\] instead of \[8, 4, 3, 3\]",
         ),
         ("cleandift", drop(UNET, 10**4), rf"no full CleanDIFT checkpoint: it has no {UNET}\*; \d"),
         ("cleandift", drop("timestep"), "no full CleanDIFT checkpoint: it has no timestep;"),
@@ -228,7 +228,7 @@ def test_names_and_shapes_are_checked_before_anything_is_written(
 def test_the_unet_alone_is_told_from_the_full_checkpoint(files, tmp_path):
     released_models.other_unet().save_pretrained(tmp_path / "alone")
     files.cleandift = tmp_path / "alone/diffusion_pytorch_model.safetensors"
-    with pytest.raises(ModelError, match=r"a UNet alone: take cleandift_sd21_full\.safetensors"):
+    with pytest.raises(ModelError, match=r"a UNet alone: use cleandift_sd21_full\.safetensors"):
         converted(files, tmp_path / "out")
 
 
@@ -399,7 +399,7 @@ def test_an_interrupted_conversion_leaves_what_was_there(files, tmp_path, monkey
 def test_a_base_of_another_width_does_not_fit(files, tmp_path):
     shutil.rmtree(files.base)
     save_base(files.base, unet=tiny_models.condition_unet(cross_attention_dim=16))
-    with pytest.raises(ModelError, match=r"\(unet\) does not fit the model:.*wanted \["):
+    with pytest.raises(ModelError, match=r"\(unet\) does not fit the model:.*instead of \["):
         converted(files, tmp_path / "out")
     content = json.loads((files.base / "unet/config.json").read_text())
     content["_class_name"] = "UNet3DConditionModel"

@@ -22,9 +22,8 @@ from vsm_fast.lab.training.features import FeatureSettings
 from vsm_fast.lab.training.train_job import TrainSettings, run_training
 from vsm_fast.model.config import BackboneConfig
 from vsm_fast.model.convert import LocalFiles, convert
-from vsm_fast.model.hub_files import HubFiles
 from vsm_fast.model.load import build_backbone, read_config
-from vsm_fast.model.presets import TextEncoder, with_revisions
+from vsm_fast.model.presets import HubFiles, TextEncoder, with_revisions
 from vsm_fast.model.transformer import TransformerFeatures
 
 one_thread = tiny_models.one_thread
@@ -161,5 +160,7 @@ def test_revisions_are_for_the_presets_own_repositories():
     preset = with_revisions(RELEASED, {"org/vsm": "v2"})
     assert preset.networks.revision == preset.experiment.revision == "v2"
     assert preset.base == RELEASED.base
-    with pytest.raises(ModelError, match=r"nothing from org/xl; .* org/cleandift, org/sd, org/vsm"):
+    with pytest.raises(
+        ModelError, match=r"uses nothing from org/xl; .* org/cleandift, org/sd, org/vsm"
+    ):
         with_revisions(RELEASED, {"org/xl": "v2"})

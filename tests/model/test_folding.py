@@ -12,8 +12,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from tiny_models import condition_unet, context, images, pixel_unet, small_vae
 
 from vsm_fast import VSMScorer
-from vsm_fast.model.folding import ConstantCrossAttention, fold_constants
-from vsm_fast.model.latents import MeanEncoder
+from vsm_fast.model.folding import ConstantCrossAttention
+from vsm_fast.model.vae import MeanEncoder
 from vsm_fast.model.load import build_network, read_config
 from vsm_fast.model.location import find_model
 from vsm_fast.model.unet import UNetFeatures
@@ -31,7 +31,7 @@ def latent_features(unet=None, vae=None):
 
 def folded(features, resolution=64):
     made = copy.deepcopy(features)
-    fold_constants(made, resolution)
+    made.fold(resolution)
     return made
 
 

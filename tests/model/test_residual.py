@@ -10,7 +10,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from tiny_models import condition_unet, context, randomised, small_vae
 
-from vsm_fast.model.residual import ResidualBlock, is_plain, save_memory
+from vsm_fast.model.folding import ResidualBlock, is_plain_block, save_memory
 from vsm_fast.model.unet import UNetFeatures
 
 one_thread = tiny_models.one_thread
@@ -66,7 +66,7 @@ def test_other_blocks_are_left_alone(settings):
     other = torch.nn.Sequential(block(**settings))
     save_memory(other)
     assert type(other[0]) is ResnetBlock2D
-    assert is_plain(block())
+    assert is_plain_block(block())
 
 
 def test_every_block_of_unet_and_vae_is_replaced_and_keeps_its_names():

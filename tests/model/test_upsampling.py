@@ -9,9 +9,8 @@ from diffusers.models.upsampling import Upsample2D
 from tiny_models import images, pixel_unet
 
 from vsm_fast.errors import ModelError
-from vsm_fast.model.folding import fold_constants
 from vsm_fast.model.unet import UNetFeatures
-from vsm_fast.model.upsampling import SubPixelUpsample, fold_upsamplers, is_plain
+from vsm_fast.model.folding import SubPixelUpsample, fold_upsamplers, is_plain_upsampler
 
 one_thread = tiny_models.one_thread
 
@@ -46,8 +45,8 @@ def test_maps_that_do_not_double_are_refused():
 )
 def test_other_upsamplers_are_left_alone(changes):
     other = Upsample2D(4, **{"use_conv": True, **changes})
-    assert is_plain(Upsample2D(4, use_conv=True))
-    assert not is_plain(other)
+    assert is_plain_upsampler(Upsample2D(4, use_conv=True))
+    assert not is_plain_upsampler(other)
     parent = torch.nn.ModuleList([other])
     fold_upsamplers(parent)
     assert parent[0] is other
@@ -59,7 +58,7 @@ def test_only_networks_whose_maps_all_double_are_folded():
     wanted = features(images(2, 36))  # a map of 9 rows is halved to 5, and doubled to 9 again
     for resolution, count in ((32, 1), (36, 0)):
         made = copy.deepcopy(features)
-        fold_constants(made, resolution)
+        made.fold(resolution)
         kinds = [type(module) for module in made.modules()]
         assert kinds.count(SubPixelUpsample) >= count
         assert (SubPixelUpsample in kinds) == bool(count)

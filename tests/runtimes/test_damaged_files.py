@@ -16,7 +16,7 @@ from damage import damaged, replaced_value
 from fake_tensorrt import Runtime, place_plan
 
 from vsm_fast import ModelError
-from vsm_fast.export.graph_facts import graph_facts
+from vsm_fast.export.trt_dry_run import graph_facts
 from vsm_fast.runtimes.exported import ONNX, RECORD, read_record, verify_graph
 from vsm_fast.runtimes.plans import plans_in
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vsm_fast.cli.common import EXIT_CODES, ExitCode, UsageError, print_text
-from vsm_fast.model.presets import PRESETS, Preset, converted_folder
+from vsm_fast.model.presets import PRESETS, ModelPreset, converted_folder
 
 _DESCRIPTION = """\
 Turn the released files of a known model into one folder that scores (--model FOLDER, or
@@ -138,7 +138,7 @@ def _revision(text: str) -> tuple[str, str]:
     return repository, revision
 
 
-def _check(arguments: argparse.Namespace, preset: Preset) -> None:
+def _check(arguments: argparse.Namespace, preset: ModelPreset) -> None:
     """Refuse files that the preset has no use for."""
     given = {
         "--cleandift": (arguments.cleandift, preset.cleandift is not None),

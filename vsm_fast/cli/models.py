@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from vsm_fast.cli.common import EXIT_CODES, ExitCode, print_text
 
 if TYPE_CHECKING:
-    from vsm_fast.model.presets import Preset
+    from vsm_fast.model.presets import ModelPreset
 
 
 class ModelEntry(TypedDict):
@@ -56,7 +56,7 @@ def _models(arguments: argparse.Namespace) -> ExitCode:
 
 def _embedded() -> ModelEntry:
     """The model that comes with the package."""
-    from vsm_fast.model.layout import WEIGHTS
+    from vsm_fast.model.config import WEIGHTS
     from vsm_fast.model.load import read_config
     from vsm_fast.model.location import find_model
     from vsm_fast.model.weights import opened
@@ -78,7 +78,7 @@ def _embedded() -> ModelEntry:
     )
 
 
-def _entry(preset: Preset) -> ModelEntry:
+def _entry(preset: ModelPreset) -> ModelEntry:
     from vsm_fast.model.presets import converted_folder
 
     folder = converted_folder(preset.name)

@@ -42,11 +42,6 @@ def add_model_options(parser: argparse.ArgumentParser, *more_precisions: str) ->
 def run_command(program: str, command: Callable[[], None], product: str) -> int:
     """Run a command and report expected errors as one line on standard error.
 
-    Args:
-        program: Name for the message.
-        command: The work.
-        product: The output that an interrupt leaves unwritten.
-
     Returns:
         The exit code.
     """

@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--model needs --out, the folder for the exported model and its plan")
     if options.onnx is not None and (options.out or options.batch or options.dtype != "fp32"):
         parser.error("--onnx fixes --out, --dtype and the batch sizes; leave them out")
-    return run_command("build_trt.py", lambda: _run(options), "no plan")
+    code: int = run_command("build_trt.py", lambda: _run(options), "no plan")
+    return code
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -80,16 +80,12 @@ def difference(
 
 
 def require_small(actual: Difference, torchs: Difference | None, subject: str) -> None:
-    """Refuse a difference that is too large.
+    """Refuse a runtime with a large difference from the reference.
 
-    Args:
-        actual: Difference of the runtime.
-        torchs: Difference of torch in the same precision from the same reference; None if torch
-            is the reference.
-        subject: Subject of the error's sentence.
+    ``torchs`` is the difference of torch in the same precision; None if torch is the reference.
 
     Raises:
-        ModelError: If the difference is too large.
+        ModelError: If the difference is too large; its sentence starts with ``subject``.
     """
     torch_error = 1 - torchs.cosine if torchs else 0.0
     least = 1 - max(1 - LEAST_COSINE, _TIMES * torch_error)

@@ -89,12 +89,6 @@ def export_scores(
 ) -> None:
     """Write the graph and check it against the library's own matching.
 
-    Args:
-        path: The file.
-        aggregation: Shape of the descriptors.
-        batch: Accepted numbers of pairs.
-        opset: ONNX operator set.
-
     Raises:
         ModelError: If it cannot be exported or is inaccurate.
         ImportError: If onnx, onnxscript or onnxruntime is not installed.

@@ -60,11 +60,6 @@ def require_precision(folder: Path, record: ExportRecord) -> None:
 def parse_onnx(trt: Any, builder: Any, graph: Path) -> Any:
     """Parse an ONNX file into a network.
 
-    Args:
-        trt: The module ``tensorrt``.
-        builder: Its ``Builder``.
-        graph: The file, beside its external data.
-
     Raises:
         ModelError: If TensorRT cannot read it.
     """

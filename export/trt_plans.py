@@ -48,12 +48,6 @@ def torch_references(
 ) -> References:
     """Load an exported model into torch, in float32 and in the precision of the export.
 
-    Args:
-        model: Name or folder.
-        record: Record of the exported folder.
-        device: Device for torch.
-        local_files_only: Whether to load the model without network access.
-
     Raises:
         ModelError: If the model cannot be loaded, or the export has other weights.
     """

@@ -103,6 +103,10 @@ def test_networks_are_trained_on_a_transformer(tmp_path):
         training=ContrastiveTraining(epochs=1, batch=2, precision="fp32"),
     )  # fmt: skip
     model = run_training(settings, tmp_path / "run", device="cpu").model
+    backbone, files = (read_config(folder).files for folder in (tmp_path / "backbone", model))
+    assert backbone.items() <= files.items()
+    with pytest.raises(ModelError, match="was not made by vsm-fast convert"):
+        convert(TRANSFORMER, model, LocalFiles(base=tmp_path / "base"))
     picture = (images(1, 40)[0] + 1) / 2
     assert VSMScorer.from_pretrained(model, device="cpu").score([picture], [picture]).score == 1
 

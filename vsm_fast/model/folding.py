@@ -32,10 +32,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.out_channels: int = block.out_channels
-        for name in (
-            "norm1", "conv1", "time_emb_proj", "norm2", "dropout", "conv2", "conv_shortcut",
-        ):  # fmt: skip
-            setattr(self, name, getattr(block, name))
+        self.norm1 = block.norm1
+        self.conv1 = block.conv1
+        self.time_emb_proj = block.time_emb_proj
+        self.norm2 = block.norm2
+        self.dropout = block.dropout
+        self.conv2 = block.conv2
+        self.conv_shortcut = block.conv_shortcut
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
         """Run the block; arguments are named as in diffusers.
@@ -300,11 +303,7 @@ class PositionedPatches(nn.Module):
 
 
 def fold_time(unet: nn.Module, embedding: Tensor) -> bool:
-    """Fold the time embedding into the biases of residual blocks.
-
-    Args:
-        unet: Frozen, with its plain blocks replaced by :class:`ResidualBlock`.
-        embedding: float [1, T].
+    """Fold a time embedding, float [1, T], into the biases of each :class:`ResidualBlock`.
 
     Returns:
         Whether no module needs the embedding any more.
@@ -318,11 +317,7 @@ def fold_time(unet: nn.Module, embedding: Tensor) -> bool:
 
 
 def fold_context(unet: nn.Module, context: Tensor) -> bool:
-    """Replace every plain cross-attention by one to a constant context.
-
-    Args:
-        unet: Frozen.
-        context: float [1, tokens, channels].
+    """Replace every plain cross-attention by one to a context, float [1, tokens, channels].
 
     Returns:
         Whether no module needs the context any more.

@@ -256,12 +256,6 @@ def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
 def bounded_model(settings: Mapping[str, Any], weights: Shapes, config: Path, file: Path) -> Any:
     """Build a diffusers model without values whose names and shapes are those of a file.
 
-    Args:
-        settings: Content of its ``config.json``, of a supported class.
-        weights: Shapes of the tensors in its file.
-        config: Path of the settings, for errors.
-        file: Path of the weights, for errors.
-
     Raises:
         ModelError: If diffusers cannot build it, or it does not fit the weights.
     """
@@ -316,12 +310,7 @@ def skeleton(settings: Mapping[str, Any], tensors: int, where: str) -> Any:
 
 @contextmanager
 def without_memory(where: str, subject: str) -> Iterator[None]:
-    """Build modules on the meta device, and turn failures into a ``ModelError``.
-
-    Args:
-        where: Name of the settings in errors.
-        subject: The modules, for errors.
-    """
+    """Build modules on the meta device, and turn failures into a ``ModelError``."""
     with _as_model_error(where, subject), torch.device("meta"):
         yield
 

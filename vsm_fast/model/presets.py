@@ -118,10 +118,6 @@ class ModelPreset:
 def with_revisions(preset: ModelPreset, revisions: Mapping[str, str]) -> ModelPreset:
     """Return a preset with other revisions of its repositories.
 
-    Args:
-        preset: The preset.
-        revisions: Commit, tag or branch by repository.
-
     Raises:
         ModelError: If the preset does not use a repository.
     """
@@ -142,7 +138,7 @@ def with_revisions(preset: ModelPreset, revisions: Mapping[str, str]) -> ModelPr
         for name, source in sources.items()
         if source.repository in revisions
     }
-    return replace(preset, **changes)  # type: ignore[arg-type]
+    return replace(preset, **changes)
 
 
 def home() -> Path:

@@ -84,10 +84,6 @@ def has_backbone(file: WeightFile) -> bool:
 def read_cleandift(file: WeightFile, prefix: str = "") -> CleanDIFT:
     """Find the parts of a full CleanDIFT checkpoint.
 
-    Args:
-        file: The checkpoint.
-        prefix: Common prefix of its names.
-
     Raises:
         ModelError: If a part is missing.
     """
@@ -171,11 +167,6 @@ def network_config(
     file: WeightFile, experiment: Experiment, default: AggregationConfig
 ) -> AggregationConfig:
     """Return the shape of published networks, from their configuration or else their weights.
-
-    Args:
-        file: The aggregation weights.
-        experiment: Their configuration.
-        default: Settings that neither has.
 
     Raises:
         ModelError: If the file has no such weights, or another number of levels than the

@@ -89,13 +89,6 @@ def save_trained(
 ) -> ModelConfig:
     """Write a model folder with the backbone of another one and new aggregation networks.
 
-    Args:
-        folder: An existing model folder is replaced.
-        config: The configuration; ``files`` is filled in.
-        base: Model folder of the backbone, which is copied.
-        semantic: Semantic aggregation network, stored as float32.
-        visual: Visual aggregation network, stored as float32.
-
     Returns:
         The configuration as written.
 
@@ -115,10 +108,6 @@ def save_trained(
 
 def write_config(folder: Path, config: ModelConfig) -> ModelConfig:
     """Write ``config.json`` with the sha256 of every file that affects descriptors.
-
-    Args:
-        folder: An otherwise complete model folder.
-        config: The configuration; ``files`` is filled in.
 
     Returns:
         The configuration as written.

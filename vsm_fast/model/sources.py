@@ -25,13 +25,7 @@ _FORMAT = "vsm_fast sources/1"
 
 @contextmanager
 def downloading(subject: str, repository: str, command: str) -> Iterator[None]:
-    """Turn errors of a Hub download into a ``ModelError`` with the command that fetches it.
-
-    Args:
-        subject: Subject of the error's sentence.
-        repository: ``"owner/name"``.
-        command: Shell command.
-    """
+    """Turn errors of a Hub download into a ``ModelError`` with the command that fetches it."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
@@ -121,10 +115,6 @@ class Sources:
     def local(self, path: Path, source: HubFiles) -> Path:
         """Record a local file.
 
-        Args:
-            path: The file.
-            source: The published file that it is a copy of.
-
         Raises:
             ModelError: If it is missing or a pickle.
         """
@@ -184,11 +174,6 @@ class Sources:
 
 def check_lock(folder: Path, preset: str, found: list[SourceFile]) -> None:
     """Refuse to replace a converted model by one from changed files of the same names.
-
-    Args:
-        folder: Output folder of the conversion; may not exist.
-        preset: Name of the converted preset.
-        found: Its source files.
 
     Raises:
         ModelError: If ``folder`` holds something else, or a file has changed.

@@ -119,11 +119,6 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 def check_fit(actual: Shapes, expected: Shapes, where: str) -> None:
     """Check that names and shapes are exactly those of a model.
 
-    Args:
-        actual: Shapes in the file.
-        expected: Shapes in the model.
-        where: Name of the file in errors.
-
     Raises:
         ModelError: If names are unknown or missing, or shapes differ. Names counts and examples.
     """

@@ -200,11 +200,6 @@ def exported_folder(folder: Path, precision: str, *, replace_it: bool = False) -
 
     Threads and processes that start at once export once.
 
-    Args:
-        folder: Model folder.
-        precision: Precision of the export.
-        replace_it: Whether to replace an existing export.
-
     Raises:
         ModelError: If the model cannot be exported.
         ImportError: If onnx, onnxscript or onnxruntime is not installed.

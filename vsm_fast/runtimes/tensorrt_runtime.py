@@ -184,11 +184,6 @@ class _GraphLane(_Lane):
 def load_tensorrt(folder: Path, record: ExportRecord, device: torch.device) -> TensorRTRuntime:
     """Load the plan in an exported folder that fits this machine.
 
-    Args:
-        folder: Folder with ``export.json`` and plans.
-        record: Content of ``export.json``.
-        device: An NVIDIA GPU.
-
     Raises:
         ModelError: If no plan fits, or it is damaged.
         ValueError: If the device is not an NVIDIA GPU.

@@ -299,7 +299,7 @@ class TestDryRun:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["--model", "tiny", "--out", str(tmp_path / "out")]) == 2
-        assert "use runtime 'onnxruntime'" in capsys.readouterr().err
+        assert "Use runtime 'onnxruntime'" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 

@@ -165,6 +165,6 @@ def test_revisions_are_for_the_presets_own_repositories():
     assert preset.networks.revision == preset.experiment.revision == "v2"
     assert preset.base == RELEASED.base
     with pytest.raises(
-        ModelError, match=r"uses nothing from org/xl; .* org/cleandift, org/sd, org/vsm"
+        ModelError, match=r"takes nothing from org/xl; .* org/cleandift, org/sd, org/vsm"
     ):
         with_revisions(RELEASED, {"org/xl": "v2"})

@@ -130,7 +130,7 @@ def with_revisions(preset: ModelPreset, revisions: Mapping[str, str]) -> ModelPr
     unknown = sorted(set(revisions) - repositories)
     if unknown:
         raise ModelError(
-            f"preset {preset.name!r} uses nothing from {', '.join(unknown)}; its repositories "
+            f"preset {preset.name!r} takes nothing from {', '.join(unknown)}; its repositories "
             f"are {', '.join(sorted(repositories))}."
         )
     changes = {

@@ -108,7 +108,7 @@ def load_runtime(
     def in_float32() -> Runtime:
         config, network = load_model(folder, device=where, dtype=torch.float32)
         if config != loaded.config:
-            raise ModelError(f"{folder} was replaced after its model was loaded; load it again.")
+            raise ModelError(f"{folder} was replaced since its model was loaded; load it again.")
         return kind(network)
 
     if runtime in _EXPORTED:

@@ -1,4 +1,4 @@
-"""Building plans with a stand-in for TensorRT: options, checks, interrupts, exit codes."""
+"""Plan builds with a fake TensorRT: options, checks, interrupts, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model folders: what is read is what was written, and nothing else is read."""
+"""Model folders: round trip, integrity checks, and refused content."""
 
 from __future__ import annotations
 

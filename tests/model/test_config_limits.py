@@ -1,4 +1,4 @@
-"""What a configuration of diffusers may ask for: what its weights can fill, and no more."""
+"""Configurations of diffusers, bounded by their weights."""
 
 from __future__ import annotations
 

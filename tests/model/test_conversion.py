@@ -1,4 +1,4 @@
-"""Released files become a model folder that computes what they compute, or an error says why."""
+"""Conversion of released files: equivalence with the originals, and errors."""
 
 from __future__ import annotations
 

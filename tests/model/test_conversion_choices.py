@@ -1,4 +1,4 @@
-"""Conversions beyond the plain ones: a transformer, a tiny VAE, revisions that the user chose."""
+"""Conversion options: a transformer, a tiny VAE, revisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folded feature extractors against the ones they were."""
+"""Folded modules and feature extractors against diffusers' own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single files of the Hub: what comes from the cache, and what an error says."""
+"""Files of the Hub: cache hits and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files: lazy reading, and refusal of what is no safetensors file."""
+"""Weight files: lazy reading, and refusal of other formats."""
 
 from __future__ import annotations
 

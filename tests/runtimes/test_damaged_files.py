@@ -1,4 +1,4 @@
-"""Sidecars, plans, records and graphs with random damage: our error, never a crash."""
+"""Randomly damaged sidecars, plans, records and graphs: a ModelError, never a crash."""
 
 from __future__ import annotations
 

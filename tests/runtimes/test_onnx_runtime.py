@@ -1,4 +1,4 @@
-"""Exported networks in ONNX Runtime: the scores of torch, and errors instead of crashes."""
+"""Exported networks in ONNX Runtime: agreement with torch, and errors."""
 
 from __future__ import annotations
 

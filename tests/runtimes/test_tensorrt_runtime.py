@@ -1,4 +1,4 @@
-"""The TensorRT runtime on a stand-in: addresses, streams, threads, refusals, choices."""
+"""The TensorRT runtime on a fake library: memory, streams, threads, errors, runtime choice."""
 
 from __future__ import annotations
 

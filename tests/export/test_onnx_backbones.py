@@ -67,7 +67,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", ["sd3", "sdxl, tiny VAE", pytest.param("sd3, tiny VAE", marks=pytest.mark.slow)]
+)
 def test_a_graph_takes_every_batch_and_has_nothing_constant_to_compute(kind, tmp_path):
     MODELS[kind](tmp_path / "model")
     export_onnx(str(tmp_path / "model"), tmp_path / "out", OPTIONS)

@@ -103,7 +103,7 @@ def test_an_interrupted_export_leaves_nothing(small_model, tmp_path, monkeypatch
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vsm_fast.export.onnx_graph.check_graph", interrupted)
+    monkeypatch.setattr("vsm_fast.export.onnx_graph.to_onnx", interrupted)
     assert main(["--model", small_model, "--out", str(tmp_path / "out")]) == 130
     assert "interrupted; nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

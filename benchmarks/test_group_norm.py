@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vsm_fast.model.aggregation import AggregationNetwork
 from vsm_fast.model.config import AggregationConfig
-from vsm_fast.model.residual import ResidualBlock, save_memory
+from vsm_fast.model.folding import ResidualBlock, save_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

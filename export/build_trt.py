@@ -1,4 +1,4 @@
-"""Build a TensorRT plan of a model for the GPU of this machine, checked against torch.
+"""Build a TensorRT plan of a model for this machine's GPU and check it against torch.
 
 python export/build_trt.py --model tiny --dtype fp16 --out exported
 vsm-fast score --model exported --refs refs --gens gens
@@ -7,65 +7,36 @@ vsm-fast score --model exported --refs refs --gens gens
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vsm_fast.cli.interrupts import interruptible
-from vsm_fast.errors import VSMError, out_of_memory
-from vsm_fast.export.build_onnx import FAILED, MODEL, PRECISIONS, USAGE, add_model_options
+from vsm_fast.errors import ModelError
+from vsm_fast.export.build_onnx import (
+    FAILED,
+    INTERRUPTED,
+    MODEL,
+    PRECISIONS,
+    USAGE,
+    add_model_options,
+    run_command,
+)
 from vsm_fast.runtimes.exported import DEFAULT_BATCH, ExportRecord, is_exported, read_record
 
-if TYPE_CHECKING:
-    import torch
-
-    from vsm_fast.export.trt_plans import References
-
-INTERRUPTED = 130
 _EPILOG = f"""\
 exit codes:
-  0    the plan was built and agrees with its reference (--dry-run: it could be)
+  0    the plan was built and agrees with its reference (--dry-run: it could be built)
   {FAILED}    a file could not be written, or the GPU has too little memory
   {USAGE}    wrong usage, or no TensorRT or no NVIDIA GPU here: score with --runtime onnxruntime
-  {MODEL}    the model is missing or altered, cannot be built, or its plan computes something else
+  {MODEL}    the model is missing or altered, cannot be built, or its plan is inaccurate
   {INTERRUPTED}  interrupted; no plan was written
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.model is not None and options.out is None and not options.dry_run:
-        parser.error("--model needs --out, the folder of the exported model and its plan")
-    if options.onnx is not None and (options.out or options.batch or options.dtype != "fp32"):
-        parser.error("--out, --dtype and batch sizes are those of the export that --onnx names")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # as in build_onnx.py
-    try:
-        with interruptible():
-            _run(options)
-    except KeyboardInterrupt:
-        print("build_trt.py: interrupted; no plan was written", file=sys.stderr)
-        return INTERRUPTED
-    except (ImportError, ValueError) as error:
-        # Some of the library's own errors are values too.
-        return _refuse(error, MODEL if isinstance(error, VSMError) else USAGE)
-    except VSMError as error:
-        return _refuse(error, MODEL)
-    except OSError as error:
-        return _refuse(error, FAILED)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        return _refuse(error, FAILED)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build_trt.py",
         description="Build a TensorRT plan of a model for this machine's GPU.",
@@ -77,13 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--onnx", type=Path, metavar="DIR|FILE", help="exported folder, or model.onnx in one"
     )
-    parser.add_argument("--out", type=Path, help="with --model: the exported folder, plan included")
+    parser.add_argument("--out", type=Path, help="with --model: folder for the export and its plan")
     add_model_options(parser)
     parser.add_argument(
         "--reference", metavar="MODEL", help="with --onnx: model whose torch network is compared"
     )
     parser.add_argument(
-        "--workspace", type=_gib, metavar="GIB", help="most that one layer may use (default: all)"
+        "--workspace", type=_gib, metavar="GIB", help="memory limit per layer (default: none)"
     )
     parser.add_argument(
         "--timing-cache", type=Path, metavar="FILE", help="default: under VSM_FAST_HOME"
@@ -94,23 +65,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cuda-graph", action="store_true", help="with --static-batch: launch a batch as one graph"
     )
-    parser.add_argument(
-        "--triton-repository",
-        type=Path,
-        metavar="DIR",
-        help="also write the plan for the Triton Inference Server",
-    )
     parser.add_argument("--device", default="cuda", help="default: %(default)s")
     parser.add_argument(
         "--dry-run", action="store_true", help="export and parse only; needs no GPU"
     )
-    return parser
+    options = parser.parse_args(arguments)
+    if options.model is not None and options.out is None and not options.dry_run:
+        parser.error("--model needs --out, the folder for the exported model and its plan")
+    if options.onnx is not None and (options.out or options.batch or options.dtype != "fp32"):
+        parser.error("--onnx fixes --out, --dtype and the batch sizes; leave them out")
+    code: int = run_command("build_trt.py", lambda: _run(options), "no plan")
+    return code
 
 
 def _run(options: argparse.Namespace) -> None:
-    import torch  # slow, and not needed to refuse wrong options
+    import torch  # slow to import, and not needed to refuse wrong options
 
     from vsm_fast.export.trt_dry_run import describe
+    from vsm_fast.export.trt_engine import BuildOptions
+    from vsm_fast.export.trt_plans import References, make_plan, torch_references
+    from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
     from vsm_fast.runtimes.tensorrt_library import library
 
     try:
@@ -118,7 +92,7 @@ def _run(options: argparse.Namespace) -> None:
     except RuntimeError as error:
         raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
     if not options.dry_run:
-        library(device)  # refused before minutes of exporting
+        library(device)  # fail before minutes of exporting
     temporary = options.model is not None and options.out is None
     with tempfile.TemporaryDirectory() if temporary else nullcontext() as scratch:
         folder, record = _exported(options, Path(scratch) / "exported" if scratch else options.out)
@@ -126,11 +100,31 @@ def _run(options: argparse.Namespace) -> None:
             for line in describe(folder, record, device):
                 print(line)
             return
-        _build(options, folder, record, device)
+        model = options.model or options.reference
+        if model is not None:
+            references = torch_references(
+                model, record, device, local_files_only=options.local_files_only
+            )
+        elif record.precision == "bfloat16":
+            raise ModelError(
+                f"{folder} is in bfloat16, which ONNX Runtime cannot check on a CPU. Name the "
+                "exported model: --reference MODEL"
+            )
+        else:
+            references = References(OnnxRuntime(folder, record, torch.device("cpu")))
+        build = BuildOptions(
+            options.workspace, options.optimization_level, options.timing_cache, options.cuda_graph
+        )
+        made = make_plan(
+            folder, record, device, build, references,
+            time_it=True, progress=sys.stderr.isatty(), tell=print,
+        )  # fmt: skip
+        print(f"wrote {made.path} and {made.path.with_suffix('.json').name}")
+        print(f"Score with it: vsm-fast score --model {folder} --refs ... --gens ...")
 
 
 def _exported(options: argparse.Namespace, out: Path) -> tuple[Path, ExportRecord]:
-    """The exported folder to build from, made if it is not there as it is asked for."""
+    """Return the exported folder to build from; export the model if needed."""
     if options.onnx is not None:
         folder = options.onnx if options.onnx.is_dir() else options.onnx.parent
         return folder, read_record(folder)
@@ -138,78 +132,24 @@ def _exported(options: argparse.Namespace, out: Path) -> tuple[Path, ExportRecor
     from vsm_fast.model.load import read_config
     from vsm_fast.model.location import find_model
 
-    wanted = ExportOptions(PRECISIONS[options.dtype], options.batch or DEFAULT_BATCH)
+    export = ExportOptions(PRECISIONS[options.dtype], options.batch or DEFAULT_BATCH)
     if is_exported(out):
         record = read_record(out)
         config = read_config(find_model(options.model, local_files_only=options.local_files_only))
-        if (record.model, record.precision, record.batch) == (
-            config, wanted.precision, wanted.batch,
-        ):  # fmt: skip
-            print(f"{out} is that export already")
+        same = record.precision == export.precision and record.batch == export.batch
+        if same and record.model == config:
+            print(f"{out} is up to date; not exported again")
             return out, record
     return out, export_onnx(
-        options.model, out, wanted, local_files_only=options.local_files_only, tell=print
+        options.model, out, export, local_files_only=options.local_files_only, tell=print
     )
-
-
-def _build(
-    options: argparse.Namespace, folder: Path, record: ExportRecord, device: torch.device
-) -> None:
-    from vsm_fast.export.triton_repository import config_text, write_repository
-    from vsm_fast.export.trt_engine import BuildOptions
-    from vsm_fast.export.trt_plans import make_plan
-
-    if options.triton_repository:
-        config_text(record, plan=True)  # refused before the build
-    made = make_plan(
-        folder,
-        record,
-        device,
-        BuildOptions(
-            options.workspace, options.optimization_level, options.timing_cache, options.cuda_graph
-        ),
-        _references(options, folder, record, device),
-        time_it=True,
-        progress=sys.stderr.isatty(),
-        tell=print,
-    )
-    print(f"wrote {made.path} and {made.path.with_suffix('.json').name}")
-    print(f"Score with it: vsm-fast score --model {folder} --refs ... --gens ...")
-    if options.triton_repository:
-        served = write_repository(options.triton_repository, folder, record, made.path)
-        print(f"wrote {served} for the Triton Inference Server")
-
-
-def _references(
-    options: argparse.Namespace, folder: Path, record: ExportRecord, device: torch.device
-) -> References:
-    import torch
-
-    from vsm_fast.errors import ModelError
-    from vsm_fast.export.trt_plans import References, torch_references
-    from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
-
-    model = options.model or options.reference
-    if model is not None:
-        return torch_references(model, record, device, local_files_only=options.local_files_only)
-    if record.precision == "bfloat16":
-        raise ModelError(
-            f"{folder} is in bfloat16, which ONNX Runtime cannot check on a CPU. Name the model "
-            "that it was exported from: --reference MODEL"
-        )
-    return References(OnnxRuntime(folder, record, torch.device("cpu")))
 
 
 def _gib(text: str) -> float:
     size = float(text)
     if not 0 < size < 1 << 20:
-        raise argparse.ArgumentTypeError(f"wanted a size in GiB above 0; got {text}")
+        raise argparse.ArgumentTypeError(f"must be a positive size in GiB; got {text}")
     return size
-
-
-def _refuse(error: Exception, code: int) -> int:
-    print(f"build_trt.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from vsm_fast import __version__
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_int8 import calibration_images, check_quantized, quantize_graph
-from vsm_fast.export.scores_graph import SCORES, export_scores
 from vsm_fast.extras import required
 from vsm_fast.files import new_folder, sha256_of
-from vsm_fast.model.config import ModelConfig, weights_fingerprint
+from vsm_fast.model.config import weights_fingerprint
 from vsm_fast.model.devices import choose_dtype
 from vsm_fast.model.load import load_model
 from vsm_fast.model.network import DescriptorNetwork
@@ -38,26 +37,26 @@ from vsm_fast.torch_state import pinned
 
 _log = logging.getLogger(__name__)
 
-# GroupNorm as InstanceNormalization, which ONNX Runtime computes faster on a CPU than the
-# GroupNormalization of operator set 21.
-OPSETS = {"float32": 20, "float16": 20, "bfloat16": 22}  # before 22, Conv takes no bfloat16
-OPSETS["int8"] = OPSETS["float32"]  # from which it is made
-_EXTERNAL = 1 << 30  # bytes of weights that get a file of their own; the format's limit is 2 GiB
-_EXAMPLE = 2  # images; an example of one would make the batch a constant
+# Below operator set 21 GroupNorm is exported as InstanceNormalization, which ONNX Runtime
+# computes faster on a CPU. bfloat16 convolutions need 22. int8 is made from float32.
+OPSETS = {"float32": 20, "float16": 20, "bfloat16": 22, "int8": 20}
+SCORES = "scores.onnx"
+_EXTERNAL = 1 << 30  # bytes of weights that get their own file; ONNX is limited to 2 GiB
+_EXAMPLE = 2  # images; a batch of one would become a constant
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a graph is made.
+    """Options of an export.
 
     Attributes:
         precision: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"`` (convolutions, for
             CPUs); input and outputs stay float32.
-        batch: Batch sizes that it takes.
-        opset: ONNX operator set; 0 = that of ``OPSETS``.
-        scores: Whether matching and scoring are exported too, as ``scores.onnx``.
-        calibration: Folder of photographs, as for
-            :func:`vsm_fast.export.onnx_int8.calibration_images`; for int8, which needs it.
+        batch: Accepted batch sizes.
+        opset: ONNX operator set; 0 = the default of the precision.
+        scores: Whether to export matching and scoring too, as ``scores.onnx``.
+        calibration: Folder of photographs, required for int8 and only for int8; see
+            :func:`vsm_fast.export.onnx_int8.calibration_images`.
     """
 
     precision: str = "float32"
@@ -71,7 +70,7 @@ class ExportOptions:
             raise ValueError(f"precision must be one of {[*OPSETS]}; got {self.precision!r}.")
         if (self.precision == "int8") != (self.calibration is not None):
             raise ValueError(
-                "int8 is calibrated with photographs, and nothing else is; got precision "
+                "int8, and no other precision, needs calibration photographs; got precision "
                 f"{self.precision!r} and calibration {self.calibration}."
             )
         if not self.opset:
@@ -92,20 +91,20 @@ def export_onnx(
 
     Args:
         model: Name or folder, as for ``VSMScorer.from_pretrained``.
-        out: The folder with the graph and ``export.json``; it appears complete or not at all.
-        options: How.
-        check: Gets the ONNX file, the network that was exported and the options before the folder
-            appears; raises what is wrong. None = :func:`vsm_fast.export.onnx_check.check_graph`.
-        local_files_only: Never ask the network for the model.
-        tell: Gets a sentence about each step.
+        out: Folder for the graph and ``export.json``; it appears complete or not at all.
+        options: Export options.
+        check: Called with the ONNX file, the exported network and the options before the folder
+            appears; raises if the graph is wrong. None = :func:`onnx_check.check_graph`.
+        local_files_only: Whether to load the model without network access.
+        tell: Called with a sentence about each step.
 
     Returns:
-        What ``export.json`` says.
+        The content of ``export.json``.
 
     Raises:
-        ModelError: The model cannot be loaded or exported, or its graph computes something else.
-        ImportError: onnx or onnxscript is not installed.
-        ValueError: An unknown precision.
+        ModelError: If the model cannot be loaded or exported, or its graph is inaccurate.
+        ImportError: If onnx or onnxscript is not installed.
+        ValueError: If the precision is unknown.
     """
     options = options or ExportOptions()
     onnx = required("onnx", "export to ONNX")
@@ -113,13 +112,34 @@ def export_onnx(
     int8 = options.precision == "int8"
     dtype = choose_dtype("float32" if int8 else options.precision, torch.device("cpu"))
     config, network = load_model(model, dtype=dtype, local_files_only=local_files_only)
-    # The graph says nothing about memory; the exporter would write transpositions for it.
+    # A graph has no memory layout; the exporter would write transpositions for it.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     images = calibration_images(options.calibration, config) if options.calibration else []
+    batch, side = options.batch, config.backbone.resolution
+    sizes = str(batch.most) if batch.static else f"{batch.least}:{batch.best}:{batch.most}"
+    count = batch.most if batch.static else max(_EXAMPLE, batch.least)
     with new_folder(out, RECORD) as folder:
-        tell(f"exporting {config.name} in {options.precision}, batch {_shown(options.batch)}")
-        program = _export(network, config.backbone.resolution, options)
-        _describe(program, config, options)
+        tell(f"exporting {config.name} in {options.precision}, batch {sizes}")
+        program = to_onnx(
+            network,
+            (torch.zeros(count, 3, side, side),),
+            [IMAGES],
+            [SEMANTIC, VISUAL],
+            batch,
+            options.opset,
+            f"this network with batch {sizes}",
+        )
+        # Metadata for users who have only the file.
+        program.model.metadata_props.update(
+            {
+                "model": config.name,
+                "weights": weights_fingerprint(config),
+                "precision": options.precision,
+                "config": json.dumps(json.loads(config.to_json())),
+                "vsm_fast": __version__,
+            }
+        )
+        program.model.producer_name, program.model.producer_version = "vsm_fast", __version__
         size = sum(p.numel() * p.element_size() for p in network.parameters())
         program.save(folder / ONNX, external_data=size > _EXTERNAL)
         del program
@@ -129,68 +149,69 @@ def export_onnx(
             tell(f"quantising with {len(images)} photographs")
             quantize_graph(folder / ONNX, images)
             cosine = check_quantized(folder / ONNX, network, images)
-            tell(f"mean cosine of its descriptors of these with torch's: {cosine:.5f}")
+            tell(f"mean cosine of their descriptors with torch's: {cosine:.5f}")
         if options.scores:
+            from vsm_fast.export.scores_graph import export_scores  # needs this module
+
             tell("exporting and checking the graph of the scores")
-            export_scores(folder / SCORES, config.aggregation, options.batch, options.opset)
-        record = ExportRecord(
-            config,
-            options.precision,
-            options.batch,
-            options.opset,
-            {
-                "vsm_fast": __version__,
-                "torch": torch.__version__,
-                "onnx": onnx.__version__,
-                "onnxscript": onnxscript.__version__,
-            },
-            {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-        )
+            export_scores(folder / SCORES, config.aggregation, batch, options.opset)
+        versions = {
+            "vsm_fast": __version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxscript": onnxscript.__version__,
+        }
+        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        record = ExportRecord(config, options.precision, batch, options.opset, versions, files)
         record.write(folder)
     return record
 
 
-def _shown(batch: BatchRange) -> str:
-    return str(batch.most) if batch.static else f"{batch.least}:{batch.best}:{batch.most}"
+def to_onnx(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    batch: BatchRange,
+    opset: int,
+    subject: str,
+) -> Any:
+    """Export a module with torch's exporter.
 
+    Args:
+        module: In eval mode.
+        example: Input tensors; the first dimension of those with more than one is the batch.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        batch: Accepted batch sizes.
+        opset: ONNX operator set.
+        subject: Object of the error's sentence.
 
-def _export(network: nn.Module, resolution: int, options: ExportOptions) -> Any:
-    batch = options.batch
-    count = batch.most if batch.static else max(_EXAMPLE, batch.least)
-    example: Tensor = torch.zeros(count, 3, resolution, resolution)
+    Returns:
+        A ``torch.onnx.ONNXProgram``.
+
+    Raises:
+        ModelError: If the module cannot be exported.
+    """
     shapes = None
     if not batch.static:
-        sizes = torch.export.Dim("batch", min=batch.least, max=batch.most)
-        shapes = {IMAGES: {0: sizes}}
+        size = torch.export.Dim("batch", min=batch.least, max=batch.most)
+        shapes = tuple({0: size} if tensor.ndim > 1 else None for tensor in example)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about itself
+            warnings.simplefilter("ignore")  # the exporter warns about itself
             return torch.onnx.export(
-                network,
-                (example,),
+                module,
+                example,
                 dynamo=True,
-                input_names=[IMAGES],
-                output_names=[SEMANTIC, VISUAL],
+                input_names=inputs,
+                output_names=outputs,
                 dynamic_shapes=shapes,
-                opset_version=options.opset,
+                opset_version=opset,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises what its passes raise
+    except Exception as error:  # the exporter raises the errors of its passes
+        reason = str(error).splitlines()[0] if str(error) else ""
         raise ModelError(
-            f"torch {torch.__version__} cannot export this network with batch {_shown(batch)}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"torch {torch.__version__} cannot export {subject}: {type(error).__name__}: {reason}"
         ) from error
-
-
-def _describe(program: Any, config: ModelConfig, options: ExportOptions) -> None:
-    """Write into the graph what somebody who has only the file needs to use it."""
-    program.model.metadata_props.update(
-        {
-            "model": config.name,
-            "weights": weights_fingerprint(config),
-            "precision": options.precision,
-            "config": json.dumps(json.loads(config.to_json())),
-            "vsm_fast": __version__,
-        }
-    )
-    program.model.producer_name, program.model.producer_version = "vsm_fast", __version__

@@ -1,14 +1,14 @@
-"""Whether a runtime computes what the model computes, on pictures and in scores, and how fast.
+"""Accuracy and speed of a runtime against a reference.
 
-The contract is that of every fast path here: the error against float32 is at most twice that of
-torch in the same precision, and a floor.
+The contract is that of every fast path: the error against float32 is at most twice that of torch
+in the same precision, or below a floor.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,19 +23,19 @@ from vsm_fast.runtimes.exported import BatchRange
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.scorer import VSMScorer
 
-LEAST_COSINE = 0.999  # of a descriptor with that of the reference
-MOST_DRIFT = 0.01  # of a score from that of the reference
-_TIMES = 2  # what torch in the same precision is off, so often may a runtime be
+LEAST_COSINE = 0.999  # of a descriptor with the reference's
+MOST_DRIFT = 0.01  # of a score from the reference's
+_TIMES = 2  # permitted multiple of torch's error in the same precision
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"  # not part of an installed wheel
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a runtime is from a reference.
+    """Difference of a runtime from a reference.
 
     Attributes:
-        cosine: The least of a descriptor with that of the reference, on random smooth pictures.
-        drift: Of the scores of photographs; None where there are none.
+        cosine: Least cosine of a descriptor with the reference's, on random smooth pictures.
+        drift: Difference of the scores of photographs; None without photographs.
     """
 
     cosine: float
@@ -52,123 +52,84 @@ def difference(
     """Compare two runtimes of one model.
 
     Args:
-        config: Of the model.
-        reference: What is right.
-        runtime: What is compared with it.
-        batch: Sizes that ``runtime`` was made for: the least, the best and one more are tried.
+        config: The model's configuration.
+        reference: The reference.
+        runtime: The runtime to judge.
+        batch: Batch sizes of ``runtime``; the least, the best and one more are tried.
         photographs: Folder in which every ``NAME.jpg`` with a ``NAME_mask.png`` is scored against
             every other.
     """
     cosine = 1.0
     for count in sorted({batch.least, batch.best, min(batch.most, batch.best + 1)}):
-        images = smooth_pictures(count, config.backbone.resolution)
-        for wanted, found in zip(reference(images), runtime(images), strict=True):
-            similarity = (wanted.cpu() * found.cpu()).sum(1)
-            # NaN is the least of all.
+        pictures = smooth_pictures(count, config.backbone.resolution)
+        for expected, actual in zip(reference(pictures), runtime(pictures), strict=True):
+            similarity = (expected.cpu() * actual.cpu()).sum(1)
             cosine = min(cosine, float(torch.nan_to_num(similarity, nan=-1.0).min()))
-    return Difference(cosine, _score_drift(config, reference, runtime, photographs))
-
-
-def _score_drift(
-    config: ModelConfig, reference: Runtime, runtime: Runtime, photographs: Path
-) -> Drift | None:
     masks = sorted(photographs.rglob("*_mask.png"))
     images = [mask.with_name(mask.name.replace("_mask.png", ".jpg")) for mask in masks]
     if not images:
-        return None
+        return Difference(cosine, None)
     pairs = [(i, j) for i in range(len(images)) for j in range(len(images)) if i != j]
-    wanted, found = (
+    scores = [
         VSMScorer(LoadedModel(config, one)).score(
             images, images, pairs=pairs, ref_masks=masks, gen_masks=masks, heatmaps=True
         )
         for one in (reference, runtime)
-    )
-    return drift(wanted, found)
+    ]
+    return Difference(cosine, drift(*scores))
 
 
-def require_small(found: Difference, torchs: Difference | None, what: str) -> None:
-    """Refuse a difference that is too large.
+def require_small(actual: Difference, torchs: Difference | None, subject: str) -> None:
+    """Refuse a runtime with a large difference from the reference.
 
-    Args:
-        found: Of the runtime.
-        torchs: Of torch in the same precision, from the same reference; None = it is the
-            reference.
-        what: Subject of the error.
+    ``torchs`` is the difference of torch in the same precision; None if torch is the reference.
 
     Raises:
-        ModelError: It is too large.
+        ModelError: If the difference is too large; its sentence starts with ``subject``.
     """
-    off = 1 - (torchs.cosine if torchs else 1.0)
-    least = 1 - max(1 - LEAST_COSINE, _TIMES * off)
-    if not found.cosine >= least:
+    torch_error = 1 - torchs.cosine if torchs else 0.0
+    least = 1 - max(1 - LEAST_COSINE, _TIMES * torch_error)
+    if not actual.cosine >= least:  # also refuses NaN
         raise ModelError(
-            f"{what} computes something else: the least cosine of a descriptor with the "
-            f"reference's is {found.cosine:.6f}, wanted {least:.6f}. Report it with the "
-            "versions in use."
+            f"{subject} is inaccurate: the least cosine of a descriptor with the reference's is "
+            f"{actual.cosine:.6f}; at least {least:.6f} is required. Report it with the versions "
+            "in use."
         )
-    if found.drift is None:
+    if actual.drift is None:
         return
     torch_drift = torchs.drift.score if torchs and torchs.drift else 0.0
     most = max(MOST_DRIFT, _TIMES * torch_drift)
-    if not found.drift.score <= most:
+    if not actual.drift.score <= most:
         raise ModelError(
-            f"{what} changes scores too much: {found.drift}; a score may change by {most:.4f}. "
+            f"{subject} changes scores too much: {actual.drift}; a score may change by {most:.4f}. "
             "Export in a higher precision (--dtype fp32)."
         )
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Time of one batch size in one runtime.
+def speed_table(runtimes: Sequence[Runtime], sizes: Sequence[int], resolution: int) -> str:
+    """Time runtimes and return a table, with the speed-up over the first runtime per batch size.
 
-    Attributes:
-        runtime: Its name.
-        batch: Images.
-        milliseconds: Of a batch, the median.
+    The runtimes alternate, so that other load on the machine affects all of them.
     """
-
-    runtime: str
-    batch: int
-    milliseconds: float
-
-    @property
-    def per_second(self) -> float:
-        """Images per second."""
-        return 1000 * self.batch / self.milliseconds
-
-
-def speeds(runtimes: Sequence[Runtime], sizes: Sequence[int], resolution: int) -> list[Speed]:
-    """Time runtimes in turns, so that what else the machine does meets all of them."""
-    return [
-        Speed(runtime.name, size, _milliseconds(runtime, size, resolution))
-        for size in sizes
-        for runtime in runtimes
-    ]
+    lines = [f"{'runtime':<16}{'batch':>6}{'ms':>10}{'images/s':>11}{'times':>7}"]
+    for size in sizes:
+        times = [_milliseconds(runtime, size, resolution) for runtime in runtimes]
+        lines += [
+            f"{runtime.name:<16}{size:>6}{time_:>10.2f}{1000 * size / time_:>11.1f}"
+            f"{times[0] / time_:>7.2f}"
+            for runtime, time_ in zip(runtimes, times, strict=True)
+        ]
+    return "\n".join(lines)
 
 
 def _milliseconds(runtime: Runtime, size: int, resolution: int, calls: int = 10) -> float:
+    """Return the median time of a batch, after three calls of warm-up."""
     images = smooth_pictures(size, resolution).to(runtime.device)
-    wait: Callable[[], None] = (
-        torch.cuda.synchronize if runtime.device.type == "cuda" else lambda: None
-    )
     times = []
-    for number in range(calls + 3):
-        wait()
+    for _ in range(calls + 3):
         begin = time.perf_counter()
         runtime(images)
-        wait()
-        if number >= 3:  # the first ones prepare
-            times.append(time.perf_counter() - begin)
-    return 1000 * statistics.median(times)
-
-
-def speed_table(found: Sequence[Speed]) -> str:
-    """Lines for people; each row also against the first runtime at that size."""
-    first = {speed.batch: speed for speed in reversed(found)}
-    lines = [f"{'runtime':<16}{'batch':>6}{'ms':>10}{'images/s':>11}{'times':>7}"]
-    lines += [
-        f"{speed.runtime:<16}{speed.batch:>6}{speed.milliseconds:>10.2f}"
-        f"{speed.per_second:>11.1f}{speed.per_second / first[speed.batch].per_second:>7.2f}"
-        for speed in found
-    ]
-    return "\n".join(lines)
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(times[3:])

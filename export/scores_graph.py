@@ -1,12 +1,11 @@
-"""Matching and scoring as a second ONNX graph, for programs that have no Python.
+"""Matching and scoring as a second ONNX graph, for programs without Python.
 
-Chained with the graph of the network it gives scores from two images; because it is apart, a
-reference is described once however many generations are scored against it.
+Chained with the graph of the network it gives scores from two images. The graphs are separate so
+that features of a reference are extracted once for any number of generated images.
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 from vsm_fast.descriptors import Descriptors
 from vsm_fast.errors import ModelError
 from vsm_fast.export.onnx_check import check_valid, on_cpu
+from vsm_fast.export.onnx_graph import to_onnx
 from vsm_fast.matching.match import match_eager
 from vsm_fast.matching.scoring import score_eager
 from vsm_fast.model.config import AggregationConfig
 from vsm_fast.runtimes.exported import BatchRange
 
-SCORES = "scores.onnx"
 INPUTS = (
     "generation_semantic", "generation_visual", "generation_mask",
     "reference_semantic", "reference_visual", "reference_mask",
@@ -32,10 +31,9 @@ _NEVER = -2.0  # below every cosine
 
 
 class PairScores(nn.Module):
-    """Visual Semantic Matching of pairs of dense descriptors, in operations that ONNX has.
+    """Visual Semantic Matching of pairs of dense descriptors, in ONNX operations.
 
-    It computes what ``match_eager`` and ``score_eager`` say, on all cells instead of lists of
-    points.
+    Equivalent to ``match_eager`` and ``score_eager``, on all cells instead of lists of points.
     """
 
     def forward(
@@ -62,26 +60,26 @@ class PairScores(nn.Module):
             visual_threshold: float32 [1].
 
         Returns:
-            score float32 [B], NaN where no point matches; matched bool [B, h·w]; visual
-            similarity float32 [B, h·w], of meaning where matched.
+            Score float32 [B], NaN without matches; matched bool [B, h·w]; visual similarity
+            float32 [B, h·w], meaningful where matched.
         """
         targets = reference_mask.flatten(1)[:, None]
         semantic = _similarities(generation_semantic, reference_semantic, targets)
         visual = _similarities(generation_visual, reference_visual, targets).amax(2)
         best, target = semantic.max(2)
-        kept = generation_mask.flatten(1) & (best > semantic_threshold)
-        # For each target the best of the points that chose it; of equal ones the first.
-        chosen = kept[..., None] & (F.one_hot(target, semantic.shape[2]) > 0)
-        rivals = torch.where(chosen, best[..., None], torch.full_like(semantic, _NEVER))
-        winner = rivals.argmax(1)
+        above = generation_mask.flatten(1) & (best > semantic_threshold)
+        # Duplicate matches: of the points with one target the best stays; of equal ones the first.
+        candidates = above[..., None] & (F.one_hot(target, semantic.shape[2]) > 0)
+        ranked = torch.where(candidates, best[..., None], torch.full_like(semantic, _NEVER))
+        winner = ranked.argmax(1)
         cells = torch.arange(semantic.shape[1], device=semantic.device)
-        matched = kept & (winner.gather(1, target) == cells)
-        passed = (matched & (visual > visual_threshold)).float().sum(1)
-        return passed / matched.float().sum(1), matched, visual
+        matched = above & (winner.gather(1, target) == cells)
+        consistent = (matched & (visual > visual_threshold)).float().sum(1)
+        return consistent / matched.float().sum(1), matched, visual
 
 
 def _similarities(source: Tensor, target: Tensor, targets: Tensor) -> Tensor:
-    """Cosines [B, N, M]; never the best where the target is outside its mask."""
+    """Return cosines [B, N, M], ``_NEVER`` for targets outside the mask."""
     products = source.flatten(2).transpose(1, 2) @ target.flatten(2)
     return torch.where(targets, products, torch.full_like(products, _NEVER))
 
@@ -89,52 +87,28 @@ def _similarities(source: Tensor, target: Tensor, targets: Tensor) -> Tensor:
 def export_scores(
     path: Path, aggregation: AggregationConfig, batch: BatchRange, opset: int
 ) -> None:
-    """Write the graph, checked against the library's own matching.
-
-    Args:
-        path: The file.
-        aggregation: Shape of the descriptors.
-        batch: Numbers of pairs that it takes.
-        opset: ONNX operator set.
+    """Write the graph and check it against the library's own matching.
 
     Raises:
-        ModelError: It cannot be exported, or computes something else.
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ModelError: If it cannot be exported or is inaccurate.
+        ImportError: If onnx, onnxscript or onnxruntime is not installed.
     """
     count = batch.most if batch.static else max(2, batch.least)
     example = example_pairs(count, aggregation)
-    sizes = None if batch.static else torch.export.Dim("batch", min=batch.least, max=batch.most)
-    shapes = None if sizes is None else (*({0: sizes} for _ in range(6)), None, None)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about itself
-            program = torch.onnx.export(
-                PairScores(),
-                example,
-                dynamo=True,
-                input_names=INPUTS,
-                output_names=OUTPUTS,
-                dynamic_shapes=shapes,
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises what its passes raise
-        raise ModelError(f"matching cannot be exported: {type(error).__name__}: {error}") from error
-    assert program is not None
-    program.save(path)
+    to_onnx(PairScores(), example, INPUTS, OUTPUTS, batch, opset, "matching").save(path)
     check_valid(path)
     _check(example, *on_cpu(path)(dict(zip(INPUTS, example, strict=True))))
 
 
 def example_pairs(count: int, aggregation: AggregationConfig) -> tuple[Tensor, ...]:
-    """Inputs like those of a network: generations that resemble their references, with rivals."""
+    """Return inputs like a network's, with generated images that resemble their references."""
     generator = torch.Generator().manual_seed(0)
     size = (count, aggregation.descriptor_channels, *aggregation.grid)
     inputs = []
     for _ in range(2):
         reference = F.normalize(torch.randn(size, generator=generator), dim=1)
         noise = torch.randn(size, generator=generator) * 0.1
-        # Neighbours that look alike choose one target.
+        # Similar neighbours choose the same target: duplicate matches.
         generation = F.normalize(reference.roll(1, 3) + reference + noise, dim=1)
         inputs += [(generation, reference)]
     masks = [torch.rand(count, *aggregation.grid, generator=generator) < 0.6 for _ in range(2)]
@@ -150,12 +124,11 @@ def _check(example: tuple[Tensor, ...], score: Tensor, matched: Tensor, visual: 
     pairs = torch.arange(len(score))[:, None].expand(-1, 2)
     semantic_threshold, visual_threshold = (float(value) for value in example[6:])
     matches = match_eager(generation, reference, pairs, semantic_threshold)
-    wanted = score_eager(matches, [visual_threshold]).score[:, 0]
+    expected = score_eager(matches, [visual_threshold]).score[:, 0]
     inside = example[2].flatten(1)
     same = torch.equal(matched[inside], matches.kept) and not matched[~inside].any()
     near = torch.allclose(visual[inside], matches.visual_similarity, atol=1e-5)
-    if not (same and near and torch.allclose(score, wanted, atol=1e-6, equal_nan=True)):
+    if not (same and near and torch.allclose(score, expected, atol=1e-6, equal_nan=True)):
         raise ModelError(
-            "the exported matching computes something else than vsm_fast does; report it with the "
-            "versions in use."
+            "the exported matching disagrees with vsm_fast's. Report it with the versions in use."
         )

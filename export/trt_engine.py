@@ -1,4 +1,4 @@
-"""An ONNX graph to a TensorRT plan, and what the engine in it consists of."""
+"""An ONNX graph to a TensorRT plan, and the contents of its engine."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ import torch
 
 from vsm_fast.errors import ModelError
 from vsm_fast.files import replacing
-from vsm_fast.model.location import tensorrt_home
+from vsm_fast.model.presets import home
 from vsm_fast.progress import progress_bar
 from vsm_fast.runtimes.exported import IMAGES, ExportRecord
-from vsm_fast.runtimes.tensorrt_library import Machine, created, failure, logger
+from vsm_fast.runtimes.tensorrt_library import Machine, create, failure, logger
 
 _log = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a plan is built.
+    """Options of a build.
 
     Attributes:
-        workspace: GiB that one layer may use for itself; None = all that the GPU has.
+        workspace: Memory limit per layer in GiB; None = all of the GPU's memory.
         optimization_level: 0 (fastest build) to 5 (fastest engine); TensorRT's default is 3.
-        timing_cache: File of measured kernels, which makes the next build shorter; None = one for
-            each GPU and version in ``VSM_FAST_HOME``.
+        timing_cache: File of kernel timings, which shortens the next build; None = one per GPU
+            and version in ``VSM_FAST_HOME``.
         cuda_graph: Whether the launches of a batch become one CUDA graph; fixed batches only.
     """
 
@@ -42,14 +44,11 @@ class BuildOptions:
     cuda_graph: bool = False
 
 
-PRECISIONS = ("float32", "float16", "bfloat16")
-
-
 def require_precision(folder: Path, record: ExportRecord) -> None:
-    """Refuse an export that no plan is made from.
+    """Refuse an export that cannot become a plan.
 
     Raises:
-        ModelError: It is in another precision than ``PRECISIONS``.
+        ModelError: If its precision is not one of ``PRECISIONS``.
     """
     if record.precision not in PRECISIONS:
         raise ModelError(
@@ -58,26 +57,21 @@ def require_precision(folder: Path, record: ExportRecord) -> None:
         )
 
 
-def parsed(trt: Any, builder: Any, graph: Path) -> Any:
-    """The network of an ONNX file.
-
-    Args:
-        trt: The module ``tensorrt``.
-        builder: Its ``Builder``.
-        graph: The file; its external data lies beside it.
+def parse_onnx(trt: Any, builder: Any, graph: Path) -> Any:
+    """Parse an ONNX file into a network.
 
     Raises:
-        ModelError: TensorRT cannot read it.
+        ModelError: If TensorRT cannot read it.
     """
-    # Precision is in the graph. TensorRT 11 knows no other networks.
+    # The graph defines the precision. TensorRT 11 has no other networks.
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
     parser = trt.OnnxParser(network, logger(trt))
     if not parser.parse_from_file(str(graph)):
-        logger(trt).errors.clear()  # the parser tells the same
-        said = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
+        logger(trt).errors.clear()  # repeated by the parser
+        errors = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
         raise ModelError(
-            f"TensorRT {trt.__version__} cannot read {graph}: {' '.join(said.split())[:1500]}"
+            f"TensorRT {trt.__version__} cannot read {graph}: {' '.join(errors.split())[:1500]}"
         )
     return network
 
@@ -99,81 +93,65 @@ def build(
     Args:
         trt: The module ``tensorrt``.
         graph: The file.
-        record: Of its folder; says which batches the plan is for.
-        options: How.
-        here: Where; names the timing cache.
-        device: GPU that it is built on and for.
+        record: Record of its folder, with the batch sizes.
+        options: Build options.
+        here: This machine; names the timing cache.
+        device: Target GPU.
         progress: Whether to show a bar on standard error.
 
     Raises:
-        ModelError: TensorRT cannot read the graph or build it.
-        torch.OutOfMemoryError: The GPU has too little memory for it.
+        ModelError: If TensorRT cannot read or build the graph.
+        torch.OutOfMemoryError: If the GPU has too little memory.
     """
-    builder = created(trt, "Builder")
-    network = parsed(trt, builder, graph)
+    builder = create(trt, "Builder")
+    network = parse_onnx(trt, builder, graph)
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that layers can be counted
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is float32 here
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for summary()
+    config.clear_flag(trt.BuilderFlag.TF32)  # full float32 precision
     if options.workspace is not None:
         size = int(options.workspace * 2**30)
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
-    _add_profile(builder, config, record)
-    with _timing_cache(trt, config, options.timing_cache or timing_cache(here)):
-        plan = _built(trt, builder, network, config, device, progress)
-    if plan is None:
-        raise failure(trt, f"build {graph}")
-    return bytes(plan)
-
-
-def timing_cache(here: Machine) -> Path:
-    """File of the measured kernels of this GPU and version."""
-    return tensorrt_home() / f"timing-{'-'.join(here.gpu.split())}-{here.tensorrt}.cache"
-
-
-def _add_profile(builder: Any, config: Any, record: ExportRecord) -> None:
     side, batch = record.model.backbone.resolution, record.batch
     profile = builder.create_optimization_profile()
     profile.set_shape(
         IMAGES, *((count, 3, side, side) for count in (batch.least, batch.best, batch.most))
     )
     config.add_optimization_profile(profile)
-
-
-def _built(
-    trt: Any, builder: Any, network: Any, config: Any, device: torch.device, progress: bool
-) -> Any:
-    """``build_serialized_network`` in a thread, so that this one notices an interrupt."""
-    monitor = _monitor(trt, progress)
-    config.progress_monitor = monitor
+    name = f"timing-{'-'.join(here.gpu.split())}-{here.tensorrt}.cache"
+    monitor = config.progress_monitor = _monitor(trt, progress)
     plans: list[Any] = []
 
     def work() -> None:
         with torch.cuda.device(device):
             plans.append(builder.build_serialized_network(network, config))
 
-    thread = threading.Thread(target=work, name="tensorrt-build")
-    thread.start()
-    interrupted = False
-    try:
-        while thread.is_alive():
-            try:
-                thread.join(0.2)
-            except KeyboardInterrupt:
-                interrupted = monitor.stop = True
-    finally:
-        monitor.close()
-    if interrupted:
-        raise KeyboardInterrupt
-    return plans[0] if plans else None
+    with _timing_cache(trt, config, options.timing_cache or home() / "tensorrt" / name):
+        # In a thread, so that this one receives an interrupt.
+        thread = threading.Thread(target=work, name="tensorrt-build")
+        thread.start()
+        interrupted = False
+        try:
+            while thread.is_alive():
+                try:
+                    thread.join(0.2)
+                except KeyboardInterrupt:
+                    interrupted = monitor.stop = True
+        finally:
+            monitor.close()
+        if interrupted:
+            raise KeyboardInterrupt
+    if not plans or plans[0] is None:
+        raise failure(trt, f"build {graph}")
+    return bytes(plans[0])
 
 
 def _monitor(trt: Any, progress: bool) -> Any:
-    """What TensorRT reports to, from threads of its own: a bar, and whether to go on."""
+    """Create a progress monitor, which TensorRT calls from its own threads."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)  # pybind11 asks for it by name
+            trt.IProgressMonitor.__init__(self)  # pybind11 needs the call by name
             self.stop = False
             self._bars: dict[str, Any] = {}
             self._lock = threading.Lock()
@@ -211,12 +189,12 @@ def _monitor(trt: Any, progress: bool) -> Any:
 
 @contextmanager
 def _timing_cache(trt: Any, config: Any, path: Path) -> Iterator[None]:
-    """Let a build use what earlier ones measured, and keep what it measures itself."""
-    known = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(known)
+    """Reuse kernel timings of earlier builds and save the new ones."""
+    content = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
         logger(trt).errors.clear()
-        _log.warning("%s is no timing cache for this TensorRT and GPU; a new one is made", path)
+        _log.warning("%s is not a timing cache for this TensorRT and GPU; replacing it", path)
         config.set_timing_cache(config.create_timing_cache(b""), False)
     yield
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,12 +204,12 @@ def _timing_cache(trt: Any, config: Any, path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class EngineSummary:
-    """What an engine consists of.
+    """Contents of an engine.
 
     Attributes:
-        layers: After fusion.
-        types: Layers by the type of their first output, like ``{"Half": 212}``.
-        device_memory: Bytes that it works in at its largest batch, weights not counted.
+        layers: Number of layers after fusion.
+        types: Layers by the type of their first output, like ``{"float16": 212}``.
+        device_memory: Bytes of workspace at the largest batch, without weights.
     """
 
     layers: int
@@ -241,48 +219,39 @@ class EngineSummary:
     def __str__(self) -> str:
         shares = ", ".join(
             f"{name} {count / max(1, sum(self.types.values())):.0%}"
-            for name, count in sorted(self.types.items(), key=lambda item: -item[1])
+            for name, count in Counter(self.types).most_common()
         )
-        return (
-            f"{self.layers} layers ({shares or 'types not told'}), "
-            f"{self.device_memory / 2**20:.0f} MiB to work in"
-        )
+        memory = f"{self.device_memory / 2**20:.0f} MiB of workspace"
+        return f"{self.layers} layers ({shares or 'types unknown'}), {memory}"
 
 
 def summary(trt: Any, engine: Any) -> EngineSummary:
-    """Ask an engine that was built with detailed verbosity what it consists of."""
+    """Inspect an engine that was built with detailed verbosity."""
     inspector = engine.create_engine_inspector()
-    told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        layers = json.loads(text).get("Layers")
+    except (ValueError, AttributeError):  # informative only, and its format has changed before
+        layers = None
     types: Counter[str] = Counter()
-    for layer in _layers(told):
+    for layer in layers if isinstance(layers, list) else []:
         outputs = layer.get("Outputs") if isinstance(layer, dict) else None
         if isinstance(outputs, list) and outputs and isinstance(outputs[0], dict):
             types[_type_name(outputs[0])] += 1
     return EngineSummary(engine.num_layers, dict(types), engine.device_memory_size_v2)
 
 
-def _layers(told: str) -> list[Any]:
-    try:
-        layers = json.loads(told).get("Layers", [])
-    except (ValueError, AttributeError):  # only for people to read, and its form has changed before
-        return []
-    return layers if isinstance(layers, list) else []
-
-
-_TYPES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("bfloat16", ("bf16", "bfloat16")),
-    ("float16", ("fp16", "half", "float16")),
-    ("float8", ("fp8", "float8")),
-    ("float32", ("fp32", "float", "float32")),
-    ("int8", ("int8",)),
-    ("int64", ("int64",)),
-    ("int32", ("int32",)),
-    ("bool", ("bool",)),
-)
+_TYPES = {
+    "bf16": "bfloat16", "bfloat16": "bfloat16",
+    "fp16": "float16", "half": "float16", "float16": "float16",
+    "fp8": "float8", "float8": "float8",
+    "fp32": "float32", "float": "float32", "float32": "float32",
+    "int8": "int8", "int64": "int64", "int32": "int32", "bool": "bool",
+}  # fmt: skip
 
 
 def _type_name(tensor: dict[str, Any]) -> str:
-    """Type of a tensor: TensorRT 11 tells ``DataType``, 10 a sentence that also says the layout."""
-    told = str(tensor.get("DataType") or tensor.get("Format/Datatype") or "unknown")
-    words = told.lower().replace("/", " ").split()
-    return next((name for name, kinds in _TYPES if set(kinds) & set(words)), told)
+    """Return a tensor's type: TensorRT 11 has ``DataType``, 10 a sentence with the layout."""
+    text = str(tensor.get("DataType") or tensor.get("Format/Datatype") or "unknown")
+    words = text.lower().replace("/", " ").split()
+    return next((name for word, name in _TYPES.items() if word in words), text)

@@ -14,13 +14,6 @@ import torch
 
 from vsm_fast.errors import ModelError
 from vsm_fast.export import runtime_check, trt_engine
-from vsm_fast.export.runtime_check import (
-    Difference,
-    difference,
-    require_small,
-    speed_table,
-    speeds,
-)
 from vsm_fast.export.trt_engine import BuildOptions, EngineSummary
 from vsm_fast.files import alone
 from vsm_fast.model.config import weights_fingerprint
@@ -30,7 +23,7 @@ from vsm_fast.runtimes.exported import ExportRecord, verify_graph
 from vsm_fast.runtimes.plans import NoPlan, PlanRecord, choose_plan, write_plan
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.tensorrt_library import library, machine
-from vsm_fast.runtimes.tensorrt_runtime import TensorRTRuntime, deserialized
+from vsm_fast.runtimes.tensorrt_runtime import TensorRTRuntime, deserialize
 from vsm_fast.runtimes.torch_runtime import TorchRuntime
 
 _log = logging.getLogger(__name__)
@@ -38,38 +31,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class References:
-    """What a plan is compared with.
+    """Runtimes that a plan is compared with.
 
     Attributes:
-        right: Computes in float32, or is the best that there is.
-        torch: torch in the plan's precision: how far that is off is what a plan may be off twice.
-            None where there are no weights, or it is ``right`` itself.
+        best: Computes in float32, or in the highest precision available.
+        torch: Torch in the plan's precision, whose error bounds the plan's; None without weights,
+            or if it is ``best`` itself.
     """
 
-    right: Runtime
+    best: Runtime
     torch: Runtime | None = None
 
 
 def torch_references(
     model: str, record: ExportRecord, device: torch.device, *, local_files_only: bool = False
 ) -> References:
-    """The references of an export whose model is here.
-
-    Args:
-        model: Name or folder.
-        record: Of the exported folder.
-        device: Where torch computes.
-        local_files_only: Never ask the network for the model.
+    """Load an exported model into torch, in float32 and in the precision of the export.
 
     Raises:
-        ModelError: The model cannot be loaded, or the export is of other weights.
+        ModelError: If the model cannot be loaded, or the export has other weights.
     """
-    if record.precision == "float32":
-        precisions = [torch.float32]
-    else:
-        precisions = [torch.float32, choose_dtype(record.precision, device)]
     runtimes = []
-    for precision in precisions:
+    for precision in dict.fromkeys((torch.float32, choose_dtype(record.precision, device))):
         config, network = load_model(
             model, device=device, dtype=precision, local_files_only=local_files_only
         )
@@ -83,13 +66,7 @@ def torch_references(
 
 @dataclass(frozen=True)
 class MadePlan:
-    """A plan that was written.
-
-    Attributes:
-        path: The file.
-        record: What its sidecar says.
-        engine: What it consists of.
-    """
+    """A written plan: its file, the content of its sidecar, and the contents of its engine."""
 
     path: Path
     record: PlanRecord
@@ -108,29 +85,29 @@ def make_plan(
     photographs: Path | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> MadePlan:
-    """Build a plan of an exported folder for this machine; it appears checked or not at all.
+    """Build a plan of an exported folder for this machine; it is written only after its check.
 
     Args:
-        folder: With ``export.json`` and its graph.
+        folder: Folder with ``export.json`` and its graph.
         record: Content of ``export.json``.
-        device: GPU that it is for.
-        options: How it is built.
-        references: What it must agree with.
+        device: Target GPU.
+        options: Build options.
+        references: Runtimes that it must agree with.
         time_it: Whether to time it against the references.
         progress: Whether to show a bar on standard error.
-        photographs: For the comparison of scores; see ``runtime_check.difference``. None = the
-            examples of the repository.
-        tell: Gets a sentence about each step.
+        photographs: Photographs for the comparison of scores; see
+            :func:`runtime_check.difference`. None = the examples of the repository.
+        tell: Called with a sentence about each step.
 
     Raises:
-        ModelError: The graph was altered, cannot be built, or its plan computes something else.
-        ValueError: The device is no NVIDIA GPU, or a CUDA graph of several batch sizes was asked
-            for.
-        ImportError: TensorRT is not installed, or too old.
-        torch.OutOfMemoryError: The GPU has too little memory to build it.
+        ModelError: If the graph was altered, cannot be built, or gives an inaccurate plan.
+        ValueError: If the device is not an NVIDIA GPU, or a CUDA graph was requested for several
+            batch sizes.
+        ImportError: If TensorRT is not installed, or too old.
+        torch.OutOfMemoryError: If the GPU has too little memory.
     """
     if options.cuda_graph and not record.batch.static:
-        raise ValueError("a CUDA graph is for one batch size; export with --static-batch N.")
+        raise ValueError("a CUDA graph needs a fixed batch size; export with --static-batch N.")
     trt_engine.require_precision(folder, record)
     trt = library(device)
     here = machine(trt, device)
@@ -139,69 +116,54 @@ def make_plan(
     begin = time.monotonic()
     content = trt_engine.build(trt, graph, record, options, here, device, progress=progress)
     seconds = time.monotonic() - begin
-    engine = deserialized(trt, content, device)
+    engine = deserialize(trt, content, device)
     summary = trt_engine.summary(trt, engine)
     tell(f"built in {seconds / 60:.1f} minutes, {len(content) / 2**20:.1f} MiB: {summary}")
 
     runtime = TensorRTRuntime(trt, engine, record, device, cuda_graph=options.cuda_graph)
-    found = _checked(runtime, record, references, photographs, tell)
+    best = references.best
+    pictures = runtime_check.EXAMPLES if photographs is None else photographs
+
+    def compare(other: Runtime, name: str) -> runtime_check.Difference:
+        found = runtime_check.difference(record.model, best, other, record.batch, pictures)
+        tell(f"{name} against {best.name} in {best.precision}: {found}")
+        return found
+
+    torchs = None
+    if references.torch is not None:
+        torchs = compare(references.torch, f"torch in {record.precision}")
+    found = compare(runtime, "the plan")
+    runtime_check.require_small(found, torchs, "the plan")
     if time_it:
+        contestants = [references.torch or best, runtime]
         sizes = sorted(set(dataclasses.astuple(record.batch)))
-        contestants = [references.torch or references.right, runtime]
-        tell(speed_table(speeds(contestants, sizes, record.model.backbone.resolution)))
+        tell(runtime_check.speed_table(contestants, sizes, record.model.backbone.resolution))
     plan = PlanRecord(
-        hashlib.sha256(content).hexdigest(),
-        len(content),
-        here,
-        record.precision,
-        record.batch,
-        weights_fingerprint(record.model),
-        record.graph,
-        options.cuda_graph,
-        {
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        machine=here,
+        precision=record.precision,
+        batch=record.batch,
+        weights=weights_fingerprint(record.model),
+        graph=record.graph,
+        cuda_graph=options.cuda_graph,
+        built={
             "seconds": round(seconds, 1),
             "workspace_gib": options.workspace,
             "optimization_level": options.optimization_level,
             **dataclasses.asdict(summary),
         },
-        {"against": references.right.name, **dataclasses.asdict(found)},
+        checked={"against": best.name, **dataclasses.asdict(found)},
     )
     return MadePlan(write_plan(folder, content, plan), plan, summary)
 
 
-def _checked(
-    runtime: TensorRTRuntime,
-    record: ExportRecord,
-    references: References,
-    photographs: Path | None,
-    tell: Callable[[str], None],
-) -> Difference:
-    """How far a plan is from its reference; too far is an error."""
-    right = references.right
-
-    def off(other: Runtime) -> Difference:
-        pictures = runtime_check.EXAMPLES if photographs is None else photographs
-        return difference(record.model, right, other, record.batch, pictures)
-
-    torchs = None
-    if references.torch is not None:
-        torchs = off(references.torch)
-        tell(f"torch in {record.precision} against {right.name} in {right.precision}: {torchs}")
-    found = off(runtime)
-    tell(f"the plan against {right.name} in {right.precision}: {found}")
-    require_small(found, torchs, "the plan")
-    return found
-
-
 def ensure_plan(
-    folder: Path,
-    record: ExportRecord,
-    device: torch.device,
-    references: Callable[[], References],
+    folder: Path, record: ExportRecord, device: torch.device, references: Callable[[], References]
 ) -> None:
-    """Build the plan of an exported folder for this machine unless it is there.
+    """Build the plan of an exported folder for this machine if it is missing.
 
-    Several processes that start at once build one plan.
+    Processes that start at once build one plan.
 
     Raises:
         ModelError: As :func:`make_plan`.
@@ -215,9 +177,9 @@ def ensure_plan(
             return
         except NoPlan:
             _log.warning(
-                "building a TensorRT plan of %s for %s into %s, which takes minutes and happens "
-                "once", record.model.name, here.gpu, folder,
+                "building a TensorRT plan of %s for %s into %s; this takes minutes, once",
+                record.model.name, here.gpu, folder,
             )  # fmt: skip
-        except ModelError as error:  # a damaged sidecar in a folder that is ours
+        except ModelError as error:  # a damaged sidecar in a folder of our own
             _log.warning("%s", error)
         make_plan(folder, record, device, BuildOptions(), references())

@@ -41,6 +41,12 @@ def test_the_api_loads_no_diffusers_before_a_model_is_loaded() -> None:
     assert _run(code) == "False"
 
 
+def test_the_scorer_loads_no_lab_no_tensorrt_and_no_ray() -> None:
+    loaded = _run("import sys, vsm_fast.scorer; print(*sys.modules)").split()
+    packages = ("vsm_fast.lab", "vsm_fast.export", "tensorrt", "ray")
+    assert not [name for name in loaded if f"{name}.".startswith(tuple(f"{p}." for p in packages))]
+
+
 def test_every_public_name_can_be_imported() -> None:
     for name in vsm_fast.__all__:
         assert getattr(vsm_fast, name) is not None

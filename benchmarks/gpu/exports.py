@@ -69,7 +69,7 @@ class Contest:
         self.references = torch_references(str(of.model), of.record, device)
         side = of.record.model.backbone.resolution
         self._images = smooth_pictures(of.record.batch.best, side).to(device)
-        self._right = self.references.right(self._images)
+        self._right = self.references.best(self._images)
 
     def row(self, runtime: Runtime) -> dict[str, Any]:
         """Return a runtime's speed and its least cosine with torch in float32."""
@@ -89,7 +89,7 @@ class Contest:
 
     def torch_rows(self) -> Iterator[dict[str, Any]]:
         """Yield rows of torch in the export's precision, eager and compiled."""
-        eager = self.references.torch or self.references.right
+        eager = self.references.torch or self.references.best
         network = eager.network  # type: ignore[attr-defined]
         network.to(memory_format=torch.channels_last)
         yield self.row(eager)

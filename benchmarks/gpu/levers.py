@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.timing import measure
 from benchmarks.sd_shape import FULL, LATENT_SCALE, TINY, network_of, parts
-from vsm_fast.runtimes.quantized import quantize_linear
+from vsm_fast.runtimes.torch_runtime import quantize_linear
 
 BATCH = 8
 Prepare = Callable[[nn.Module], Any]

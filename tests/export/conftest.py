@@ -1,4 +1,4 @@
-"""What the tests of the exports share."""
+"""Shared fixtures of the export tests."""
 
 import pytest
 from tiny_models import aggregation_pair, config_of, pixel_unet

@@ -14,9 +14,9 @@ from tiny_models import aggregation_pair, condition_unet, config_of, context, sm
 from benchmarks.flops import operations_per_image
 from vsm_fast import ModelError
 from vsm_fast.export.build_onnx import main
-from vsm_fast.export.graph_facts import graph_facts
 from vsm_fast.export.onnx_check import check_graph
 from vsm_fast.export.onnx_graph import ExportOptions, export_onnx
+from vsm_fast.export.trt_dry_run import graph_facts
 from vsm_fast.model.load import load_model
 from vsm_fast.model.save import save_model
 from vsm_fast.runtimes.exported import ONNX, RECORD, BatchRange, read_record, verify_graph
@@ -93,34 +93,27 @@ def test_a_graph_that_computes_something_else_is_not_built(exported, model, tmp_
         path.write_bytes((exported[0] / ONNX).read_bytes()[:-100])
     else:
         network.semantic.forward = lambda levels: levels[0]
-    with pytest.raises(ModelError, match=r"something else|not valid ONNX|torch gives"):
+    with pytest.raises(ModelError, match=r"inaccurate|not valid ONNX|torch gives"):
         check_graph(path, network, options)
     if wrong == "other weights":
         check_graph(exported[0] / ONNX, load_model(model)[1], options)
 
 
-def test_an_export_that_fails_or_is_interrupted_leaves_nothing(small_model, tmp_path):
+def test_an_interrupted_export_leaves_nothing(small_model, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        export_onnx(small_model, tmp_path / "out", check=interrupted)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.txt").write_text("x")
-    with pytest.raises(ModelError, match="left as it is"):
-        export_onnx(small_model, tmp_path / "mine")
-    assert (tmp_path / "mine/notes.txt").exists()
-
-
-def test_an_interrupted_command_says_so(small_model, tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("vsm_fast.export.onnx_graph.check_graph", interrupted)
+    monkeypatch.setattr("vsm_fast.export.onnx_graph.to_onnx", interrupted)
     assert main(["--model", small_model, "--out", str(tmp_path / "out")]) == 130
     assert "interrupted; nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(small_model, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ModelError, match="left as it is"):
+        export_onnx(small_model, tmp_path)
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_a_fixed_batch_and_float16(small_model, tmp_path):
@@ -141,14 +134,16 @@ def test_a_fixed_batch_and_float16(small_model, tmp_path):
 
 def test_the_command(small_model, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["--model", small_model, "--out", str(out), "--dynamic", "1:2:4"]
-    assert main([*command, "--triton-repository", str(tmp_path / "served")]) == 0
+    command = ["--model", small_model, "--out", str(out), "--dynamic", "1:2:4", "--fuse-matching"]
+    assert main(command) == 0
     said = capsys.readouterr().out
-    served = tmp_path / "served/small/1/model.onnx"
-    assert served.read_bytes() == (out / ONNX).read_bytes()
     assert f"wrote {out}" in said
     assert f"vsm-fast score --model {out}" in said
-    assert read_record(out).batch == BatchRange(1, 2, 4)
+    assert "graph of the scores" in said
+    record = read_record(out)
+    assert record.batch == BatchRange(1, 2, 4)
+    assert set(record.files) == {ONNX, "scores.onnx"}
+    assert verify_graph(out, record)
     assert main(["--model", str(tmp_path / "absent"), "--out", str(out)]) == 4
     assert "no model" in capsys.readouterr().err
     assert main(["--model", small_model, "--out", str(tmp_path / "old"), "--opset", "5"]) == 4

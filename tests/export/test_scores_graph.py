@@ -9,9 +9,8 @@ from tiny_models import AGGREGATION
 
 from vsm_fast import ModelError
 from vsm_fast.export import scores_graph
-from vsm_fast.export.build_onnx import main
 from vsm_fast.export.scores_graph import INPUTS, PairScores, example_pairs, export_scores
-from vsm_fast.runtimes.exported import BatchRange, read_record, verify_graph
+from vsm_fast.runtimes.exported import BatchRange
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +61,5 @@ def test_a_graph_that_scores_otherwise_is_refused(tmp_path, monkeypatch):
             return score * 0.5, matched, visual
 
     monkeypatch.setattr(scores_graph, "PairScores", Wrong)
-    with pytest.raises(ModelError, match="computes something else"):
+    with pytest.raises(ModelError, match="disagrees"):
         export_scores(tmp_path / "scores.onnx", AGGREGATION, BatchRange(2, 2, 2), 20)
-
-
-def test_the_command_writes_it_beside_the_network(tmp_path, small_model, capsys):
-    out = tmp_path / "out"
-    assert main(["--model", small_model, "--out", str(out), "--fuse-matching"]) == 0
-    record = read_record(out)
-    assert set(record.files) == {"model.onnx", "scores.onnx"}
-    assert verify_graph(out, record)
-    assert "graph of the scores" in capsys.readouterr().out

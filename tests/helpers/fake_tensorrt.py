@@ -1,4 +1,4 @@
-"""A stand-in for the module ``tensorrt`` where there is no GPU: what vsm_fast calls of it.
+"""A fake ``tensorrt`` module for tests without a GPU, with the interface that vsm_fast uses.
 
 A plan is a line of JSON that names the ONNX file, and an engine is ONNX Runtime on a CPU, which
 reads and writes the addresses that it is given. Names that begin with ``fake_`` are for tests; the
@@ -157,12 +157,12 @@ class Config:
 
 
 class Builder:
-    #: The configurations of the builds so far, for tests to look at.
+    #: Configurations of all builds, for assertions.
     fake_configs: ClassVar[list[Config]] = []
-    #: Called at each of the steps of a build.
+    #: Called at each step of a build.
     fake_step: Any = staticmethod(lambda: None)
     fake_steps = 3
-    #: What a build complains of instead of making a plan.
+    #: Error message of a build; "" = success.
     fake_error = ""
 
     def __init__(self, logger: ILogger) -> None:
@@ -196,10 +196,9 @@ class Builder:
 class Engine:
     num_layers = 2
     device_memory_size_v2 = 1 << 20
-    #: What contexts do, for tests to change: factor on the outputs; the error of a call; bytes
-    #: that an image takes.
+    #: Behaviour of contexts: factor on the outputs, error of a call, workspace bytes per image.
     fake_factor, fake_error, fake_per_image = 1.0, "", 1000
-    #: Bytes of the largest workspace that was given.
+    #: Sizes of all workspaces in bytes.
     fake_workspaces: ClassVar[list[int]] = []
 
     def __init__(self, logger: ILogger, path: str, shapes: list[list[int]]) -> None:
@@ -291,7 +290,7 @@ def _floats(address: int) -> Any:
 
 
 class Runtime:
-    #: The plans that were given to it.
+    #: Plans passed to it.
     fake_given: ClassVar[list[bytes]] = []
 
     def __init__(self, logger: ILogger) -> None:
@@ -310,7 +309,7 @@ _NAMES = (
     "ProfilingVerbosity", "LayerInformationFormat", "ExecutionContextAllocationStrategy",
     "OnnxParser", "Builder", "Runtime",
 )  # fmt: skip
-# The real names of classes that only instances are seen of.
+# Real names of classes that users never name.
 REAL_NAMES = {
     **{name: globals()[name] for name in _NAMES},
     "INetworkDefinition": Network, "IOptimizationProfile": Profile, "ITimingCache": TimingCache,
@@ -319,7 +318,7 @@ REAL_NAMES = {
 
 
 class Graph:
-    """A CUDA graph: launches that are captured instead of run, and run when it is replayed."""
+    """A CUDA graph: captured launches, run at replay."""
 
     capturing: ClassVar[Graph | None] = None
 
@@ -340,7 +339,7 @@ def capture(graph: Graph, *, stream: Stream, capture_error_mode: str) -> Iterato
 
 
 class Stream:
-    """A stream of torch that says in what order things happen."""
+    """A torch stream that records the order of events."""
 
     def __init__(self, device: torch.device, name: str = "ours") -> None:
         self.name, self.cuda_stream = name, 1
@@ -354,7 +353,7 @@ ORDER: list[str] = []
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
-    """The stand-in as ``tensorrt``, a CPU in the place of the GPU, and a home of its own."""
+    """Install the fake as ``tensorrt``, with a CPU as the GPU and a temporary home."""
     made = types.ModuleType("tensorrt")
     made.__spec__ = ModuleSpec("tensorrt", None)  # torch's compiler asks for it
     made.__version__ = VERSION
@@ -378,7 +377,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
 
 
 def place_plan(folder: Path, trt: types.ModuleType, content: bytes | None = None) -> None:
-    """Put a plan with its sidecar into an exported folder; by default one of its graph."""
+    """Write a plan and its sidecar into an exported folder; by default a plan of its graph."""
     record = read_record(folder)
     if content is None:
         side, batch = record.model.backbone.resolution, record.batch

@@ -1,4 +1,4 @@
-"""Small random models in exactly the files and names that the real ones are published with."""
+"""Small random models with the file and tensor names of the published ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import aggregation_pair, condition_unet, published_names, small_vae
 
 from vsm_fast.model.config import AggregationConfig, BackboneConfig
-from vsm_fast.model.hub_files import HubFiles
-from vsm_fast.model.presets import Preset, TextEncoder
+from vsm_fast.model.presets import HubFiles, ModelPreset, TextEncoder
 from vsm_fast.model.unet import UNetFeatures
 
 PIECES = ("!", "a", "a</w>", "<|startoftext|>", "<|endoftext|>")
@@ -44,12 +43,12 @@ PLAIN = HubFiles(
     COMMIT,
 )
 BACKBONE = BackboneConfig(levels=("us2", "us5"), resolution=32, timestep=50.0)
-RELEASED = Preset(
+RELEASED = ModelPreset(
     "small-cleandift", "small", 1, SD, (CLIP,), BACKBONE, AggregationConfig(mask_reduction="any"),
     HubFiles("org/cleandift", ("full.safetensors",), COMMIT),
     HubFiles("org/vsm", ("weights.safetensors",)), HubFiles("org/vsm", ("experiment.yaml",)),
 )  # fmt: skip
-UNTRAINED = Preset(
+UNTRAINED = ModelPreset(
     "small-sd", "small", 1, PLAIN, (CLIP,), BACKBONE,
     AggregationConfig(grid=(6, 6), bottleneck_channels=8, descriptor_channels=16, groups=4),
 )  # fmt: skip
@@ -67,7 +66,7 @@ def text_encoder(class_name="CLIPTextModel", seed=3):
 
 
 def save_tokenizer(folder):
-    """The files that matter; padding is named as a token with settings, as some files do."""
+    """The used files; padding is a token with settings, as in some published files."""
     folder.mkdir(parents=True)
     special = {
         "bos_token": PIECES[-2], "eos_token": PIECES[-1],
@@ -96,7 +95,7 @@ def save_base(folder, **parts):
 
 
 def rename_text_encoder(path):
-    """As published: transformers saved another prefix then, and the positions' numbers too."""
+    """Rename weights as published: with an older prefix, and with position ids."""
     weights = {f"text_model.{name}": value for name, value in load_file(path).items()}
     assert not any(name.startswith("text_model.text_model.") for name in weights)
     weights["text_model.embeddings.position_ids"] = torch.arange(TOKENS)[None]
@@ -120,7 +119,7 @@ def other_vae():
 
 
 def cleandift_weights(timestep=260.25):
-    """A full checkpoint: what is used, and what only its own training needs."""
+    """A full checkpoint, with the parts that only its own training needs."""
     parts = {
         "unet_feature_extractor_cleandift.": other_unet(),
         "unet_feature_extractor_base.": torch.nn.Linear(2, 2),
@@ -142,7 +141,7 @@ def networks():
 
 
 def released_backbone():
-    """The backbone put together by hand."""
+    """The expected backbone, assembled by hand."""
     return UNetFeatures(
         other_unet(), LEVELS, 260.25, vae=other_vae(), latent_scale=0.18215,
         conditioning={"encoder_hidden_states": prompt()},
@@ -158,7 +157,7 @@ def save_released(folder: Path):
 
 
 def released_files(folder: Path) -> SimpleNamespace:
-    """Where ``save_released`` puts them."""
+    """Paths of the files of ``save_released``."""
     return SimpleNamespace(
         base=folder / "base", cleandift=folder / "cleandift.safetensors",
         aggregation=folder / "networks.safetensors", experiment=folder / "experiment.yaml",

@@ -28,7 +28,7 @@ AGGREGATION = AggregationConfig(
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tensors this small gain nothing from threads, and on a busy machine they wait for them."""
+    """Use one thread: small tensors gain nothing from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +36,7 @@ def one_thread():
 
 
 def randomised(module, seed=0):
-    """All parameters random: fresh norms and biases would hide that one is not used."""
+    """Randomise all parameters; default norms and biases could hide that one is unused."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -189,7 +189,7 @@ def write_folder(folder, config, unet, semantic, visual, vae=None, conditioning=
 
 
 def rehash(folder, config):
-    """Write config.json with the hashes of the other files as they are now."""
+    """Write config.json with the current hashes of the other files."""
     hashes = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (*folder.rglob("*.safetensors"), *folder.glob("*/config.json"))

@@ -43,17 +43,6 @@ def test_it_computes_what_the_description_says(first):
 
 
 @torch.no_grad()
-def test_projecting_before_the_resize_equals_resizing_first():
-    network, _ = aggregation_pair(CHANNELS)
-    resize = torch.nn.functional.interpolate
-    resized = [
-        resize(level, size=AGGREGATION.grid, mode="bilinear", align_corners=False)
-        for level in levels()
-    ]
-    torch.testing.assert_close(network(levels()), network(resized), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
 def test_the_weight_of_the_first_level_matters():
     mixing = dataclasses.replace(AGGREGATION, first_level_weight="mixing")
     one, _ = aggregation_pair(CHANNELS)

@@ -52,7 +52,7 @@ def test_levels_of_a_conditional_unet_are_those_of_the_plain_forward():
     assert_same(features.unet_features(sample), [plain[k] for k in CONDITION_LEVELS])
 
 
-@pytest.mark.parametrize("level", CONDITION_LEVELS)
+@pytest.mark.parametrize("level", ["us1", "us3", "us7", "us12"])  # within and after a block
 @torch.no_grad()
 def test_cutting_after_any_level_leaves_it_unchanged(level):
     unet, sample = condition_unet(), torch.randn(1, 4, 16, 16)

@@ -1,13 +1,11 @@
-"""Model folders: what is read is what was written, and nothing else is read."""
+"""Model folders: round trip, integrity checks, and refused content."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
+import huggingface_hub.constants
 import pytest
 import tiny_models
 import torch
@@ -89,14 +87,9 @@ def test_weights_survive_saving(folder, tmp_path):
     assert read == written
     for found, plain in zip(network(images()), load_model(folder)[1](images()), strict=True):
         assert torch.equal(found, plain)
-
-
-def test_saving_uses_the_published_names(tmp_path):
-    pair = aggregation_pair(CHANNELS)
-    save_model(tmp_path / "m", config_of(), pixel_unet(), *pair, torch.float32)
-    saved, wanted = load_file(tmp_path / "m/aggregation.safetensors"), published_names(*pair)
-    assert saved.keys() == wanted.keys()
-    assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
+    saved, published = load_file(tmp_path / "copy/aggregation.safetensors"), published_names(*pair)
+    assert saved.keys() == published.keys()
+    assert all(torch.equal(saved[name], published[name]) for name in published)
 
 
 @torch.no_grad()
@@ -136,34 +129,20 @@ def test_one_changed_bit_is_found(folder, name):
     content[-1] ^= 1
     path.write_bytes(content)
     expected = json.loads((folder / "config.json").read_text())["files"][name]
-    with pytest.raises(ModelError, match=expected) as raised:
-        load_model(folder)
-    assert name in str(raised.value)
-
-
-def test_the_message_of_an_altered_file_has_both_hashes(folder):
-    edit_config(folder, lambda content: content["files"].update({f"unet/{WEIGHTS}": "0" * 64}))
-    with pytest.raises(
-        ModelError, match=rf"{WEIGHTS}.* its sha256 is [0-9a-f]{{64}}.*says 0{{64}}"
-    ):
+    with pytest.raises(ModelError, match=rf"{name} .* sha256 is [0-9a-f]{{64}}.*says {expected}"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 100, -4])
-def test_a_truncated_file_with_a_matching_hash_is_found(folder, keep):
-    path = folder / "unet" / WEIGHTS
-    path.write_bytes(path.read_bytes()[:keep])
-    rehash(folder, config_of())
-    with pytest.raises(ModelError, match="cannot be read as safetensors"):
-        load_model(folder)
-
-
-@pytest.mark.parametrize("content", [b"\xff" * 64, b"PK\x03\x04" + b"a" * 60, b"\x80\x02}q\x00."])
-def test_garbage_is_found(folder, content):
-    (folder / "aggregation.safetensors").write_bytes(content)
-    rehash(folder, config_of())
-    with pytest.raises(ModelError, match=r"aggregation\.safetensors cannot be read"):
-        load_model(folder)
+@pytest.mark.parametrize("name", [f"unet/{WEIGHTS}", "aggregation.safetensors"])
+def test_a_damaged_file_with_a_matching_hash_is_found(folder, name):
+    path = folder / name
+    whole = path.read_bytes()
+    pickles = b"\xff" * 64, b"PK\x03\x04" + b"a" * 60, b"\x80\x02}q\x00."
+    for content in (b"", whole[:5], whole[:100], whole[:-4], *pickles):
+        path.write_bytes(content)
+        rehash(folder, config_of())
+        with pytest.raises(ModelError, match=f"{name} cannot be read as safetensors"):
+            load_model(folder)
 
 
 def test_missing_files_are_named(folder):
@@ -249,17 +228,9 @@ def test_keys_are_checked_strictly(folder, name):
         load_model(folder)
 
 
-def test_one_unknown_aggregation_key_is_enough(folder):
-    path = folder / "aggregation.safetensors"
-    edit_weights(path, lambda weights: weights.update(extra=torch.zeros(2)))
-    rehash(folder, config_of())
-    with pytest.raises(ModelError, match=r"1 unknown keys \(extra\)"):
-        load_model(folder)
-
-
 def test_weights_of_other_levels_do_not_fit(folder):
     rehash(folder, config_of(("us6", "us5")))
-    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\], wanted \[8, 8, 1, 1\]"):
+    with pytest.raises(ModelError, match=r"\[8, 24, 1, 1\] instead of \[8, 8, 1, 1\]"):
         load_model(folder)
 
 
@@ -338,14 +309,9 @@ def test_names_that_are_nothing(name, tmp_path, monkeypatch):
         find_model(name or "missing")
 
 
-def run_offline(code, cache):
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, text=True, capture_output=True, timeout=300
-    )
-
-
-def test_a_hub_repository_from_the_cache_without_network(folder, tmp_path):
+def test_a_hub_repository_from_the_cache_without_network(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "cache" / "models--org--small"
     snapshot, blobs = repository / "snapshots" / commit, repository / "blobs"
@@ -357,24 +323,10 @@ def test_a_hub_repository_from_the_cache_without_network(folder, tmp_path):
         link.symlink_to(blobs / str(number))
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    code = f"""
-import torch
-torch.set_num_threads(1)
-from vsm_fast.model.load import load_model
-from vsm_fast.errors import ModelError
-print(load_model("org/small")[0].name)
-print(load_model("org/small", revision="{commit}", local_files_only=True)[0].name)
-for options in ({{}}, {{"revision": "v2"}}, {{"local_files_only": True}}):
-    try:
-        load_model("org/absent", **options)
-    except ModelError as error:
-        print(error)
-"""
-    done = run_offline(code, tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    first, second, *errors = done.stdout.splitlines()
-    assert (first, second) == ("small", "small")
-    assert len(errors) == 3
-    assert all("'org/absent' is not in the local cache" in line for line in errors)
-    assert errors[0].endswith("hf download org/absent")
-    assert errors[1].endswith("hf download org/absent --revision v2")
+    assert load_model("org/small")[0].name == "small"
+    assert load_model("org/small", revision=commit, local_files_only=True)[0].name == "small"
+    absent = "'org/absent' is not in the local cache.*hf download org/absent"
+    for options, ending in (({}, "$"), ({"revision": "v2"}, " --revision v2$"),
+                            ({"local_files_only": True}, "$")):  # fmt: skip
+        with pytest.raises(ModelError, match=absent + ending):
+            load_model("org/absent", **options)

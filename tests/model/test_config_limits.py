@@ -1,4 +1,4 @@
-"""What a configuration of diffusers may ask for: what its weights can fill, and no more."""
+"""Configurations of diffusers, bounded by their weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch import nn
 from torch.nn.modules import module
 
 from vsm_fast import ModelError
-from vsm_fast.model import config_limits
-from vsm_fast.model.config_limits import bounded_model, skeleton
-from vsm_fast.model.load import build_network, read_config
+from vsm_fast.model import load
+from vsm_fast.model.load import bounded_model, build_network, read_config, skeleton
 from vsm_fast.model.weights import shapes_of
 
 one_thread = tiny_models.one_thread
@@ -45,7 +44,7 @@ def test_no_more_layers_than_there_are_weights_for(name):
     made = []
     tensors = len(model.state_dict())
     hook = module.register_module_parameter_registration_hook(lambda *_: made.append(1))
-    with pytest.raises(ModelError, match=f"a/config.json asks for more than {2 * tensors} weights"):
+    with pytest.raises(ModelError, match=f"a/config.json requests more than {2 * tensors} weights"):
         bounded(model, **{field: value})
     hook.remove()
     assert len(made) == 2 * tensors + 1
@@ -85,6 +84,6 @@ def test_modules_of_other_threads_are_not_counted(monkeypatch):
             pool.submit(lambda: [nn.Linear(1, 1) for _ in range(9)]).result()
         return nn.Linear(2**30, 2**30)
 
-    monkeypatch.setattr(config_limits, "_build", build)
+    monkeypatch.setattr(load, "_build", build)
     settings = {"_class_name": "UNet2DModel"}
     assert skeleton(settings, 1, "here").weight.device == torch.device("meta")

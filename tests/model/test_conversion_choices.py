@@ -1,4 +1,4 @@
-"""Conversions beyond the plain ones: a transformer, a tiny VAE, revisions that the user chose."""
+"""Conversion options: a transformer, a tiny VAE, revisions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from vsm_fast.lab.training.features import FeatureSettings
 from vsm_fast.lab.training.train_job import TrainSettings, run_training
 from vsm_fast.model.config import BackboneConfig
 from vsm_fast.model.convert import LocalFiles, convert
-from vsm_fast.model.hub_files import HubFiles
 from vsm_fast.model.load import build_backbone, read_config
-from vsm_fast.model.presets import TextEncoder, with_revisions
+from vsm_fast.model.presets import HubFiles, TextEncoder, with_revisions
 from vsm_fast.model.transformer import TransformerFeatures
 
 one_thread = tiny_models.one_thread
@@ -104,6 +103,10 @@ def test_networks_are_trained_on_a_transformer(tmp_path):
         training=ContrastiveTraining(epochs=1, batch=2, precision="fp32"),
     )  # fmt: skip
     model = run_training(settings, tmp_path / "run", device="cpu").model
+    backbone, files = (read_config(folder).files for folder in (tmp_path / "backbone", model))
+    assert backbone.items() <= files.items()
+    with pytest.raises(ModelError, match="was not made by vsm-fast convert"):
+        convert(TRANSFORMER, model, LocalFiles(base=tmp_path / "base"))
     picture = (images(1, 40)[0] + 1) / 2
     assert VSMScorer.from_pretrained(model, device="cpu").score([picture], [picture]).score == 1
 
@@ -161,5 +164,7 @@ def test_revisions_are_for_the_presets_own_repositories():
     preset = with_revisions(RELEASED, {"org/vsm": "v2"})
     assert preset.networks.revision == preset.experiment.revision == "v2"
     assert preset.base == RELEASED.base
-    with pytest.raises(ModelError, match=r"nothing from org/xl; .* org/cleandift, org/sd, org/vsm"):
+    with pytest.raises(
+        ModelError, match=r"takes nothing from org/xl; .* org/cleandift, org/sd, org/vsm"
+    ):
         with_revisions(RELEASED, {"org/xl": "v2"})

@@ -1,4 +1,4 @@
-"""Folded feature extractors against the ones they were."""
+"""Folded modules and feature extractors against diffusers' own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ import tiny_models
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
-from tiny_models import condition_unet, context, images, pixel_unet, small_vae
+from diffusers.models.upsampling import Upsample2D
+from tiny_models import condition_unet, context, images, pixel_unet, randomised, small_vae
 
-from vsm_fast import VSMScorer
-from vsm_fast.model.folding import ConstantCrossAttention, fold_constants
-from vsm_fast.model.latents import MeanEncoder
+from vsm_fast import ModelError, VSMScorer
+from vsm_fast.model.folding import (
+    ConstantCrossAttention,
+    ResidualBlock,
+    SubPixelUpsample,
+    fold_upsamplers,
+    is_plain_block,
+    is_plain_upsampler,
+    save_memory,
+)
 from vsm_fast.model.load import build_network, read_config
 from vsm_fast.model.location import find_model
 from vsm_fast.model.unet import UNetFeatures
+from vsm_fast.model.vae import MeanEncoder
 
 one_thread = tiny_models.one_thread
 LEVELS = ("us3", "us8", "us12")
@@ -31,7 +40,7 @@ def latent_features(unet=None, vae=None):
 
 def folded(features, resolution=64):
     made = copy.deepcopy(features)
-    fold_constants(made, resolution)
+    made.fold(resolution)
     return made
 
 
@@ -148,3 +157,128 @@ def test_one_image_does_not_depend_on_its_neighbours():
     made = folded(latent_features())
     pictures = images(4, 64)
     assert_close([level[2:3] for level in made(pictures)], made(pictures[2:3]))
+
+
+def block(inputs=8, outputs=8, temb_channels=12, **settings):
+    torch.manual_seed(0)
+    made = ResnetBlock2D(
+        in_channels=inputs, out_channels=outputs, temb_channels=temb_channels, groups=4, **settings
+    )
+    return randomised(made)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("outputs", [8, 12])  # without and with a convolution in the shortcut
+@pytest.mark.parametrize("temb_channels", [12, None])
+@torch.no_grad()
+def test_values_are_those_of_diffusers_to_the_bit(dtype, memory_format, outputs, temb_channels):
+    plain = block(outputs=outputs, temb_channels=temb_channels).to(dtype)
+    sample = torch.randn(3, 8, 7, 5).to(dtype).to(memory_format=memory_format)
+    temb = None if temb_channels is None else torch.randn(1, 12).to(dtype)
+    wanted = plain(sample, temb)
+    given = (sample.clone(), None if temb is None else temb.clone())
+    found = ResidualBlock(copy.deepcopy(plain))(sample, temb)
+    assert torch.equal(found, wanted)
+    assert torch.equal(sample, given[0])
+    assert temb is None or torch.equal(temb, given[1])
+
+
+def test_gradients_pass_through():
+    plain, sample, temb = block(outputs=12), torch.randn(2, 8, 6, 6), torch.randn(1, 12)
+    gradients = []
+    for module in (plain, ResidualBlock(copy.deepcopy(plain))):
+        inputs = [sample.clone().requires_grad_(), temb.clone().requires_grad_()]
+        module(*inputs).square().sum().backward()
+        gradients.append([value.grad for value in inputs])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"up": True},
+        {"down": True},
+        {"output_scale_factor": 2.0},
+        {"non_linearity": "gelu"},
+        {"time_embedding_norm": "scale_shift"},
+        {"skip_time_act": True},
+    ],
+)
+def test_other_blocks_are_left_alone(settings):
+    other = torch.nn.Sequential(block(**settings))
+    save_memory(other)
+    assert type(other[0]) is ResnetBlock2D
+    assert is_plain_block(block())
+
+
+def test_every_block_of_unet_and_vae_is_replaced_and_keeps_its_names():
+    unet = condition_unet()
+    plain = copy.deepcopy(unet)
+    features = UNetFeatures(
+        unet, ["us12"], 261, vae=small_vae(), conditioning={"encoder_hidden_states": context()}
+    )
+    kinds = [type(module) for module in features.modules()]
+    assert ResnetBlock2D not in kinds
+    assert kinds.count(ResidualBlock) > 20
+    kept, names = features.unet.state_dict(), plain.state_dict()
+    assert {name.split(".")[0] for name in set(names) - set(kept)} == {"conv_norm_out", "conv_out"}
+    assert all(torch.equal(kept[name], names[name]) for name in kept)
+
+
+@torch.no_grad()
+def test_dropout_stays():
+    sample, temb = torch.randn(1, 8, 6, 6), torch.randn(1, 12)
+    made = ResidualBlock(block(dropout=0.5)).train()
+    assert not torch.equal(made(sample, temb), made(sample, temb))
+
+
+@pytest.mark.parametrize(("bias", "name"), [(True, "conv"), (False, "Conv2d_0")])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3)])
+@torch.no_grad()
+def test_it_is_doubling_and_convolving(bias, name, size):
+    torch.manual_seed(0)
+    plain = Upsample2D(6, use_conv=True, out_channels=10, name=name, bias=bias)
+    maps = torch.randn(3, 6, *size)
+    found = SubPixelUpsample(plain)(maps, (2 * size[0], 2 * size[1]))
+    torch.testing.assert_close(found, plain(maps), atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_maps_that_do_not_double_are_refused():
+    made = SubPixelUpsample(Upsample2D(4, use_conv=True))
+    with pytest.raises(ModelError, match=r"4 x 4 to become \(7, 8\)"):
+        made(torch.zeros(1, 4, 4, 4), (7, 8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_conv": False},
+        {"use_conv_transpose": True},
+        {"interpolate": False},
+        {"kernel_size": 5, "padding": 2},
+        {"norm_type": "ln_norm", "eps": 1e-5, "elementwise_affine": True},
+    ],
+)
+def test_other_upsamplers_are_left_alone(changes):
+    other = Upsample2D(4, **{"use_conv": True, **changes})
+    assert is_plain_upsampler(Upsample2D(4, use_conv=True))
+    assert not is_plain_upsampler(other)
+    parent = torch.nn.ModuleList([other])
+    fold_upsamplers(parent)
+    assert parent[0] is other
+
+
+@torch.no_grad()
+def test_only_networks_whose_maps_all_double_are_folded():
+    features = UNetFeatures(pixel_unet(), ("us2", "us5"), 50, pixel_unshuffle=2).eval()
+    wanted = features(images(2, 36))  # a map of 9 rows is halved to 5, and doubled to 9 again
+    for resolution, count in ((32, 1), (36, 0)):
+        made = copy.deepcopy(features)
+        made.fold(resolution)
+        kinds = [type(module) for module in made.modules()]
+        assert kinds.count(SubPixelUpsample) >= count
+        assert (SubPixelUpsample in kinds) == bool(count)
+    for one, other in zip(made(images(2, 36)), wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

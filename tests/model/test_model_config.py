@@ -1,4 +1,4 @@
-"""Configurations: wrong ones are refused with the field's name."""
+"""Configurations: errors name the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way against the reference pipeline, re-implemented from its description.
+"""End-to-end parity with the reference pipeline, re-implemented from its description.
 
 One pair at a time, float32 networks of diffusers as they come (VAE and UNet whole, nothing cut,
 folded or batched), everything after them in float64 loops. Widths are reduced; the file formats,

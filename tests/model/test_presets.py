@@ -1,4 +1,4 @@
-"""The presets fit the published architectures, whose sizes are built here without memory."""
+"""Presets against the published architectures, built without memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files: lazy reading, and refusal of what is no safetensors file."""
+"""Weight files: lazy reading, and refusal of other formats."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_values_that_do_not_fit_are_not_written(tmp_path):
 
 def test_names_and_shapes_must_be_the_same():
     check_fit({"a": (1, 2)}, {"a": [1, 2]}, "x")
-    with pytest.raises(ModelError, match=r"x does not fit the model: a is \[2\], wanted \[1\]"):
+    with pytest.raises(ModelError, match=r"x does not fit the model: a is \[2\] instead of \[1\]"):
         check_fit({"a": (2,)}, {"a": (1,)}, "x")
     with pytest.raises(ModelError, match=r"1 unknown keys \(b\); 1 missing keys \(a\)"):
         check_fit({"b": (2,)}, {"a": (1,)}, "x")

@@ -1,4 +1,4 @@
-"""Sidecars, plans, records and graphs with random damage: our error, never a crash."""
+"""Randomly damaged sidecars, plans, records and graphs: a ModelError, never a crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from damage import damaged, replaced_value
 from fake_tensorrt import Runtime, place_plan
 
 from vsm_fast import ModelError
-from vsm_fast.export.graph_facts import graph_facts
+from vsm_fast.export.trt_dry_run import graph_facts
 from vsm_fast.runtimes.exported import ONNX, RECORD, read_record, verify_graph
 from vsm_fast.runtimes.plans import plans_in
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
@@ -41,14 +41,14 @@ def test_no_damage_of_a_plan_or_its_papers_is_a_crash(folder: Path, part: str) -
     content, whole = path.read_bytes(), plan.read_bytes()
     rng = random.Random(part)
     refused = 0
-    for number in range(150):
+    for number in range(50):
         json_too = part != "plan" and number % 2
         path.write_bytes((replaced_value if json_too else damaged)(content, rng))
         try:
             load_tensorrt(folder, read_record(folder), CPU)
         except ModelError:
             refused += 1
-    assert refused > 50
+    assert refused > 15
     assert set(Runtime.fake_given) <= {whole}  # TensorRT saw the plan that was built, or nothing
 
 
@@ -57,7 +57,7 @@ def test_no_damage_of_a_graph_is_a_crash(folder: Path) -> None:
     content, rng = (folder / ONNX).read_bytes(), random.Random(0)
     record = json.loads((folder / RECORD).read_text())
     refused = 0
-    for _ in range(120):
+    for _ in range(40):
         (folder / ONNX).write_bytes(damaged(content, rng))
         record["files"][ONNX] = hashlib.sha256((folder / ONNX).read_bytes()).hexdigest()
         (folder / RECORD).write_text(json.dumps(record))
@@ -65,4 +65,4 @@ def test_no_damage_of_a_graph_is_a_crash(folder: Path) -> None:
             graph_facts(verify_graph(folder, read_record(folder)))
         except ModelError:
             refused += 1
-    assert refused > 30
+    assert refused > 8

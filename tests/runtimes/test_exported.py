@@ -1,4 +1,4 @@
-"""The record of an exported model, and what is refused."""
+"""Records of exported models: round trip and integrity checks."""
 
 import hashlib
 import json

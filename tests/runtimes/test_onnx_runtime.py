@@ -1,4 +1,4 @@
-"""Exported networks in ONNX Runtime: the scores of torch, and errors instead of crashes."""
+"""Exported networks in ONNX Runtime: agreement with torch, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _pictures(count: int) -> torch.Tensor:
     return torch.rand(count, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 11])
+@pytest.mark.parametrize("count", [1, 3, 11])
 def test_every_batch_size_gives_what_torch_gives(runtime: OnnxRuntime, count: int) -> None:
     plain = VSMScorer.from_pretrained("tiny", device="cpu", runtime="torch").runtime
     for found, wanted in zip(runtime(_pictures(count)), plain(_pictures(count)), strict=True):
@@ -92,7 +92,7 @@ def test_a_named_model_is_exported_once(
 
     def counting(model: str, out: Path, options: ExportOptions, **_: object) -> None:
         calls.append((model, options.precision))
-        export_onnx("tiny", out, ExportOptions(batch=BatchRange(1, 4, 8)))
+        shutil.copytree(exported, out)
 
     monkeypatch.setattr("vsm_fast.export.onnx_graph.export_onnx", counting)
     picture = np.asarray(Image.open(EXAMPLES / "refs/robot_toy/reference.jpg"))
@@ -158,7 +158,7 @@ def _copy(exported: Path, folder: Path, content: bytes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_damaged_graphs_are_errors_and_no_crashes(
     exported: Path, tmp_path: Path, seed: int
 ) -> None:
@@ -185,7 +185,7 @@ def test_an_altered_graph_is_refused_unread(exported: Path, tmp_path: Path) -> N
 def test_what_onnx_runtime_cannot_do_here_says_so(exported: Path) -> None:
     record = read_record(exported)
     if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match=r"no provider for cuda.*vsm_fast\[gpu\]"):
+        with pytest.raises(ModelError, match=r"no provider for cuda.*'\.\[gpu\]'"):
             OnnxRuntime(exported, record, torch.device("cuda"))
     with pytest.raises(ModelError, match="cannot compute on a CPU"):
         OnnxRuntime(exported, dataclasses.replace(record, precision="bfloat16"), CPU)

@@ -1,4 +1,4 @@
-"""Streams: in order, bounded, at once, and with the same scores."""
+"""Streams: order, bounds, concurrency, and equal scores."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The TensorRT runtime on a stand-in: addresses, streams, threads, refusals, choices."""
+"""The TensorRT runtime on a fake library: memory, streams, threads, errors, runtime choice."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_without_a_gpu_or_tensorrt_the_alternative_is_named(
 
 def test_an_old_tensorrt_is_refused(tensorrt: ModuleType) -> None:
     tensorrt.__version__ = "10.9.0.34"
-    with pytest.raises(ImportError, match=r"10\.13 or newer; 10\.9\.0\.34 is installed"):
+    with pytest.raises(ImportError, match=r"10\.13 or newer is required; 10\.9\.0\.34 is"):
         tensorrt_library.library(CPU)
     for version in ("10.13.3.9", "10.16.1.11", "11.0.0.114"):
         tensorrt.__version__ = version

@@ -10,7 +10,7 @@ from cyclopts import Group
 
 from vsm_fast.cli.common import ExitCode, UsageError, print_text
 from vsm_fast.cli.options import OPTIONS, Command, Directory, File, option
-from vsm_fast.model.presets import PRESETS, Preset, converted_folder
+from vsm_fast.model.presets import PRESETS, ModelPreset, converted_folder
 
 _FILES = Group("local copies of the files, instead of the Hub's", sort_key=OPTIONS.sort_key + 1)
 
@@ -119,7 +119,7 @@ class Convert(Command):
             )
         return ExitCode.OK
 
-    def _check(self, preset: Preset) -> None:
+    def _check(self, preset: ModelPreset) -> None:
         """Refuse files that the preset does not use."""
         unused = []
         if self.cleandift is not None and preset.cleandift is None:

@@ -37,7 +37,7 @@ class Models(Command):
 
     def run(self) -> ExitCode:
         """List the models."""
-        from vsm_fast.model.layout import WEIGHTS
+        from vsm_fast.model.config import WEIGHTS
         from vsm_fast.model.load import read_config
         from vsm_fast.model.location import find_model
         from vsm_fast.model.presets import PRESETS, converted_folder

@@ -1,8 +1,8 @@
-"""Aggregation: features of several levels -> one descriptor map (arXiv 2509.21989, method)."""
+"""Aggregation networks: backbone features of several levels to descriptors (arXiv 2509.21989)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from vsm_fast.errors import ModelError
 from vsm_fast.model.config import AggregationConfig
 
+BRANCHES = ("semantic", "visual")
+
 
 class NormalisedConv(nn.Module):
-    """Convolution without bias followed by GroupNorm; ``weight`` and ``norm`` by these names."""
+    """Convolution without bias, then GroupNorm; parameter names as published."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -23,11 +25,11 @@ class NormalisedConv(nn.Module):
         self.norm = nn.GroupNorm(groups, outputs)
 
     def project(self, x: Tensor) -> Tensor:
-        """The convolution alone."""
+        """Apply the convolution alone."""
         return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and normalise: float [B, inputs, h, w] -> float [B, outputs, h, w]."""
+        """Convolve and normalise: float [B, inputs, h, w] to float [B, outputs, h, w]."""
         return self.norm(self.project(x))  # type: ignore[no-any-return]
 
 
@@ -45,10 +47,10 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, level: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Describe one level on the grid.
+        """Map one level to descriptor channels on the grid.
 
-        A 1x1 convolution without bias commutes with bilinear resizing, so that both 1x1
-        convolutions run on the side of the resize that has fewer cells.
+        A 1x1 convolution without bias commutes with bilinear resizing, so both 1x1 convolutions
+        of the input run on the side of the resize with fewer cells.
 
         Args:
             level: float [B, inputs, h, w] at the level's own resolution.
@@ -58,7 +60,7 @@ class Bottleneck(nn.Module):
             float [B, outputs, rows, columns].
         """
         level = reduced(level, grid)
-        # In place, also in training: no gradient needs what a GroupNorm or a sum gave.
+        # In place also in training: no gradient needs the output of a GroupNorm or a sum.
         x = F.relu(self.conv1.norm(_resize(self.conv1.project(level), grid)), inplace=True)
         x = self.conv3(F.relu(self.conv2(x), inplace=True))
         if self.shortcut is None:
@@ -73,7 +75,7 @@ class AggregationNetwork(nn.Module):
 
     Args:
         level_channels: Channels of each level.
-        config: Widths, groups, grid and how the first level enters the sum.
+        config: Widths, groups, grid, and the weight of the first level.
     """
 
     def __init__(self, level_channels: Sequence[int], config: AggregationConfig) -> None:
@@ -85,10 +87,10 @@ class AggregationNetwork(nn.Module):
         self.mixing_weights = nn.Parameter(torch.ones(len(level_channels)))
 
     def mixing(self) -> Tensor:
-        """Weight of each level in the sum, float [L].
+        """Return the weight of each level, float32 [L].
 
-        The published networks were trained with the first level entering with weight 1
-        instead of its softmax weight; ``first_level_weight="one"`` keeps that.
+        The published networks were trained with weight 1 for the first level instead of its
+        softmax weight; ``first_level_weight="one"`` keeps that.
         """
         weights = self.mixing_weights.float().softmax(0)
         if self.config.first_level_weight == "one":
@@ -96,33 +98,32 @@ class AggregationNetwork(nn.Module):
         return weights
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Descriptors of a batch.
+        """Compute descriptors.
 
         Args:
             levels: One float [B, C_l, h_l, w_l] per level.
 
         Returns:
-            float32 [B, D, h, w], unit length over D in whatever precision the network computes.
+            float32 [B, D, h, w], unit length over D in any precision of the network.
 
         Raises:
-            ModelError: The number of levels is not the network's.
+            ModelError: If the number of levels differs from the network's.
         """
         if len(levels) != len(self.bottleneck_layers):
             raise ModelError(
                 f"the aggregation network has {len(self.bottleneck_layers)} levels; "
                 f"got {len(levels)}."
             )
-        weights = self.mixing()
         total: Tensor | None = None
-        for layer, level, weight in zip(self.bottleneck_layers, levels, weights, strict=True):
-            described = cast(nn.ModuleList, layer)[0](level, self.config.grid)
-            total = weight * described if total is None else total.addcmul_(described, weight)
+        for layer, level, weight in zip(self.bottleneck_layers, levels, self.mixing(), strict=True):
+            features = cast(nn.ModuleList, layer)[0](level, self.config.grid)
+            total = weight * features if total is None else total.addcmul_(features, weight)
         assert total is not None
         return F.normalize(total.float(), dim=1)
 
 
 def reduced(level: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A level on the grid if it has more cells than that, else as it is: what a network reads.
+    """Resize a level to the grid if it has more cells; otherwise return it unchanged.
 
     Args:
         level: float [B, C, h, w].
@@ -137,3 +138,21 @@ def _resize(x: Tensor, grid: tuple[int, int]) -> Tensor:
     if tuple(x.shape[2:]) == tuple(grid):
         return x
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+
+
+def published_name(name: str, branch: str) -> str:
+    """Return the published name of a network's tensor.
+
+    ``bottleneck_layers.0.0…`` of ``semantic`` becomes ``bottleneck_layers_semantic.0.0…``.
+    """
+    first, dot, rest = name.partition(".")
+    return f"{first}_{branch}{dot}{rest}"
+
+
+def published_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return all tensors of the networks, keyed by branch, under their published names."""
+    return {
+        published_name(name, branch): tensor
+        for branch, network in networks.items()
+        for name, tensor in network.state_dict().items()
+    }

@@ -1,7 +1,7 @@
-"""Released files -> one model folder that ``VSMScorer.from_pretrained`` reads.
+"""Conversion of released files to a model folder for ``VSMScorer.from_pretrained``.
 
-Everything is checked before anything is written: names and shapes of all weights against the
-models that they are for, without a second copy of them in memory.
+Names and shapes of all weights are checked against their models before anything is written,
+without a second copy in memory.
 """
 
 from __future__ import annotations
@@ -19,22 +19,19 @@ from torch import Tensor
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
 from vsm_fast.files import new_folder
-from vsm_fast.model.aggregation import AggregationNetwork
-from vsm_fast.model.config import AggregationConfig, ModelConfig
-from vsm_fast.model.config_limits import skeleton
-from vsm_fast.model.layout import (
+from vsm_fast.model.aggregation import BRANCHES, AggregationNetwork, published_tensors
+from vsm_fast.model.config import (
     AGGREGATION,
-    BRANCHES,
     CONDITIONING,
     CONFIG,
     WEIGHTS,
-    published_key,
+    AggregationConfig,
+    ModelConfig,
 )
-from vsm_fast.model.load import backbone_of
-from vsm_fast.model.presets import PRESETS, Preset, converted_folder, with_revisions
+from vsm_fast.model.load import backbone_of, read_settings, skeleton
+from vsm_fast.model.presets import PRESETS, ModelPreset, converted_folder, with_revisions
 from vsm_fast.model.released_files import (
     BACKBONE_PREFIX,
-    aggregation_names,
     empty_joint_prompt,
     empty_prompt,
     has_backbone,
@@ -42,9 +39,9 @@ from vsm_fast.model.released_files import (
     read_cleandift,
     read_experiment,
 )
-from vsm_fast.model.save import seal
+from vsm_fast.model.save import write_config
 from vsm_fast.model.sources import Sources, check_lock, write_lock
-from vsm_fast.model.weights import Shapes, check_fit, modern_key, opened, save_weights
+from vsm_fast.model.weights import Shapes, check_fit, modern_key, opened, save_weights, shapes_of
 
 _log = logging.getLogger(__name__)
 _CLASSES = {
@@ -53,17 +50,18 @@ _CLASSES = {
     "vae": "AutoencoderKL",
 }
 _TINY_VAE = "AutoencoderTiny"
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Copies of the released files; what is None comes from the Hub.
+    """Local copies of the released files; None = from the Hub.
 
     Attributes:
         base: Folder of the base model, in diffusers' layout.
         cleandift: Full CleanDIFT checkpoint.
         aggregation: Aggregation weights.
-        experiment: The configuration that they were trained with.
+        experiment: Their training configuration.
         tiny_vae: Folder of the tiny VAE, in diffusers' layout.
     """
 
@@ -76,15 +74,25 @@ class LocalFiles:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Where each weight of a part is: file, and name in it by name in the model."""
+    """Weights in a file: name in the file by name in the model."""
 
     file: Path
     names: Mapping[str, str]
 
+    def shapes(self) -> Shapes:
+        with opened(self.file) as file:
+            return {name: file.shapes[source] for name, source in self.names.items()}
+
+    def copy(self, path: Path, dtype: torch.dtype) -> None:
+        """Write the weights to another file; in memory they have ``dtype``."""
+        with opened(self.file) as file:
+            tensors = {n: file.tensor(source).to(dtype) for n, source in self.names.items()}
+        save_weights(tensors, path, dtype)
+
 
 @dataclass(frozen=True)
 class _Backbone:
-    """A base model, perhaps with other weights, a learned time step or a tiny VAE."""
+    """A base model; weights, time step and VAE may come from elsewhere."""
 
     base: Path
     parts: Mapping[str, _Weights]
@@ -102,7 +110,7 @@ class _Networks:
 
 
 def convert(
-    preset: str | Preset,
+    preset: str | ModelPreset,
     out: Path | None = None,
     local: LocalFiles | None = None,
     *,
@@ -111,108 +119,89 @@ def convert(
     revisions: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
     local_files_only: bool = False,
-    tell: Callable[[str], None] = _log.info,
+    tell: Tell = _log.info,
 ) -> ModelConfig:
     """Convert the released files of a preset into a model folder.
 
     Args:
         preset: Its name, or a preset of your own.
-        out: The folder; None = where ``VSMScorer.from_pretrained(name)`` looks for the name of
-            the model (see ``tiny_vae``). It appears complete or not at all.
-        local: Files that need not be fetched.
-        networks: False leaves published aggregation networks out, to train others.
-        tiny_vae: Take the VAE that was distilled from the model's, which is an approximation;
-            the model is then called ``PRESET-tiny-vae``.
+        out: The folder, which appears complete or not at all; None = where
+            ``VSMScorer.from_pretrained(name)`` looks for the model's name (see ``tiny_vae``).
+        local: Local copies of files.
+        networks: False omits published aggregation networks, to train others.
+        tiny_vae: Whether to use a VAE distilled from the model's, an approximation; the model is
+            then called ``PRESET-tiny-vae``.
         revisions: Commit, tag or branch by repository, instead of the preset's.
-        dtype: Precision of the backbone on disk; the small rest is float32.
-        local_files_only: Never ask the network.
-        tell: Gets a sentence about each choice that the files decided.
+        dtype: Precision of the backbone on disk; the rest is float32.
+        local_files_only: Whether to use the Hub's cache only.
+        tell: Called with a sentence about each choice that the files decided.
 
     Returns:
         The configuration as written. Without aggregation networks the folder is for
         ``vsm-fast train --backbone``, and cannot score.
 
     Raises:
-        ModelError: There is no such preset, a file is missing, pickled, damaged or of another
+        ModelError: If there is no such preset, a file is missing, pickled, damaged or of another
             model, or ``out`` holds something else or was made from other files.
-        ImportError: transformers is not installed.
+        ImportError: If transformers is not installed.
     """
     required("transformers", "the embedding of the empty prompt")  # before any download
-    chosen = find_preset(preset) if isinstance(preset, str) else preset
-    chosen = with_revisions(chosen, revisions or {})
-    name = model_name(chosen, tiny_vae=tiny_vae)
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ModelError(f"no preset {preset!r}; there are {', '.join(PRESETS)}.")
+        preset = PRESETS[preset]
+    preset = with_revisions(preset, revisions or {})
+    name = model_name(preset, tiny_vae=tiny_vae)
     out = converted_folder(name) if out is None else out
     local = local or LocalFiles()
     sources = Sources(local_files_only)
-    found = _find_networks(chosen, local, sources, tell) if networks else None
-    backbone = _find_backbone(chosen, local, sources, found, tell)
+    published = _find_networks(preset, local, sources, tell) if networks else None
+    backbone = _find_backbone(preset, local, sources, published, tell)
     if tiny_vae:
-        backbone = _with_tiny_vae(backbone, chosen, local, sources)
+        if preset.tiny_vae is None:
+            raise ModelError(f"no tiny VAE is known for the preset {preset.name!r}.")
+        folder = sources.folder(preset.tiny_vae, local.tiny_vae)
+        backbone = replace(
+            backbone,
+            parts={**backbone.parts, "vae": _all_weights(folder / WEIGHTS)},
+            settings={**backbone.settings, "vae": read_settings(folder, (_TINY_VAE,))},
+        )
     check_lock(out, name, sources.found)
-    config = _config(chosen, name, backbone, found, sources)
-    constants = _constants(chosen, backbone, config.backbone.resolution)
-    _check(config, backbone, constants, found)
+    config = ModelConfig(
+        name=name,
+        backbone=replace(
+            preset.backbone,
+            levels=published.levels if published else preset.backbone.levels,
+            timestep=backbone.timestep,
+        ),
+        aggregation=published.config if published else preset.aggregation,
+        base_revision=sources.summary(),
+    )
+    constants = _constants(preset, backbone)
+    _check(config, backbone, constants, published)
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out, CONFIG) as folder:
         for part, weights in backbone.parts.items():
             (folder / part).mkdir()
             text = json.dumps(backbone.settings[part], indent=2) + "\n"
-            (folder / part / "config.json").write_text(text, encoding="utf-8")
-            _copy(weights, folder / part / WEIGHTS, dtype)
+            (folder / part / CONFIG).write_text(text, encoding="utf-8")
+            weights.copy(folder / part / WEIGHTS, dtype)
         save_weights(constants, folder / CONDITIONING, torch.float32)
-        if found:
-            _copy(found.weights, folder / AGGREGATION, torch.float32)
+        if published:
+            published.weights.copy(folder / AGGREGATION, torch.float32)
         write_lock(folder, name, sources.found)
-        return seal(folder, config)
+        return write_config(folder, config)
 
 
-def model_name(preset: Preset, *, tiny_vae: bool) -> str:
-    """What a converted preset is called."""
+def model_name(preset: ModelPreset, *, tiny_vae: bool) -> str:
+    """Return the name of a converted preset."""
     return f"{preset.name}-tiny-vae" if tiny_vae else preset.name
 
 
-def _config(
-    preset: Preset, name: str, backbone: _Backbone, networks: _Networks | None, sources: Sources
-) -> ModelConfig:
-    return ModelConfig(
-        name=name,
-        backbone=replace(
-            preset.backbone,
-            levels=networks.levels if networks else preset.backbone.levels,
-            timestep=backbone.timestep,
-        ),
-        aggregation=networks.config if networks else preset.aggregation,
-        base_revision=sources.summary(),
-    )
-
-
-def _constants(preset: Preset, backbone: _Backbone, resolution: int) -> dict[str, Tensor]:
-    """The constant inputs of the denoiser."""
-    if preset.denoiser == "unet":
-        return empty_prompt(backbone.base, preset.text_encoders, resolution)
-    channels = backbone.settings[preset.denoiser].get("joint_attention_dim")
-    if not isinstance(channels, int):
-        raise ModelError(
-            f"{backbone.base}/{preset.denoiser}/config.json has no joint_attention_dim."
-        )
-    return empty_joint_prompt(backbone.base, preset.text_encoders, channels)
-
-
-def find_preset(name: str) -> Preset:
-    """A preset by its name.
-
-    Raises:
-        ModelError: There is none.
-    """
-    if name not in PRESETS:
-        raise ModelError(f"no preset {name!r}; there are {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
 def _find_networks(
-    preset: Preset, local: LocalFiles, sources: Sources, tell: Callable[[str], None]
+    preset: ModelPreset, local: LocalFiles, sources: Sources, tell: Tell
 ) -> _Networks | None:
-    """The published networks of a preset that has some."""
+    """Find the published networks of a preset, if any."""
     if preset.networks is None or preset.experiment is None:
         return None
     weights, experiment = (
@@ -227,66 +216,48 @@ def _find_networks(
         tell(f"settings of the experiment that were not used: {', '.join(settings.unused)}")
     with opened(weights) as file:
         config = network_config(file, settings, preset.aggregation)
-        names = {name: name for name in aggregation_names(file)}
+        names = {name: name for name in file.shapes if not name.startswith(BACKBONE_PREFIX)}
     tell(f"levels: {', '.join(settings.levels)}; groups: {config.groups}")
     return _Networks(_Weights(weights, names), config, settings.levels)
 
 
 def _find_backbone(
-    preset: Preset,
+    preset: ModelPreset,
     local: LocalFiles,
     sources: Sources,
     networks: _Networks | None,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> _Backbone:
-    """The base model, with the weights of CleanDIFT where the preset wants these."""
+    """Find the base model, with CleanDIFT's weights if the preset uses them."""
     base = sources.folder(preset.base, local.base)
     names = (preset.denoiser, "vae")
-    settings = {part: _settings(base / part, _CLASSES[part]) for part in names}
+    settings = {part: read_settings(base / part, (_CLASSES[part],)) for part in names}
     if preset.cleandift is None:
-        parts = {part: _own_weights(base / part / WEIGHTS) for part in names}
+        parts = {part: _all_weights(base / part / WEIGHTS) for part in names}
         return _Backbone(base, parts, settings, preset.backbone.timestep)
-    prefix = ""
-    path = local.cleandift
+    path, prefix = local.cleandift, ""
     if path is not None:
         sources.local(path, preset.cleandift)
-    elif networks is not None and _is_copy(networks.weights.file):
-        path, prefix = networks.weights.file, BACKBONE_PREFIX
-        tell(f"the backbone is the copy of it in {path.name}")
-    else:
+    elif networks is not None:
+        with opened(networks.weights.file) as file:
+            if has_backbone(file):
+                path, prefix = networks.weights.file, BACKBONE_PREFIX
+                tell(f"the backbone is the copy of it in {path.name}")
+    if path is None:
         (path,) = sources.hub(preset.cleandift)
     with opened(path) as file:
-        found = read_cleandift(file, prefix)
-    if found.unused:
-        tell(f"parts of {path.name} that were not used: {', '.join(found.unused)}")
-    tell(f"learned time step: {found.timestep:g}")
+        checkpoint = read_cleandift(file, prefix)
+    if checkpoint.unused:
+        tell(f"parts of {path.name} that were not used: {', '.join(checkpoint.unused)}")
+    tell(f"learned time step: {checkpoint.timestep:g}")
     parts = {
-        part: _Weights(path, _modern(names, path))
-        for part, names in (("unet", found.unet), ("vae", found.vae))
+        "unet": _Weights(path, _modern(checkpoint.unet, path)),
+        "vae": _Weights(path, _modern(checkpoint.vae, path)),
     }
-    return _Backbone(base, parts, settings, found.timestep)
+    return _Backbone(base, parts, settings, checkpoint.timestep)
 
 
-def _with_tiny_vae(
-    backbone: _Backbone, preset: Preset, local: LocalFiles, sources: Sources
-) -> _Backbone:
-    if preset.tiny_vae is None:
-        raise ModelError(f"no tiny VAE is known for the preset {preset.name!r}.")
-    folder = sources.folder(preset.tiny_vae, local.tiny_vae)
-    return replace(
-        backbone,
-        parts={**backbone.parts, "vae": _own_weights(folder / WEIGHTS)},
-        settings={**backbone.settings, "vae": _settings(folder, _TINY_VAE)},
-    )
-
-
-def _is_copy(path: Path) -> bool:
-    with opened(path) as file:
-        return has_backbone(file)
-
-
-def _own_weights(path: Path) -> _Weights:
-    """All weights of a file of diffusers."""
+def _all_weights(path: Path) -> _Weights:
     with opened(path) as file:
         return _Weights(path, _modern({name: name for name in file.shapes}, path))
 
@@ -298,56 +269,35 @@ def _modern(names: Mapping[str, str], path: Path) -> dict[str, str]:
     return modern
 
 
-def _settings(folder: Path, wanted: str) -> dict[str, Any]:
-    """The ``config.json`` of a part of the base model, which is of the class ``wanted``."""
-    path = folder / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from error
-    name = settings.get("_class_name") if isinstance(settings, dict) else None
-    if name != wanted:
-        raise ModelError(f"{path} must be of {wanted}; got {name!r}.")
-    return dict(settings)
+def _constants(preset: ModelPreset, backbone: _Backbone) -> dict[str, Tensor]:
+    """Return the constant inputs of the denoiser."""
+    if preset.denoiser == "unet":
+        return empty_prompt(backbone.base, preset.text_encoders, preset.backbone.resolution)
+    channels = backbone.settings[preset.denoiser].get("joint_attention_dim")
+    if not isinstance(channels, int):
+        raise ModelError(
+            f"{backbone.base}/{preset.denoiser}/config.json has no joint_attention_dim."
+        )
+    return empty_joint_prompt(backbone.base, preset.text_encoders, channels)
 
 
 def _check(
     config: ModelConfig,
     backbone: _Backbone,
     constants: Mapping[str, Tensor],
-    networks: _Networks | None,
+    published: _Networks | None,
 ) -> None:
-    """Check every weight against the models that it is for, which are built without memory."""
+    """Check every weight against its model, which is built without memory."""
     models = {}
     for part, weights in backbone.parts.items():
         settings = backbone.settings[part]
-        models[part] = skeleton(settings, len(weights.names), f"{part}/config.json")
-        check_fit(_shapes(weights), _wanted(models[part]), f"{weights.file} ({part})")
-    without_values = {name: value.to("meta") for name, value in constants.items()}
-    features = backbone_of(config.backbone, models, without_values)
-    if networks is None:
+        model = models[part] = skeleton(settings, len(weights.names), f"{part}/config.json")
+        check_fit(weights.shapes(), shapes_of(model.state_dict()), f"{weights.file} ({part})")
+    on_meta = {name: value.to("meta") for name, value in constants.items()}
+    features = backbone_of(config.backbone, models, on_meta)
+    if published is None:
         return
     with torch.device("meta"):
         network = AggregationNetwork(features.level_channels, config.aggregation)
-    wanted = {
-        published_key(name, branch): shape
-        for branch in BRANCHES
-        for name, shape in _wanted(network).items()
-    }
-    check_fit(_shapes(networks.weights), wanted, str(networks.weights.file))
-
-
-def _wanted(model: Any) -> Shapes:
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-def _shapes(weights: _Weights) -> Shapes:
-    with opened(weights.file) as file:
-        return {name: file.shapes[source] for name, source in weights.names.items()}
-
-
-def _copy(weights: _Weights, path: Path, dtype: torch.dtype) -> None:
-    """Write the weights of a part; in memory they are in ``dtype``, whatever the file has."""
-    with opened(weights.file) as file:
-        tensors = {name: file.tensor(source).to(dtype) for name, source in weights.names.items()}
-    save_weights(tensors, path, dtype)
+    expected = shapes_of(published_tensors(dict.fromkeys(BRANCHES, network)))
+    check_fit(published.weights.shapes(), expected, str(published.weights.file))

@@ -1,41 +1,52 @@
-"""A model folder to its network.
+"""Loading: from a model folder to its network.
 
-Weights are safetensors only and their sha256 is checked before they are read; a folder that
-also holds pickled weights is refused.
+Weights are safetensors, verified by sha256 before they are read; a folder that also holds pickled
+weights is refused. A configuration may come from anywhere, and one number in it can request a
+million layers or more memory than any machine has, so the weight file bounds it: there are no more
+layers than tensors, and sizes must match the file's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from vsm_fast.errors import ModelError
+from vsm_fast.errors import WRONG_JSON, ModelError
 from vsm_fast.files import sha256_of
-from vsm_fast.model.aggregation import AggregationNetwork
-from vsm_fast.model.config import BackboneConfig, ModelConfig
-from vsm_fast.model.config_limits import bounded_model, refused, without_memory
-from vsm_fast.model.latents import VAE_CLASSES
-from vsm_fast.model.layout import (
-    AGGREGATION,
+from vsm_fast.model.aggregation import (
     BRANCHES,
+    AggregationNetwork,
+    published_name,
+    published_tensors,
+)
+from vsm_fast.model.config import (
+    AGGREGATION,
     CONDITIONING,
+    CONFIG,
     DENOISERS,
     WEIGHTS,
+    BackboneConfig,
+    ModelConfig,
     deciding_files,
-    published_key,
 )
 from vsm_fast.model.location import find_model
 from vsm_fast.model.network import DescriptorNetwork
 from vsm_fast.model.transformer import TransformerFeatures
 from vsm_fast.model.unet import UNetFeatures
+from vsm_fast.model.vae import VAE_CLASSES
 from vsm_fast.model.weights import (
     PICKLED,
+    Shapes,
     check_fit,
     modern_key,
     read_weights,
@@ -60,7 +71,7 @@ def load_model(
     Args:
         name_or_path: As for :func:`find_model`.
         revision: As for :func:`find_model`.
-        device: Where the network goes.
+        device: Device of the network.
         dtype: Precision of the network; weights on disk may be float16.
         local_files_only: As for :func:`find_model`.
 
@@ -68,14 +79,14 @@ def load_model(
         The configuration, and the network in eval mode.
 
     Raises:
-        ModelError: A file is missing, altered, damaged, or does not fit the configuration.
+        ModelError: If a file is missing, altered, damaged, or does not fit the configuration.
     """
     folder = find_model(name_or_path, revision=revision, local_files_only=local_files_only)
     config = verified_config(folder)
     network = build_network(config, folder)
     network.eval().requires_grad_(False)
     side = config.backbone.resolution
-    with refused(f"{folder}/config.json", f"network for images of {side} pixels"):
+    with _as_model_error(f"{folder}/{CONFIG}", f"network for images of {side} pixels"):
         cast(Backbone, network.backbone).fold(side)
     network.to(device=device, dtype=dtype)
     if torch.device(device).type == "cpu":
@@ -87,9 +98,9 @@ def read_config(folder: Path) -> ModelConfig:
     """Read ``config.json`` of a model folder.
 
     Raises:
-        ModelError: It is missing or wrong.
+        ModelError: If it is missing or wrong.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -100,58 +111,78 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def verified_config(folder: Path) -> ModelConfig:
-    """Read ``config.json`` of a model folder and check the sha256 of every file that it lists.
+    """Read ``config.json`` of a model folder and verify the sha256 of every listed file.
 
     Raises:
-        ModelError: A file is missing, altered, pickled, or decides what the model computes and
-            is not listed.
+        ModelError: If a file is missing, altered or pickled, or affects descriptors and is not
+            listed.
     """
-    _refuse_pickles(folder)
+    pickled = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICKLED
+    )
+    if pickled:
+        raise ModelError(
+            f"{folder} holds pickled weights ({', '.join(pickled[:4])}). Reading such a file can "
+            "run any code, so only safetensors are accepted: convert the weights and remove "
+            "these files."
+        )
     config = read_config(folder)
     for name, expected in config.files.items():
-        # By the name alone: in the Hub's cache every file is a link to somewhere else.
+        # By name only: in the Hub's cache every file is a link to another folder.
         parts = PurePosixPath(name).parts
         if not parts or parts[0] == "/" or ".." in parts or "\\" in name or ":" in name:
             raise ModelError(f"{folder}: config.json lists a file outside the folder: {name!r}.")
         path = folder / name
         if not path.is_file():
             raise ModelError(f"{folder}: {name} is missing. Fetch the model again.")
-        found = sha256_of(path)
-        if found != expected:
+        actual = sha256_of(path)
+        if actual != expected:
             raise ModelError(
-                f"{folder}: {name} was altered or cut off: its sha256 is {found}, config.json "
+                f"{folder}: {name} was altered or cut off: its sha256 is {actual}, config.json "
                 f"says {expected}. Fetch the model again."
             )
     unlisted = [name for name in deciding_files(folder) if name not in config.files]
     if unlisted:
         raise ModelError(
-            f"{folder}: config.json has no sha256 for {unlisted}, so that a change of them could "
-            "not be seen. Fetch the model again, or record their hashes in its 'files'."
+            f"{folder}: config.json has no sha256 for {unlisted}, so that changes would go "
+            "unnoticed. Fetch the model again, or record their hashes in its 'files'."
         )
     return config
 
 
 def build_network(config: ModelConfig, folder: Path) -> DescriptorNetwork:
-    """The float32 network of a model folder.
+    """Build the float32 network of a model folder.
 
     Raises:
-        ModelError: Weights are damaged or do not fit.
+        ModelError: If weights are damaged or do not fit.
     """
-    if not (folder / AGGREGATION).is_file():
+    path = folder / AGGREGATION
+    if not path.is_file():
         raise ModelError(
             f"{folder} is a backbone without aggregation networks, so that it cannot score. Train "
             f"them: vsm-fast train --backbone {folder} --pairs ... --validation ... --out ..."
         )
     features = build_backbone(config, folder)
-    networks = _load_aggregation(folder / AGGREGATION, features.level_channels, config)
-    return DescriptorNetwork(features, *networks)
+    weights = read_weights(path)
+    with without_memory(f"{folder}/{CONFIG}", "aggregation network"):
+        networks = {
+            branch: AggregationNetwork(features.level_channels, config.aggregation)
+            for branch in BRANCHES
+        }
+    check_fit(shapes_of(weights), shapes_of(published_tensors(networks)), str(path))
+    for branch, network in networks.items():
+        own = {name: weights[published_name(name, branch)] for name in network.state_dict()}
+        network.load_state_dict(own, assign=True)
+    return DescriptorNetwork(features, *networks.values())
 
 
 def build_backbone(config: ModelConfig, folder: Path) -> Backbone:
-    """The float32 backbone of a model folder, which needs no aggregation networks.
+    """Build the float32 backbone of a model folder; aggregation networks may be missing.
 
     Raises:
-        ModelError: Weights are damaged or do not fit.
+        ModelError: If weights are damaged or do not fit.
     """
     kind = "transformer" if (folder / "transformer").is_dir() else "unet"
     models = {kind: _load_diffusers(folder / kind, DENOISERS[kind])}
@@ -164,15 +195,15 @@ def build_backbone(config: ModelConfig, folder: Path) -> Backbone:
 def backbone_of(
     config: BackboneConfig, models: Mapping[str, Any], conditioning: Mapping[str, Tensor] | None
 ) -> Backbone:
-    """A backbone of its parts.
+    """Assemble a backbone.
 
     Args:
-        config: How it is used.
-        models: Models of diffusers by ``"unet"`` or ``"transformer"``, and perhaps ``"vae"``.
+        config: Its configuration.
+        models: Models of diffusers by ``"unet"`` or ``"transformer"``, and optionally ``"vae"``.
         conditioning: Constant inputs by name, or None.
 
     Raises:
-        ModelError: They do not fit together.
+        ModelError: If the parts do not fit together.
     """
     if "transformer" in models:
         return TransformerFeatures(
@@ -195,52 +226,109 @@ def backbone_of(
     )
 
 
-def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
-    """A diffusers model from its folder, float32, keys checked strictly."""
+def read_settings(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``config.json`` of a diffusers model.
+
+    Raises:
+        ModelError: If it cannot be read, or is of none of the classes.
+    """
+    path = folder / CONFIG
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{folder}/config.json cannot be read: {error}.") from error
+        raise ModelError(f"{path} cannot be read: {error}.") from error
     name = settings.get("_class_name") if isinstance(settings, dict) else None
     if name not in classes:
-        raise ModelError(f"{folder}/config.json must be of {' or '.join(classes)}; got {name!r}.")
+        raise ModelError(f"{path} must be of {' or '.join(classes)}; got {name!r}.")
+    return dict(settings)
+
+
+def _load_diffusers(folder: Path, classes: tuple[str, ...]) -> Any:
+    """Load a diffusers model from its folder, in float32, with strict keys."""
+    settings = read_settings(folder, classes)
     path = folder / WEIGHTS
     weights = {modern_key(key): value for key, value in read_weights(path).items()}
-    model = bounded_model(settings, shapes_of(weights), folder / "config.json", path)
+    model = bounded_model(settings, shapes_of(weights), folder / CONFIG, path)
     model.load_state_dict(weights, assign=True)
     return model
 
 
-def _load_aggregation(
-    path: Path, level_channels: Sequence[int], config: ModelConfig
-) -> list[AggregationNetwork]:
-    """The semantic and the visual network, from one file under the published names."""
-    weights = read_weights(path)
-    with without_memory(f"{path.parent}/config.json", "aggregation network"):
-        networks = {
-            branch: AggregationNetwork(level_channels, config.aggregation) for branch in BRANCHES
-        }
-    wanted = {
-        published_key(key, branch): value
-        for branch, network in networks.items()
-        for key, value in network.state_dict().items()
-    }
-    check_fit(shapes_of(weights), shapes_of(wanted), str(path))
-    for branch, network in networks.items():
-        mine = {key: weights[published_key(key, branch)] for key in network.state_dict()}
-        network.load_state_dict(mine, assign=True)
-    return list(networks.values())
+def bounded_model(settings: Mapping[str, Any], weights: Shapes, config: Path, file: Path) -> Any:
+    """Build a diffusers model without values whose names and shapes are those of a file.
 
-
-def _refuse_pickles(folder: Path) -> None:
-    pickled = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICKLED
-    )
-    if pickled:
+    Raises:
+        ModelError: If diffusers cannot build it, or it does not fit the weights.
+    """
+    model = skeleton(settings, len(weights), str(config))
+    check_fit(weights, shapes_of(model.state_dict()), str(file))
+    constants = sum(buffer.numel() for buffer in model.buffers())
+    if not constants:
+        return model
+    most = sum(map(math.prod, weights.values()))
+    if constants > most:
         raise ModelError(
-            f"{folder} holds pickled weights ({', '.join(pickled[:4])}). Reading such a file can "
-            "run any code, so only safetensors are accepted: convert the weights and remove "
-            "these files."
+            f"{config} requests tables of {constants:,} numbers beside {most:,} weights; fetch "
+            "the model again, or build it with smaller ones."
         )
+    # No file has the values of these buffers: build again, with memory.
+    with _as_model_error(str(config), settings["_class_name"]):
+        return _build(settings)
+
+
+def skeleton(settings: Mapping[str, Any], tensors: int, where: str) -> Any:
+    """Build a diffusers model on the meta device, where sizes cost nothing.
+
+    Args:
+        settings: Content of its ``config.json``.
+        tensors: Number of tensors in its weight file. Building stops at twice as many weights; a
+            smaller excess is built, so that errors can name the missing weights.
+        where: Name of the settings in errors.
+
+    Raises:
+        ModelError: If it has too many weights, or diffusers cannot build it.
+    """
+    this_thread, count = threading.get_ident(), 0
+
+    def count_weight(_module: nn.Module, _name: str, _weight: nn.Parameter) -> None:
+        nonlocal count
+        if threading.get_ident() != this_thread:  # the hook is process-wide
+            return
+        count += 1
+        if count > 2 * tensors:
+            raise ModelError(
+                f"{where} requests more than {2 * tensors} weights, but their file has {tensors}: "
+                "too many layers. Fetch both files again from one place."
+            )
+
+    with without_memory(where, settings["_class_name"]):
+        hook = register_module_parameter_registration_hook(count_weight)
+        try:
+            return _build(settings)
+        finally:
+            hook.remove()
+
+
+@contextmanager
+def without_memory(where: str, subject: str) -> Iterator[None]:
+    """Build modules on the meta device, and turn failures into a ``ModelError``."""
+    with _as_model_error(where, subject), torch.device("meta"):
+        yield
+
+
+def _build(settings: Mapping[str, Any]) -> Any:
+    import diffusers
+
+    return getattr(diffusers, settings["_class_name"]).from_config(settings)
+
+
+@contextmanager
+def _as_model_error(where: str, subject: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    except (*WRONG_JSON, AssertionError, RuntimeError) as error:  # from anywhere in diffusers
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{where} describes no {subject} ({type(error).__name__}: {reason})."
+        ) from error

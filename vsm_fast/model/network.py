@@ -1,4 +1,4 @@
-"""The whole network of a model: one tensor in, two descriptor maps out."""
+"""The complete network of a model: images in, two descriptor maps out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from vsm_fast.model.aggregation import AggregationNetwork
 
 
 class DescriptorNetwork(nn.Module):
-    """Backbone and the two aggregation networks.
+    """Backbone and both aggregation networks.
 
     Args:
-        backbone: float [B, 3, R, R] -> one tensor per level.
-        semantic: Levels -> float [B, D, h, w], unit length.
+        backbone: float [B, 3, R, R] to one tensor per level.
+        semantic: Levels to float [B, D, h, w], unit length.
         visual: As ``semantic``.
     """
 
@@ -25,7 +25,7 @@ class DescriptorNetwork(nn.Module):
         self.visual = visual
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe images.
+        """Extract descriptors.
 
         Args:
             images: float32 [B, 3, R, R] in [-1, 1].

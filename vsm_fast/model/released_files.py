@@ -1,10 +1,10 @@
-"""What the released files of the method hold, under the names that they were published with.
+"""Readers of the method's released files, under their published names.
 
 - A full CleanDIFT checkpoint: UNet, VAE and learned time step, beside parts that only its own
   training needs.
-- The aggregation weights, with or without a copy of all that under ``cleandift_model.``, and the
-  configuration that they were trained with.
-- The text encoders of a base model, of which only the embedding of the empty prompt is used.
+- The aggregation weights, optionally with a copy of that checkpoint under ``cleandift_model.``, and
+  their training configuration.
+- The text encoders of a base model, for the embedding of the empty prompt.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ BACKBONE_PREFIX = "cleandift_model."
 _UNET, _VAE, _TIMESTEP = "unet_feature_extractor_cleandift.", "ae.ae.", "timestep"
 _MIXING = "mixing_weights_semantic"
 _BOTTLENECK = "bottleneck_layers_semantic.0.0."
-_T5_TOKENS = 256  # that the pipelines of Stable Diffusion 3 reserve
-_PURPOSE = "the embedding of the empty prompt"
-# Keys of the experiment's configuration that say nothing about scoring.
-_TRAINING_ONLY = {"freeze_cleandift", "load_ckpt", "lr_alpha"}
+_T5_TOKENS = 256  # reserved by the pipelines of Stable Diffusion 3
+# Known settings of an experiment; those without a field in Experiment matter only for training.
+_MODEL_KEYS = {
+    "feat_type", "resnet", "final_feat_resolution", "freeze_cleandift", "load_ckpt", "lr_alpha",
+}  # fmt: skip
+_RESNET_KEYS = {"num_blocks", "projection_dim", "num_norm_groups"}
 
 
 @dataclass(frozen=True)
 class CleanDIFT:
-    """The parts of a CleanDIFT checkpoint that are used.
+    """The used parts of a CleanDIFT checkpoint.
 
     Attributes:
         unet: Name in the file by name in diffusers' ``UNet2DConditionModel``.
-        vae: The same for its ``AutoencoderKL``.
+        vae: The same for ``AutoencoderKL``.
         timestep: The learned time step.
-        unused: First parts of the names of everything else.
+        unused: Name prefixes of the other parts.
     """
 
     unet: Mapping[str, str]
@@ -54,14 +56,14 @@ class CleanDIFT:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What an experiment's configuration says about the networks.
+    """Settings of the networks in an experiment's configuration.
 
     Attributes:
         levels: ``model.feat_type``.
         groups: ``model.resnet.num_norm_groups``, or None.
         descriptor_channels: ``model.resnet.projection_dim``, or None.
         grid: ``model.final_feat_resolution``, or None.
-        unused: Keys under ``model`` that nothing is known about here.
+        unused: Unknown keys under ``model``.
     """
 
     levels: tuple[str, ...]
@@ -72,60 +74,47 @@ class Experiment:
 
 
 def has_backbone(file: WeightFile) -> bool:
-    """Whether aggregation weights come with a whole copy of the backbone."""
-    inner = [
-        name.removeprefix(BACKBONE_PREFIX)
-        for name in file.shapes
-        if name.startswith(BACKBONE_PREFIX)
-    ]
-    return _TIMESTEP in inner and all(
-        any(name.startswith(prefix) for name in inner) for prefix in (_UNET, _VAE)
+    """Return whether aggregation weights include a copy of the backbone."""
+    parts = (BACKBONE_PREFIX + _UNET, BACKBONE_PREFIX + _VAE)
+    return BACKBONE_PREFIX + _TIMESTEP in file.shapes and all(
+        any(name.startswith(part) for name in file.shapes) for part in parts
     )
 
 
 def read_cleandift(file: WeightFile, prefix: str = "") -> CleanDIFT:
     """Find the parts of a full CleanDIFT checkpoint.
 
-    Args:
-        file: The checkpoint.
-        prefix: What all its names begin with.
-
     Raises:
-        ModelError: A part is missing.
+        ModelError: If a part is missing.
     """
     names = [name for name in file.shapes if name.startswith(prefix)]
-    unet, vae = (_below(names, prefix + part) for part in (_UNET, _VAE))
-    missing = [
-        part
-        for part, there in ((f"{_UNET}*", unet), (f"{_VAE}*", vae), (_TIMESTEP, _has(file, prefix)))
-        if not there
-    ]
+    unet, vae = (
+        {n.removeprefix(prefix + part): n for n in names if n.startswith(prefix + part)}
+        for part in (_UNET, _VAE)
+    )
+    parts = {f"{_UNET}*": unet, f"{_VAE}*": vae, _TIMESTEP: prefix + _TIMESTEP in file.shapes}
+    missing = [part for part, present in parts.items() if not present]
     if missing:
         hint = ""
         if "conv_in.weight" in file.shapes:
-            hint = " This is a UNet alone: take cleandift_sd21_full.safetensors."
+            hint = " This is a UNet alone: use cleandift_sd21_full.safetensors."
         raise ModelError(
             f"{file.path} is no full CleanDIFT checkpoint: it has no {', '.join(missing)}; "
             f"{some_keys('found', sorted(names))}.{hint}"
         )
     used = (prefix + _UNET, prefix + _VAE, prefix + _TIMESTEP)
-    rest = {n.removeprefix(prefix).split(".")[0] for n in names if not n.startswith(used)}
+    unused = {n.removeprefix(prefix).split(".")[0] for n in names if not n.startswith(used)}
     value = file.tensor(prefix + _TIMESTEP)
     if value.numel() != 1 or not torch.isfinite(value).all():
         raise ModelError(f"{file.path}: {_TIMESTEP} must be one finite number; got {value}.")
-    return CleanDIFT(unet, vae, float(value), tuple(sorted(rest)))
-
-
-def aggregation_names(file: WeightFile) -> list[str]:
-    """The names of the aggregation weights, without the backbone's."""
-    return [name for name in file.shapes if not name.startswith(BACKBONE_PREFIX)]
+    return CleanDIFT(unet, vae, float(value), tuple(sorted(unused)))
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read ``experiment_cfg.yaml``; YAML without tags, so that nothing in it is run.
+    """Read ``experiment_cfg.yaml``, without YAML tags, so that it cannot run code.
 
     Raises:
-        ModelError: It is missing, not YAML, or describes networks of another kind.
+        ModelError: If it is missing, not YAML, or describes other networks.
     """
     import yaml
 
@@ -134,9 +123,25 @@ def read_experiment(path: Path) -> Experiment:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} cannot be read as YAML: {reason}.") from error
-    model = _table(content, "", path).get("model")
-    model = _table(model, "model", path)
-    networks = _table(model.get("resnet") or {}, "model.resnet", path)
+
+    def table(content: object, name: str) -> dict[str, Any]:
+        if not isinstance(content, dict):
+            kind = type(content).__name__
+            raise ModelError(f"{path}: {name} must be a table of settings; got {kind}.")
+        return content
+
+    def count(section: dict[str, Any], where: str, key: str) -> int | None:
+        value = section.get(key)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 1
+        ):
+            raise ModelError(
+                f"{path}: {where}.{key} must be a positive whole number; got {value!r}."
+            )
+        return value
+
+    model = table(table(content, "the file").get("model"), "model")
+    networks = table(model.get("resnet") or {}, "model.resnet")
     levels = model.get("feat_type")
     if not isinstance(levels, list) or not levels or not all(isinstance(n, str) for n in levels):
         raise ModelError(
@@ -147,15 +152,13 @@ def read_experiment(path: Path) -> Experiment:
             f"{path}: networks with model.resnet.num_blocks={networks['num_blocks']!r} are not "
             "supported, only 1."
         )
-    known = {"feat_type", "resnet", "final_feat_resolution", *_TRAINING_ONLY}
-    inner = {"num_blocks", "projection_dim", "num_norm_groups"}
-    unused = [f"model.{name}" for name in model if name not in known]
-    unused += [f"model.resnet.{name}" for name in networks if name not in inner]
+    unused = [f"model.{name}" for name in model if name not in _MODEL_KEYS]
+    unused += [f"model.resnet.{name}" for name in networks if name not in _RESNET_KEYS]
     return Experiment(
         levels=tuple(levels),
-        groups=_count(networks, "num_norm_groups", "model.resnet.", path),
-        descriptor_channels=_count(networks, "projection_dim", "model.resnet.", path),
-        grid=_count(model, "final_feat_resolution", "model.", path),
+        groups=count(networks, "model.resnet", "num_norm_groups"),
+        descriptor_channels=count(networks, "model.resnet", "projection_dim"),
+        grid=count(model, "model", "final_feat_resolution"),
         unused=tuple(sorted(unused)),
     )
 
@@ -163,15 +166,11 @@ def read_experiment(path: Path) -> Experiment:
 def network_config(
     file: WeightFile, experiment: Experiment, default: AggregationConfig
 ) -> AggregationConfig:
-    """The shape of published networks: from the configuration, else from the weights.
-
-    Args:
-        file: The aggregation weights.
-        experiment: Their configuration.
-        default: What neither of them says.
+    """Return the shape of published networks, from their configuration or else their weights.
 
     Raises:
-        ModelError: The file holds no such weights, or fewer or more levels than the configuration.
+        ModelError: If the file has no such weights, or another number of levels than the
+            configuration.
     """
     try:
         middle = file.shapes[f"{_BOTTLENECK}conv2.weight"][0]
@@ -179,7 +178,7 @@ def network_config(
         levels = file.shapes[_MIXING][0]
     except (KeyError, IndexError) as error:
         raise ModelError(
-            f"{file.path} holds no aggregation networks: wanted {_MIXING} and {_BOTTLENECK}*; "
+            f"{file.path} holds no aggregation networks ({_MIXING} and {_BOTTLENECK}*); "
             f"{some_keys('found', sorted(file.shapes))}."
         ) from error
     if levels != len(experiment.levels):
@@ -197,14 +196,13 @@ def network_config(
     )
 
 
-@torch.no_grad()
 def empty_prompt(base: Path, encoders: Sequence[TextEncoder], resolution: int) -> dict[str, Tensor]:
-    """The constant inputs of a UNet for the empty prompt.
+    """Return the constant inputs of a UNet for the empty prompt.
 
     Args:
         base: Folder of the base model.
         encoders: Its text encoders.
-        resolution: Side of the images in pixels, which SDXL is told.
+        resolution: Side of the images in pixels, an input of SDXL.
 
     Returns:
         ``encoder_hidden_states``, float32 [1, tokens, channels of all encoders]; with a projected
@@ -212,10 +210,10 @@ def empty_prompt(base: Path, encoders: Sequence[TextEncoder], resolution: int) -
         [1, 6]: the whole image at its own size.
 
     Raises:
-        ImportError: transformers is not installed.
-        ModelError: An encoder or tokenizer is missing, incomplete or damaged.
+        ImportError: If transformers is not installed.
+        ModelError: If an encoder or tokenizer is missing, incomplete or damaged.
     """
-    states, pooled = _encoded(base, encoders)
+    states, pooled = _encode_empty(base, encoders)
     constants = {"encoder_hidden_states": torch.cat(states, dim=-1)}
     if pooled:
         side = float(resolution)
@@ -224,29 +222,27 @@ def empty_prompt(base: Path, encoders: Sequence[TextEncoder], resolution: int) -
     return constants
 
 
-@torch.no_grad()
 def empty_joint_prompt(
     base: Path, encoders: Sequence[TextEncoder], channels: int
 ) -> dict[str, Tensor]:
-    """The constant inputs of a Stable Diffusion 3 transformer for the empty prompt.
+    """Return the constant inputs of a Stable Diffusion 3 transformer for the empty prompt.
 
-    Its third and largest text encoder, T5, is left out as its pipelines allow: zeros take the
-    place of its tokens.
+    Its largest text encoder, T5, is omitted, as its pipelines allow: zeros replace its tokens.
 
     Args:
         base: Folder of the base model.
         encoders: Its CLIP text encoders.
-        channels: Of a token of the prompt.
+        channels: Channels of a prompt token.
 
     Returns:
         ``encoder_hidden_states``, float32 [1, tokens + 256, channels]: the encoders' channels
         side by side, then zeros; ``pooled_projections``, float32 [1, channels of all encoders].
 
     Raises:
-        ImportError: transformers is not installed.
-        ModelError: An encoder or tokenizer is missing, incomplete or damaged, or does not fit.
+        ImportError: If transformers is not installed.
+        ModelError: If an encoder or tokenizer is missing, incomplete or damaged, or does not fit.
     """
-    states, pooled = _encoded(base, encoders)
+    states, pooled = _encode_empty(base, encoders)
     tokens = torch.cat(states, dim=-1)
     missing = channels - tokens.shape[2]
     if missing < 0 or len(pooled) < len(encoders):
@@ -260,39 +256,41 @@ def empty_joint_prompt(
     }
 
 
-def _encoded(base: Path, encoders: Sequence[TextEncoder]) -> tuple[list[Tensor], list[Tensor]]:
-    """What each encoder makes of the empty prompt: its tokens, and its pooled prompt if any."""
+@torch.no_grad()
+def _encode_empty(base: Path, encoders: Sequence[TextEncoder]) -> tuple[list[Tensor], list[Tensor]]:
+    """Encode the empty prompt; return tokens per encoder, and the pooled prompts that exist."""
     states, pooled = [], []
     for encoder in encoders:
         model = load_transformer(
             encoder.class_name,
             ModelSource(str(base / encoder.model)),
             torch.device("cpu"),
-            purpose=_PURPOSE,
+            purpose="the embedding of the empty prompt",
         )
         tokens = _empty_tokens(base / encoder.tokenizer, model.config.max_position_embeddings)
-        found = model(tokens, output_hidden_states=True)
+        encoded = model(tokens, output_hidden_states=True)
         last = encoder.output == "last"
-        states.append(found.last_hidden_state if last else found.hidden_states[-2])
-        if getattr(found, "text_embeds", None) is not None:
-            pooled.append(found.text_embeds)
+        states.append(encoded.last_hidden_state if last else encoded.hidden_states[-2])
+        if getattr(encoded, "text_embeds", None) is not None:
+            pooled.append(encoded.text_embeds)
     return states, pooled
 
 
 def _empty_tokens(folder: Path, length: int) -> Tensor:
-    """Start, end, and padding up to what the encoder was trained with, int64 [1, length].
+    """Return start, end, and padding to the encoder's trained length, int64 [1, length].
 
-    Read from the tokenizer's own files: SD 2.1 and SDXL pad with "!", which their map of special
-    tokens says and other files of theirs contradict.
+    Read from the tokenizer's own files: SD 2.1 and SDXL pad with "!" according to their map of
+    special tokens, which other files of theirs contradict.
     """
     try:
-        named, numbers = (
+        special, vocabulary = (
             json.loads((folder / name).read_text(encoding="utf-8"))
             for name in ("special_tokens_map.json", "vocab.json")
         )
-        pieces = [named[f"{kind}_token"] for kind in ("bos", "eos", "pad")]
+        pieces = [special[f"{kind}_token"] for kind in ("bos", "eos", "pad")]
         start, end, padding = (
-            int(numbers[piece["content"] if isinstance(piece, dict) else piece]) for piece in pieces
+            int(vocabulary[piece["content"] if isinstance(piece, dict) else piece])
+            for piece in pieces
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
@@ -300,25 +298,3 @@ def _empty_tokens(folder: Path, length: int) -> Tensor:
             f"({type(error).__name__}: {error})."
         ) from error
     return torch.tensor([[start, end] + [padding] * (length - 2)])
-
-
-def _below(names: Sequence[str], prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-
-
-def _has(file: WeightFile, prefix: str) -> bool:
-    return prefix + _TIMESTEP in file.shapes
-
-
-def _table(content: object, name: str, path: Path) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise ModelError(f"{path}: {name or 'the file'} must be a table of settings; got {kind}.")
-    return content
-
-
-def _count(table: Mapping[str, Any], key: str, where: str, path: Path) -> int | None:
-    value = table.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ModelError(f"{path}: {where}{key} must be a positive whole number; got {value!r}.")
-    return value

@@ -1,10 +1,10 @@
-"""Writing model folders: complete or not at all, with the sha256 of every weight file."""
+"""Writing of model folders: complete or not at all, with the sha256 of every weight file."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,19 @@ from torch import Tensor
 
 from vsm_fast.errors import ModelError
 from vsm_fast.files import new_folder, sha256_of
-from vsm_fast.model.aggregation import AggregationNetwork
-from vsm_fast.model.config import ModelConfig
-from vsm_fast.model.layout import (
+from vsm_fast.model.aggregation import AggregationNetwork, published_tensors
+from vsm_fast.model.config import (
     AGGREGATION,
-    BRANCHES,
     CONDITIONING,
     CONFIG,
     DENOISERS,
-    LAST_LAYERS,
     WEIGHTS,
+    ModelConfig,
     deciding_files,
-    published_key,
 )
 from vsm_fast.model.weights import save_weights
+
+_LAST_LAYERS = {"unet": "conv_out", "transformer": "proj_out", "vae": "decoder"}
 
 
 def save_model(
@@ -40,34 +39,45 @@ def save_model(
     vae: Any = None,
     conditioning: Mapping[str, Tensor] | None = None,
 ) -> ModelConfig:
-    """Write a model folder; the folder appears complete or not at all.
+    """Write a model folder.
 
     Args:
-        folder: Replaced when it is a model folder already.
-        config: Its ``files`` are filled in.
-        denoiser: diffusers UNet or transformer, whole: not one that features have been read
-            from.
+        folder: An existing model folder is replaced.
+        config: The configuration; ``files`` is filled in.
+        denoiser: A complete diffusers UNet or transformer, not cut by a feature extractor.
         semantic: Semantic aggregation network.
         visual: Visual aggregation network.
         dtype: Precision of the weights on disk.
-        vae: diffusers VAE, whole, or None.
+        vae: A complete diffusers VAE, or None.
         conditioning: Constant inputs by name, or None.
 
     Returns:
         The configuration as written.
 
     Raises:
-        ModelError: ``folder`` is something else, ``denoiser`` or ``vae`` was cut, or a weight does
-            not fit into ``dtype``.
+        ModelError: If ``folder`` is something else, ``denoiser`` or ``vae`` was cut, or a weight
+            overflows ``dtype``.
     """
     with new_folder(folder, CONFIG) as temporary:
         transformer = type(denoiser).__name__ in DENOISERS["transformer"]
-        _save_diffusers(denoiser, temporary / ("transformer" if transformer else "unet"), dtype)
-        if vae is not None:
-            _save_diffusers(vae, temporary / "vae", dtype)
+        parts = {"transformer" if transformer else "unet": denoiser, "vae": vae}
+        for name, model in parts.items():
+            if model is None:
+                continue
+            last = _LAST_LAYERS[name]
+            if getattr(model, last) is None:
+                raise ModelError(
+                    f"this {type(model).__name__} has lost its {last} to a feature extractor and "
+                    "could not be loaded again; save a complete one."
+                )
+            (temporary / name).mkdir()
+            model.save_config(temporary / name)
+            save_weights(model.state_dict(), temporary / name / WEIGHTS, dtype)
         if conditioning:
             save_weights(conditioning, temporary / CONDITIONING, dtype)
-        return _sealed(temporary, config, (semantic, visual), dtype)
+        networks = {"semantic": semantic, "visual": visual}
+        save_weights(published_tensors(networks), temporary / AGGREGATION, dtype)
+        return write_config(temporary, config)
 
 
 def save_trained(
@@ -79,18 +89,11 @@ def save_trained(
 ) -> ModelConfig:
     """Write a model folder with the backbone of another one and new aggregation networks.
 
-    Args:
-        folder: Replaced when it is a model folder already.
-        config: Its ``files`` are filled in.
-        base: Folder of the model whose backbone was used; its files are copied.
-        semantic: Semantic aggregation network, stored as float32.
-        visual: Visual aggregation network, stored as float32.
-
     Returns:
         The configuration as written.
 
     Raises:
-        ModelError: ``folder`` is something else.
+        ModelError: If ``folder`` is something else.
     """
     with new_folder(folder, CONFIG) as temporary:
         for part in (*DENOISERS, "vae"):
@@ -98,31 +101,13 @@ def save_trained(
                 shutil.copytree(base / part, temporary / part)
         if (base / CONDITIONING).exists():
             shutil.copy(base / CONDITIONING, temporary / CONDITIONING)
-        return _sealed(temporary, config, (semantic, visual), torch.float32)
+        networks = {"semantic": semantic, "visual": visual}
+        save_weights(published_tensors(networks), temporary / AGGREGATION, torch.float32)
+        return write_config(temporary, config)
 
 
-def _sealed(
-    folder: Path,
-    config: ModelConfig,
-    networks: Sequence[AggregationNetwork],
-    dtype: torch.dtype,
-) -> ModelConfig:
-    """Add the aggregation networks and a ``config.json`` with the hashes of all weights."""
-    tensors = {
-        published_key(key, branch): value
-        for branch, network in zip(BRANCHES, networks, strict=True)
-        for key, value in network.state_dict().items()
-    }
-    save_weights(tensors, folder / AGGREGATION, dtype)
-    return seal(folder, config)
-
-
-def seal(folder: Path, config: ModelConfig) -> ModelConfig:
-    """Write ``config.json``, with the sha256 of every file that decides what the model computes.
-
-    Args:
-        folder: A model folder, complete but for its ``config.json``.
-        config: Its ``files`` are filled in.
+def write_config(folder: Path, config: ModelConfig) -> ModelConfig:
+    """Write ``config.json`` with the sha256 of every file that affects descriptors.
 
     Returns:
         The configuration as written.
@@ -131,15 +116,3 @@ def seal(folder: Path, config: ModelConfig) -> ModelConfig:
     written = dataclasses.replace(config, files=hashes)
     (folder / CONFIG).write_text(written.to_json(), encoding="utf-8")
     return written
-
-
-def _save_diffusers(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    part = LAST_LAYERS[folder.name]
-    if getattr(model, part) is None:
-        raise ModelError(
-            f"this {type(model).__name__} has lost its {part} to a feature extractor, so that it "
-            "could not be loaded again; save a whole one."
-        )
-    folder.mkdir()
-    model.save_config(folder)
-    save_weights(model.state_dict(), folder / WEIGHTS, dtype)

@@ -1,34 +1,91 @@
-"""Where the files of a conversion came from: found, hashed, and locked in ``sources.json``.
+"""Files of the Hub: downloaded, hashed, and locked in ``sources.json`` of a conversion.
 
-Presets whose commits are not known take what the Hub's main branch is at the first conversion;
-the lock holds the commit and the sha256, so that no later one silently takes something else.
+Presets without a known commit use the Hub's main branch at the first conversion. The lock holds
+commit and sha256, so that no later conversion silently uses other files.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vsm_fast.errors import ModelError
 from vsm_fast.files import sha256_of
-from vsm_fast.model.hub_files import HubFiles, fetch
+from vsm_fast.model.presets import HubFiles
 from vsm_fast.model.weights import refuse_pickle
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 LOCK = "sources.json"
 _FORMAT = "vsm_fast sources/1"
 
 
+@contextmanager
+def downloading(subject: str, repository: str, command: str) -> Iterator[None]:
+    """Turn errors of a Hub download into a ``ModelError`` with the command that fetches it."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{subject} requires an accepted licence: accept it on "
+            f"https://huggingface.co/{repository}, run hf auth login, then: {command}"
+        ) from error
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        raise ModelError(
+            f"{subject} is not in the local cache and could not be fetched "
+            f"({type(error).__name__}). With network access run: {command}"
+        ) from error
+
+
+def fetch(
+    source: HubFiles, name: str, *, commit: str | None = None, local_files_only: bool = False
+) -> tuple[Path, str]:
+    """Fetch one file from the cache or the Hub; respects ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT``.
+
+    Args:
+        source: Repository and revision.
+        name: Path of the file inside the repository.
+        commit: Commit to use instead of ``source.revision``.
+        local_files_only: Whether to use the cache only.
+
+    Returns:
+        Its path, and the commit of the revision.
+
+    Raises:
+        ModelError: If it is not in the cache and cannot be fetched. Names the command.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with downloading(f"{name} of {source}", source.repository, source.command()):
+        path = hf_hub_download(
+            source.repository,
+            name,
+            revision=commit or source.revision,
+            local_files_only=local_files_only,
+        )
+    return Path(path), _root(Path(path), name).name
+
+
+def _root(path: Path, name: str) -> Path:
+    """Return the snapshot folder, named after its commit, of a file in the cache."""
+    return path.parents[len(Path(name).parts) - 1]
+
+
 @dataclass(frozen=True)
 class SourceFile:
-    """One file that was read.
+    """One source file.
 
     Attributes:
-        file: Its path in the repository, or where it lay.
-        sha256: Its hash, hexadecimal.
+        file: Its path in the repository, or on this machine.
+        sha256: Its hash (hex).
         repository: ``"owner/name"``; None for a local file.
-        revision: What was asked for; None = the main branch.
-        commit: What that was.
+        revision: The requested revision; None = the main branch.
+        commit: The commit of that revision.
     """
 
     file: str
@@ -45,58 +102,57 @@ class SourceFile:
 
 @dataclass
 class Sources:
-    """Finds files and remembers which.
+    """Finds source files and records them.
 
     Attributes:
-        local_files_only: Never ask the network.
-        found: What was found so far.
+        local_files_only: Whether to use the cache only.
+        found: The files so far.
     """
 
     local_files_only: bool = False
     found: list[SourceFile] = field(default_factory=list)
 
-    def local(self, path: Path, what: HubFiles) -> Path:
-        """A file that the user has.
+    def local(self, path: Path, source: HubFiles) -> Path:
+        """Record a local file.
 
         Raises:
-            ModelError: It is not there, or a pickle; says what it should be.
+            ModelError: If it is missing or a pickle.
         """
         refuse_pickle(path)
         if not path.is_file():
             raise ModelError(
-                f"{path} is no file; it should be a copy of {what.files[0]} of {what.repository}: "
-                f"{what.command()}"
+                f"{path} is no file; it should be a copy of {source.files[0]} of "
+                f"{source.repository}: {source.command()}"
             )
         self.found.append(SourceFile(path.as_posix(), sha256_of(path)))
         return path
 
     def hub(self, source: HubFiles) -> list[Path]:
-        """Files of the Hub, all of one commit.
+        """Fetch files of the Hub, all of one commit.
 
         Raises:
-            ModelError: One cannot be had.
+            ModelError: If one is not available.
         """
+        place = (source.repository, source.revision)
+        commits = (e.commit for e in self.found if (e.repository, e.revision) == place)
+        commit = next(commits, None)
         paths: list[Path] = []
-        known = (entry.commit for entry in self.found if self._same_place(entry, source))
-        commit = next(known, None)
         for name in source.files:
             path, commit = fetch(
                 source, name, commit=commit, local_files_only=self.local_files_only
             )
             paths.append(path)
-            entry = SourceFile(name, sha256_of(path), source.repository, source.revision, commit)
-            self.found.append(entry)
+            self.found.append(SourceFile(name, sha256_of(path), *place, commit))
         return paths
 
     def folder(self, source: HubFiles, local: Path | None) -> Path:
-        """The folder of a repository's files, or a local copy of it.
+        """Return the folder of a repository's files, or check a local copy of it.
 
         Raises:
-            ModelError: Files are missing; names them and says how to fetch them.
+            ModelError: If files are missing. Names them and the command that fetches them.
         """
         if local is None:
-            first = self.hub(source)[0]
-            return first.parents[len(Path(source.files[0]).parts) - 1]
+            return _root(self.hub(source)[0], source.files[0])
         missing = [name for name in source.files if not (local / name).is_file()]
         if missing:
             raise ModelError(
@@ -107,12 +163,8 @@ class Sources:
             self.local(local / name, source)
         return local
 
-    @staticmethod
-    def _same_place(entry: SourceFile, source: HubFiles) -> bool:
-        return (entry.repository, entry.revision) == (source.repository, source.revision)
-
     def summary(self) -> str:
-        """Repositories and commits, for ``base_revision``."""
+        """Return repositories and commits, for ``base_revision``."""
         places = [
             f"{e.repository}@{e.commit}" if e.repository else f"{Path(e.file).name} (local)"
             for e in self.found
@@ -121,15 +173,10 @@ class Sources:
 
 
 def check_lock(folder: Path, preset: str, found: list[SourceFile]) -> None:
-    """Refuse to replace a converted model by one from other files of the same names.
-
-    Args:
-        folder: Where the conversion goes; may not exist.
-        preset: What is converted.
-        found: Its source files.
+    """Refuse to replace a converted model by one from changed files of the same names.
 
     Raises:
-        ModelError: ``folder`` holds something else, or a file has changed since.
+        ModelError: If ``folder`` holds something else, or a file has changed.
     """
     if not folder.exists():
         return
@@ -154,8 +201,8 @@ def check_lock(folder: Path, preset: str, found: list[SourceFile]) -> None:
             commits = f", commit {old.commit} then, {entry.commit} now" if entry.commit else ""
             raise ModelError(
                 f"{entry} is not the file that {folder} was made from: its sha256 was "
-                f"{old.sha256}, now it is {entry.sha256}{commits}. If you want the new one, "
-                f"choose another --out or remove {folder}."
+                f"{old.sha256}, now it is {entry.sha256}{commits}. To use the new one, choose "
+                f"another --out or remove {folder}."
             )
 
 

@@ -1,9 +1,8 @@
 """Features of diffusion transformers: one forward pass on the clean image, read after blocks.
 
-Supported is the two-stream transformer of Stable Diffusion 3 and 3.5. It was chosen over FLUX
-because it is a fifth of the size and works without its largest text encoder. Levels are named
-``block1``, ``block2``, …: the image tokens after the K-th block. What comes after the last level
-in use is neither kept nor computed.
+Supports the two-stream transformer of Stable Diffusion 3 and 3.5, which is a fifth of FLUX's size
+and works without its largest text encoder. Levels are named ``block1``, ``block2``, …: the image
+tokens after the K-th block. Everything after the last level is removed.
 """
 
 from __future__ import annotations
@@ -16,48 +15,32 @@ import torch
 from torch import Tensor, nn
 
 from vsm_fast.errors import ModelError
-from vsm_fast.model.folding import ConstantModulation, PositionedPatches
-from vsm_fast.model.latents import encode, folded_vae, reduction, without_decoder
-from vsm_fast.model.residual import save_memory
+from vsm_fast.model.folding import ConstantModulation, PositionedPatches, save_memory
+from vsm_fast.model.vae import encode, folded_vae, reduction, without_decoder
 
 _CONTEXT, _POOLED = "encoder_hidden_states", "pooled_projections"
-# Norms of diffusers that scale and shift by what their attribute ``linear`` makes of the time
-# embedding.
+# Norms of diffusers whose attribute ``linear`` maps the time embedding to scale and shift.
 _MODULATED = ("AdaLayerNormZero", "AdaLayerNormContinuous", "SD35AdaLayerNormZeroX")
-
-
-def block_index(name: str) -> int:
-    """Zero-based block of a level name: ``"block3"`` -> 2.
-
-    Raises:
-        ModelError: The name is not ``block`` and a positive number.
-    """
-    found = re.fullmatch(r"block([1-9][0-9]*)", name)
-    if not found:
-        raise ModelError(f"levels of a transformer are named block1, block2, ...; got {name!r}.")
-    return int(found[1]) - 1
 
 
 class TransformerFeatures(nn.Module):
     """A diffusion transformer with its VAE as a feature extractor.
 
     Args:
-        transformer: diffusers ``SD3Transformer2DModel``. It is cut after the last level: use it
-            for nothing else.
-        levels: Level names, each at most once.
+        transformer: diffusers ``SD3Transformer2DModel``. It is cut after the last level: do not
+            use it elsewhere.
+        levels: Distinct level names.
         timestep: Constant time step of the forward pass, in [0, 1000]; 0 is a clean image.
         vae: diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, which loses its decoder.
         latent_scale: Factor on the VAE's latent, after the shift.
-        latent_shift: What is subtracted from the VAE's latent.
+        latent_shift: Subtracted from the VAE's latent.
         conditioning: Constant inputs by name: ``encoder_hidden_states``, float [1, tokens,
             channels], and ``pooled_projections``, float [1, channels].
 
     Raises:
-        ModelError: The transformer has no such level, or does not fit the VAE or
-            ``conditioning``.
+        ModelError: If the transformer lacks a level, or does not fit the VAE or ``conditioning``.
 
-    Source: Esser et al., "Scaling Rectified Flow Transformers" (arXiv 2403.03206), for the
-        transformer; levels at block outputs as in its use for features elsewhere.
+    Source: Esser et al., "Scaling Rectified Flow Transformers" (arXiv 2403.03206).
     """
 
     context: Tensor
@@ -76,16 +59,15 @@ class TransformerFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self._wanted = _wanted_blocks(transformer, self.levels)
-        _check_fit(transformer, vae, conditioning or {})
+        self._numbers = _blocks_of(transformer, self.levels)
+        constants = conditioning or {}
+        _check_fit(transformer, vae, constants)
         self.level_channels = (int(transformer.inner_dim),) * len(self.levels)
-        # A float, not a buffer: casting the network must not round it.
-        self.timestep = float(timestep)
+        self.timestep = float(timestep)  # not a buffer: a cast of the network must not round it
         self.latent_scale, self.latent_shift = latent_scale, latent_shift
-        given = conditioning or {}
-        self.register_buffer("context", given[_CONTEXT], persistent=False)
-        self.register_buffer("pooled", given[_POOLED], persistent=False)
-        blocks = transformer.transformer_blocks[: max(self._wanted) + 1]
+        self.register_buffer("context", constants[_CONTEXT], persistent=False)
+        self.register_buffer("pooled", constants[_POOLED], persistent=False)
+        blocks = transformer.transformer_blocks[: max(self._numbers) + 1]
         transformer.transformer_blocks = blocks
         transformer.norm_out = transformer.proj_out = None
         self.transformer = transformer
@@ -93,18 +75,11 @@ class TransformerFeatures(nn.Module):
         self.vae = vae
 
     def latent(self, images: Tensor) -> Tensor:
-        """What the transformer sees.
-
-        Args:
-            images: float [B, 3, R, R] in [-1, 1].
-
-        Returns:
-            float [B, C, h, w].
-        """
+        """Encode images, float [B, 3, R, R] in [-1, 1], to latents, float [B, C, h, w]."""
         return encode(self.vae, images, self.latent_scale, self.latent_shift)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of clean images.
+        """Extract features of clean images.
 
         Args:
             images: float [B, 3, R, R] in [-1, 1].
@@ -116,7 +91,7 @@ class TransformerFeatures(nn.Module):
         latent = self.latent(images)
         rows, columns = (side // network.config.patch_size for side in latent.shape[2:])
         tokens = network.pos_embed(latent)
-        # Not len(tokens): a number in Python makes the batch of an export a constant.
+        # Not len(tokens): a Python number makes the batch of an export a constant.
         context = self._embedded_context(tokens.dtype).expand(tokens.shape[0], -1, -1)
         embedding = self._time_embedding(tokens.dtype)
         collected: dict[int, Tensor] = {}
@@ -124,16 +99,16 @@ class TransformerFeatures(nn.Module):
             context, tokens = block(
                 hidden_states=tokens, encoder_hidden_states=context, temb=embedding
             )
-            if number in self._wanted:
+            if number in self._numbers:
                 collected[number] = tokens.transpose(1, 2).unflatten(2, (rows, columns))
-        return tuple(collected[number] for number in self._wanted)
+        return tuple(collected[number] for number in self._numbers)
 
     def _embedded_context(self, dtype: torch.dtype) -> Tensor:
         context = self.context.to(dtype)
         return context if self.pooled is None else self.transformer.context_embedder(context)
 
     def _time_embedding(self, dtype: torch.dtype) -> Tensor:
-        """Embedding of time step and pooled prompt, float [1, channels]; any once folded."""
+        """Embed time step and pooled prompt to float [1, channels]; unused once folded."""
         if self.pooled is None:
             return self.context.new_zeros(1, 1, dtype=dtype)
         timestep = torch.full((1,), self.timestep, dtype=torch.float32, device=self.context.device)
@@ -141,11 +116,11 @@ class TransformerFeatures(nn.Module):
 
     @torch.no_grad()
     def fold(self, resolution: int) -> None:
-        """Fold what is constant, in place; for inference only, and in float32.
+        """Fold all constants, in place; for inference only, and in float32.
 
-        Time step and pooled prompt decide how each block scales and shifts, with a third of its
-        weights; of the table of positions only the middle is used. The prompt's tokens cannot be
-        folded: from the first block on they attend to the image.
+        Time step and pooled prompt determine scale and shift of each block, a third of its
+        weights; the table of positions is cropped. The prompt's tokens cannot be folded: they
+        attend to the image from the first block on.
 
         Args:
             resolution: Side of the images in pixels.
@@ -166,24 +141,30 @@ class TransformerFeatures(nn.Module):
         self.vae = folded_vae(self.vae, self.latent_scale, self.latent_shift)
 
 
-def _wanted_blocks(transformer: Any, levels: tuple[str, ...]) -> list[int]:
-    wanted = [block_index(name) for name in levels]
-    if not wanted or len(set(levels)) < len(levels):
+def _blocks_of(transformer: Any, levels: tuple[str, ...]) -> list[int]:
+    """Return the zero-based blocks of the levels."""
+    numbers = []
+    for name in levels:
+        match = re.fullmatch(r"block([1-9][0-9]*)", name)
+        if not match:
+            raise ModelError(
+                f"levels of a transformer are named block1, block2, ...; got {name!r}."
+            )
+        numbers.append(int(match[1]) - 1)
+    if not numbers or len(set(levels)) < len(levels):
         raise ModelError(f"levels must be at least one, each once; got {list(levels)}.")
-    blocks = len(transformer.transformer_blocks)
-    if max(wanted) >= blocks:
-        raise ModelError(
-            f"this transformer has levels block1 to block{blocks}; got {list(levels)}."
-        )
-    return wanted
+    count = len(transformer.transformer_blocks)
+    if max(numbers) >= count:
+        raise ModelError(f"this transformer has levels block1 to block{count}; got {list(levels)}.")
+    return numbers
 
 
 def _check_fit(transformer: Any, vae: Any, conditioning: Mapping[str, Tensor]) -> None:
     config = transformer.config
     if vae is None or config.in_channels != vae.config.latent_channels:
-        given = "no VAE" if vae is None else f"a VAE with {vae.config.latent_channels}"
+        actual = "no VAE" if vae is None else f"a VAE with {vae.config.latent_channels}"
         raise ModelError(
-            f"the transformer needs a VAE with {config.in_channels} latent channels; got {given}."
+            f"the transformer needs a VAE with {config.in_channels} latent channels; got {actual}."
         )
     if set(conditioning) != {_CONTEXT, _POOLED}:
         raise ModelError(
@@ -191,11 +172,9 @@ def _check_fit(transformer: Any, vae: Any, conditioning: Mapping[str, Tensor]) -
             f"got {sorted(conditioning)}."
         )
     context, pooled = conditioning[_CONTEXT], conditioning[_POOLED]
-    if context.ndim != 3 or context.shape[::2] != (1, config.joint_attention_dim):
-        raise ModelError(
-            f"{_CONTEXT} must be [1, tokens, {config.joint_attention_dim}]; "
-            f"got {list(context.shape)}."
-        )
+    width = config.joint_attention_dim
+    if context.ndim != 3 or context.shape[::2] != (1, width):
+        raise ModelError(f"{_CONTEXT} must be [1, tokens, {width}]; got {list(context.shape)}.")
     if tuple(pooled.shape) != (1, config.pooled_projection_dim):
         raise ModelError(
             f"{_POOLED} must be [1, {config.pooled_projection_dim}]; got {list(pooled.shape)}."

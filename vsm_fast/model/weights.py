@@ -1,4 +1,4 @@
-"""Weight files: safetensors only, read with strict names and shapes, never a pickle."""
+"""Weight files: safetensors only, with strict names and shapes, never a pickle."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class WeightFile:
-    """A safetensors file whose tensors are read one by one: only what is used is in memory.
+    """A safetensors file whose tensors are read one by one, to save memory.
 
     Attributes:
         path: The file.
-        shapes: Shape of every tensor by its name.
+        shapes: Shape of every tensor by name.
     """
 
     def __init__(self, path: Path, content: Any) -> None:
@@ -37,13 +37,13 @@ class WeightFile:
         }
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, in the precision of the file.
+        """Read one tensor, in the precision of the file.
 
         Raises:
-            ModelError: It cannot be read, or its numbers are no floating-point ones.
+            ModelError: If it cannot be read, or is not of floating-point numbers.
         """
         with _as_model_error(self.path):
-            return _not_quantized(self.path, name, self._content.get_tensor(name))
+            return _require_float(self.path, name, self._content.get_tensor(name))
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def opened(path: Path) -> Iterator[WeightFile]:
     """Open a weight file.
 
     Raises:
-        ModelError: It is a pickle, is missing, or is no safetensors file.
+        ModelError: If it is a pickle, is missing, or is not a safetensors file.
     """
     refuse_pickle(path)
     with _as_model_error(path):
@@ -64,34 +64,33 @@ def refuse_pickle(path: Path) -> None:
     """Refuse a file by its suffix, before anything of it is read.
 
     Raises:
-        ModelError: It is a pickled checkpoint.
+        ModelError: If it is a pickled checkpoint.
     """
     if path.suffix.lower() in PICKLED:
         raise ModelError(
             f"{path} is a pickled checkpoint. Reading such a file can run any code, so only "
-            "safetensors are read: take the .safetensors file of the same weights, or have them "
-            "saved with safetensors.torch.save_file where you trust their origin."
+            "safetensors are read: use the .safetensors file of the same weights, or, if you trust "
+            "their origin, convert them with safetensors.torch.save_file."
         )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, as float32.
+    """Read all tensors of a safetensors file as float32.
 
     Raises:
-        ModelError: The file is missing or damaged, or holds other than floating-point numbers.
+        ModelError: If the file is missing or damaged, or holds other than floating-point numbers.
     """
     with _as_model_error(path):
-        return {
-            key: _not_quantized(path, key, value).float() for key, value in load_file(path).items()
-        }
+        tensors = load_file(path)
+    return {name: _require_float(path, name, tensor).float() for name, tensor in tensors.items()}
 
 
-def _not_quantized(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """A tensor of floating-point numbers: others need scales, which no format here has."""
+def _require_float(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Refuse integers: they need scales, which the supported formats lack."""
     if not tensor.is_floating_point():
         raise ModelError(
             f"{path} holds {name!r} in {str(tensor.dtype).removeprefix('torch.')}; weights must "
-            "be floating-point numbers. Take the file that was not quantised."
+            "be floating-point numbers. Use the file that was not quantised."
         )
     return tensor
 
@@ -100,52 +99,52 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) 
     """Write tensors, floating-point ones as ``dtype``.
 
     Raises:
-        ModelError: A value does not fit into ``dtype``.
+        ModelError: If a value overflows ``dtype``.
     """
     cast = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in tensors.items()
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in tensors.items()
     }
-    broken = sorted(key for key, value in cast.items() if not torch.isfinite(value).all())
+    broken = sorted(name for name, tensor in cast.items() if not torch.isfinite(tensor).all())
     if broken:
         raise ModelError(f"not finite as {dtype}: {some_keys('such', broken)}; weights not saved.")
     save_file(cast, path)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
-    """Shape of every tensor by its name."""
+    """Return the shape of every tensor by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def check_fit(found: Shapes, wanted: Shapes, where: str) -> None:
+def check_fit(actual: Shapes, expected: Shapes, where: str) -> None:
     """Check that names and shapes are exactly those of a model.
 
     Raises:
-        ModelError: Names are unknown or missing, or shapes differ; says how many, and some.
+        ModelError: If names are unknown or missing, or shapes differ. Names counts and examples.
     """
-    unknown, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    unknown, missing = sorted(set(actual) - set(expected)), sorted(set(expected) - set(actual))
     if unknown or missing:
         raise ModelError(
             f"{where} does not fit the model: {some_keys('unknown', unknown)}; "
             f"{some_keys('missing', missing)}."
         )
     differing = [
-        f"{key} is {list(found[key])}, wanted {list(shape)}"
-        for key, shape in wanted.items()
-        if tuple(found[key]) != tuple(shape)
+        f"{name} is {list(actual[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if tuple(actual[name]) != tuple(shape)
     ]
     if differing:
         raise ModelError(f"{where} does not fit the model: {'; '.join(differing[:4])}.")
 
 
 def some_keys(kind: str, keys: Sequence[str]) -> str:
-    """``"9 unknown keys (a, b, ...)"``."""
+    """Return ``"9 unknown keys (a, b, ...)"``."""
     shown = ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
     return f"{len(keys)} {kind} keys" + (f" ({shown})" if keys else "")
 
 
 def modern_key(key: str) -> str:
-    """Today's name of a weight; files from 2022, such as SD 2.1's VAE, have older ones."""
+    """Return the current name of a weight; files from 2022, like SD 2.1's VAE, have older ones."""
     old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", key)
     return f"{old[1]}{_ATTENTION_NAMES[old[2]]}{old[3]}" if old else key
 

@@ -1,1 +1,1 @@
-"""The network of a model behind one signature, whatever runs it."""
+"""Runtimes: the network of a model behind one interface."""

@@ -1,4 +1,4 @@
-"""From the name of a model to a runtime: the one place that chooses what runs it."""
+"""Runtime choice: from the name of a model to a runtime that executes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,34 +19,39 @@ from vsm_fast.identity import ModelIdentity, identity_of
 from vsm_fast.model.config import ModelConfig, weights_fingerprint
 from vsm_fast.model.devices import choose_device, choose_dtype, precision_name
 from vsm_fast.model.load import load_model, verified_config
-from vsm_fast.model.location import exports_home, find_model
+from vsm_fast.model.location import find_model
+from vsm_fast.model.presets import home
 from vsm_fast.runtimes.exported import DamagedExport, ExportRecord, is_exported, read_record
 from vsm_fast.runtimes.onnx_runtime import OnnxRuntime
 from vsm_fast.runtimes.plans import NoPlan, choose_plan, plans_in
-from vsm_fast.runtimes.quantized import QUANTIZED, quantize_linear
 from vsm_fast.runtimes.runtime import Runtime
 from vsm_fast.runtimes.tensorrt_library import library, machine, unusable
 from vsm_fast.runtimes.tensorrt_runtime import load_tensorrt
-from vsm_fast.runtimes.torch_runtime import CompiledRuntime, TorchRuntime
+from vsm_fast.runtimes.torch_runtime import (
+    QUANTIZED,
+    CompiledRuntime,
+    TorchRuntime,
+    quantize_linear,
+)
 from vsm_fast.torch_state import pinned
 
 _log = logging.getLogger(__name__)
 
 RUNTIMES = ("auto", "torch", "torch-compile", "onnxruntime", "tensorrt")
-_EXPORTED = ("onnxruntime", "tensorrt")  # those that run an exported network
+_EXPORTED = ("onnxruntime", "tensorrt")  # these run an exported network
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model and what runs it.
+    """A model and its runtime.
 
     Attributes:
-        config: Of the model.
+        config: The model's configuration.
         runtime: Runs its network.
-        in_float32: Loads the same network in float32, for batches in which a lower precision
-            gave NaN or Inf; None where ``runtime`` computes in float32 or there are no weights.
-        graph: sha256 of each file of the exported graph that ``runtime`` runs; empty where it
-            runs the weights.
+        in_float32: Loads the same network in float32, for batches in which a lower precision gave
+            NaN or Inf; None if ``runtime`` computes in float32 or there are no weights.
+        graph: sha256 of each file of the exported graph that ``runtime`` runs; empty if it runs
+            the weights.
     """
 
     config: ModelConfig
@@ -57,7 +61,7 @@ class LoadedModel:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What decides its descriptors."""
+        """The identity of its descriptors."""
         return identity_of(self.config, self.runtime, self.graph)
 
 
@@ -77,20 +81,20 @@ def load_runtime(
         name_or_path: ``"tiny"`` (embedded), a model folder, an exported folder, a converted
             preset, or a Hub repository id.
         revision: Commit, tag or branch of a Hub repository.
-        device: ``"auto"`` (CUDA when there is one) or a torch device.
+        device: ``"auto"`` (CUDA if available) or a torch device.
         dtype: ``"auto"`` (float32 on a CPU, bfloat16 on CUDA), ``"float32"``, ``"bfloat16"``,
-            ``"float16"``, or ``"int8"`` or ``"float8"`` for the linear layers of a network in
-            ``"auto"``.
+            ``"float16"``; or ``"int8"`` or ``"float8"`` for the linear layers, with the rest as
+            for ``"auto"``.
         runtime: One of ``RUNTIMES``. ``"auto"`` is ``"torch"`` for a model with weights; for an
-            exported folder ``"tensorrt"`` where it has a plan that fits this GPU, else
-            ``"onnxruntime"``. A model with weights is exported on the first use of
-            ``"onnxruntime"`` or ``"tensorrt"``, and a plan built for the latter.
-        local_files_only: Never ask the network, even for a Hub repository.
+            exported folder ``"tensorrt"`` if it has a plan for this GPU, else ``"onnxruntime"``.
+            The first use of ``"onnxruntime"`` or ``"tensorrt"`` exports a model with weights, and
+            builds a plan for the latter.
+        local_files_only: Whether to load a Hub repository without network access.
 
     Raises:
-        ModelError: Files are missing, altered or do not fit together.
-        ValueError: An unknown dtype or runtime, or ``"tensorrt"`` without an NVIDIA GPU.
-        ImportError: A package that the dtype or the runtime needs is not installed.
+        ModelError: If files are missing, altered or inconsistent.
+        ValueError: If dtype or runtime is unknown, or ``"tensorrt"`` has no NVIDIA GPU.
+        ImportError: If a package for the dtype or the runtime is not installed.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}.")
@@ -99,26 +103,33 @@ def load_runtime(
     if is_exported(folder):
         return load_exported(folder, where, dtype, runtime)
     precision = choose_dtype("auto" if dtype in QUANTIZED else dtype, where)
-    load = partial(_load_torch, folder, where, compiled=runtime == "torch-compile")
+    kind = CompiledRuntime if runtime == "torch-compile" else TorchRuntime
 
     def in_float32() -> Runtime:
-        config, found = load(torch.float32)
+        config, network = load_model(folder, device=where, dtype=torch.float32)
         if config != loaded.config:
             raise ModelError(f"{folder} was replaced since its model was loaded; load it again.")
-        return found
+        return kind(network)
 
     if runtime in _EXPORTED:
         if dtype in QUANTIZED:
             raise ValueError(
-                f"runtime {runtime!r} makes no graph in {dtype!r} by itself; use 'auto'. For int8 "
-                "on a CPU, which is calibrated: python export/build_onnx.py --dtype int8 "
-                "--calibration PHOTOGRAPHS, and score with the folder that it writes as the model."
+                f"runtime {runtime!r} does not export {dtype!r} by itself; use 'auto'. For "
+                "calibrated int8 on a CPU run python export/build_onnx.py --dtype int8 "
+                "--calibration PHOTOGRAPHS, and score with the exported folder as the model."
             )
         if runtime == "tensorrt":
-            library(where)  # refused before minutes of exporting
-        loaded = _load_own_export(folder, precision_name(precision), where, runtime)
+            library(where)  # fail before minutes of exporting
+        try:
+            loaded = _load_own_export(folder, precision, where, runtime, replace_it=False)
+        except DamagedExport as error:
+            _log.warning("%s", error)
+            loaded = _load_own_export(folder, precision, where, runtime, replace_it=True)
     else:
-        loaded = LoadedModel(*load(precision, quantized=dtype if dtype in QUANTIZED else None))
+        config, network = load_model(folder, device=where, dtype=precision)
+        if dtype in QUANTIZED:
+            quantize_linear(network, dtype)
+        loaded = LoadedModel(config, kind(network, dtype if dtype in QUANTIZED else None))
     if loaded.runtime.precision == "float32":
         return loaded
     return replace(loaded, in_float32=in_float32)
@@ -129,15 +140,15 @@ def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) 
     """Load an exported folder.
 
     Raises:
-        ModelError: Its files are missing, altered or damaged, it has no plan for this GPU, or the
-            runtime needs weights.
-        ValueError: It was exported in another precision, or ``"tensorrt"`` without an NVIDIA GPU.
-        ImportError: onnxruntime or tensorrt is not installed.
+        ModelError: If its files are missing, altered or damaged, it has no plan for this GPU, or
+            the runtime needs weights.
+        ValueError: If it was exported in another precision, or ``"tensorrt"`` has no NVIDIA GPU.
+        ImportError: If onnxruntime or tensorrt is not installed.
     """
     if runtime not in ("auto", *_EXPORTED):
         raise ModelError(
             f"{folder} is an exported network, which runtime {runtime!r} cannot run; use 'auto', "
-            "or give the model that it was exported from."
+            "or load the model that it was exported from."
         )
     record = read_record(folder)
     if dtype not in ("auto", record.precision):
@@ -145,34 +156,32 @@ def load_exported(folder: Path, device: torch.device, dtype: str, runtime: str) 
             f"{folder} was exported in {record.precision}, got dtype {dtype!r}; use 'auto', or "
             "export it again."
         )
-    found: Runtime
+    chosen: Runtime
     if runtime == "tensorrt" or (runtime == "auto" and _plan_fits(folder, record, device)):
-        found = load_tensorrt(folder, record, device)
+        chosen = load_tensorrt(folder, record, device)
     else:
-        found = OnnxRuntime(folder, record, device)
-    return LoadedModel(record.model, found, graph=record.graph)
+        chosen = OnnxRuntime(folder, record, device)
+    return LoadedModel(record.model, chosen, graph=record.graph)
 
 
 def _load_own_export(
-    folder: Path, precision: str, device: torch.device, runtime: str
+    folder: Path, dtype: torch.dtype, device: torch.device, runtime: str, *, replace_it: bool
 ) -> LoadedModel:
-    """Load our own export of a model, made and built from where it is missing or damaged."""
+    """Load the cached export of a model; export the model and build a plan if needed."""
+    exported = exported_folder(folder, precision_name(dtype), replace_it=replace_it)
+    if runtime == "tensorrt":
+        # Exporting depends on runtimes; a plan is built here only on the first use.
+        from vsm_fast.export.trt_plans import ensure_plan, torch_references
 
-    def load(*, again: bool) -> LoadedModel:
-        exported = exported_folder(folder, precision, again=again)
-        if runtime == "tensorrt":
-            _ensure_plan(exported, folder, device)
-        return load_exported(exported, device, "auto", runtime)
-
-    try:
-        return load(again=False)
-    except DamagedExport as error:
-        _log.warning("%s", error)
-        return load(again=True)
+        record = read_record(exported)
+        ensure_plan(
+            exported, record, device, lambda: torch_references(os.fspath(folder), record, device)
+        )
+    return load_exported(exported, device, "auto", runtime)
 
 
 def _plan_fits(folder: Path, record: ExportRecord, device: torch.device) -> bool:
-    """Whether a folder has a plan for this machine; why not is logged where it has any."""
+    """Return whether a folder has a plan for this machine; log why its plans do not fit."""
     if not plans_in(folder):
         return False
     reason = unusable(device)
@@ -182,60 +191,30 @@ def _plan_fits(folder: Path, record: ExportRecord, device: torch.device) -> bool
             return True
         except NoPlan as error:
             reason = str(error)
-    _log.warning("%s is scored by ONNX Runtime, not by TensorRT: %s", folder, reason)
+    _log.warning("ONNX Runtime instead of TensorRT scores %s: %s", folder, reason)
     return False
 
 
-def _ensure_plan(exported: Path, folder: Path, device: torch.device) -> None:
-    """Build a plan for this GPU into our own export of a model, unless it is there."""
-    from vsm_fast.export.trt_plans import ensure_plan, torch_references
+def exported_folder(folder: Path, precision: str, *, replace_it: bool = False) -> Path:
+    """Return the cached export of a model with weights; export the model if needed.
 
-    record = read_record(exported)
-    ensure_plan(
-        exported, record, device, lambda: torch_references(os.fspath(folder), record, device)
-    )
-
-
-def exported_folder(folder: Path, precision: str, *, again: bool = False) -> Path:
-    """The export of a model with weights, made when it is missing.
-
-    Threads and processes that start at once make one.
-
-    Args:
-        folder: Where the model is.
-        precision: Of the export.
-        again: Whether to replace one that is there.
+    Threads and processes that start at once export once.
 
     Raises:
-        ModelError: It cannot be exported.
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ModelError: If the model cannot be exported.
+        ImportError: If onnx, onnxscript or onnxruntime is not installed.
     """
     required("onnxruntime", "the check of an exported graph")
     config = verified_config(folder)
     versions = f"{__version__} {torch.__version__} {config.to_json()}"
     settings = hashlib.sha256(versions.encode()).hexdigest()[:8]
-    out = exports_home() / f"{weights_fingerprint(config)[:16]}-{settings}-{precision}"
-    if is_exported(out) and not again:
+    out = home() / "exports" / f"{weights_fingerprint(config)[:16]}-{settings}-{precision}"
+    if is_exported(out) and not replace_it:
         return out
-    from vsm_fast.export import onnx_graph
+    from vsm_fast.export import onnx_graph  # exporting depends on runtimes: see above
 
     with alone(out.with_name(f".{out.name}.lock")):
-        if again or not is_exported(out):  # others may have made it in the meantime
-            _log.warning("exporting %s to ONNX into %s, which happens once", config.name, out)
+        if replace_it or not is_exported(out):  # another process may have been faster
+            _log.warning("exporting %s to ONNX into %s; this happens once", config.name, out)
             onnx_graph.export_onnx(os.fspath(folder), out, onnx_graph.ExportOptions(precision))
     return out
-
-
-def _load_torch(
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    compiled: bool,
-    quantized: str | None = None,
-) -> tuple[ModelConfig, Runtime]:
-    config, network = load_model(folder, device=device, dtype=dtype)
-    if quantized is not None:
-        quantize_linear(network, quantized)
-    kind = CompiledRuntime if compiled else TorchRuntime
-    return config, kind(network, quantized)

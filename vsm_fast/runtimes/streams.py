@@ -1,8 +1,8 @@
-"""Batches through the network two at a time, for CPUs.
+"""Concurrent batches, for CPUs.
 
-One batch on all cores leaves some of them waiting after every operator, for each other and for
-the core that decodes or matches; a second batch has work for them. Both use all threads of torch:
-half of them each gained less (2 cores; 1 reference against 64 generations, embedded model).
+One batch on all cores leaves some of them idle after every operator; a second batch fills the
+gaps. Both use all of torch's threads: half of the threads each was slower (2 cores; 1 reference
+against 64 generated images, embedded model).
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ Result = TypeVar("Result")
 def in_streams(
     function: Callable[[Item], Result], items: Iterable[Item], streams: int = STREAMS
 ) -> Generator[Result, None, None]:
-    """Apply a function to items in order, ``streams`` at a time.
+    """Apply a function to items in threads, and yield the results in order.
 
     Args:
-        function: Called in threads.
-        items: Taken no further than one beyond what is being worked on.
-        streams: 1 calls the function in the caller's own thread.
-
-    Yields:
-        The results, in the order of the items; what the function raises is raised in its place.
+        function: Called in threads; its errors are raised in place of the result.
+        items: Read at most one item ahead of the running ones.
+        streams: Number of concurrent calls; 1 calls the function in the caller's thread.
     """
     if streams == 1:
         yield from map(function, items)

@@ -1,4 +1,4 @@
-"""TensorRT itself: whether it can be used here, on what, and what it says."""
+"""The TensorRT library: availability, versions, logging and errors."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vsm_fast.kernels.provenance import first_line
 
 _log = logging.getLogger(__name__)
 
-OLDEST = (10, 13)  # the first whose networks this library builds: see setup.py
-_NO_MEMORY = ("out of memory", "outofmemory")  # in what it says, small letters
+OLDEST = (10, 13)  # the first that supports the networks built here
+_NO_MEMORY = ("out of memory", "outofmemory")  # in TensorRT's messages, lower case
 _LEVELS = {"WARNING": logging.INFO, "INFO": logging.DEBUG}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan was built for, or would run on.
+    """The machine that a plan was built for, or would run on.
 
     Attributes:
         tensorrt: Full version, like ``"11.4.0.106"``; a plan runs on no other.
         gpu: Name of the GPU.
-        capability: Its compute capability.
-        driver: Version of the driver, for the record.
-        cuda: Version of CUDA that torch uses, for the record.
+        capability: Compute capability.
+        driver: Driver version, for the record.
+        cuda: CUDA version of torch, for the record.
     """
 
     tensorrt: str
@@ -46,30 +46,27 @@ class Machine:
 
 
 def library(device: torch.device) -> Any:
-    """The module ``tensorrt``, for use on a device.
-
-    Args:
-        device: Where plans are built or run.
+    """Import ``tensorrt`` for use on a device.
 
     Raises:
-        ValueError: The device is no NVIDIA GPU.
-        ImportError: TensorRT is not installed, or too old.
+        ValueError: If the device is not an NVIDIA GPU.
+        ImportError: If TensorRT is not installed, or too old.
     """
     if not _nvidia(device):
         raise ValueError(
-            f"TensorRT needs an NVIDIA GPU that torch can use, and device {str(device)!r} is none "
-            "here. Without one use runtime 'onnxruntime' or 'torch'."
+            f"TensorRT needs an NVIDIA GPU that torch can use; device {str(device)!r} is not one. "
+            "Use runtime 'onnxruntime' or 'torch'."
         )
     try:
-        found = required("tensorrt", "TensorRT's runtime")
+        trt = required("tensorrt", "TensorRT's runtime")
     except ImportError as error:
         raise ImportError(f"{error}; or use runtime 'onnxruntime'.") from error
-    if version_of(found) < OLDEST:
+    if tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) < OLDEST:
         raise ImportError(
-            f"this needs TensorRT {OLDEST[0]}.{OLDEST[1]} or newer; "
-            f"{found.__version__} is installed. Run: pip install '.[gpu]'"
+            f"TensorRT {OLDEST[0]}.{OLDEST[1]} or newer is required; {trt.__version__} is "
+            "installed. Run: pip install '.[gpu]'"
         )
-    return found
+    return trt
 
 
 def _nvidia(device: torch.device) -> bool:
@@ -77,7 +74,7 @@ def _nvidia(device: torch.device) -> bool:
 
 
 def unusable(device: torch.device) -> str:
-    """Why TensorRT cannot be used on a device; "" when it can."""
+    """Return why TensorRT cannot be used on a device; "" if it can."""
     try:
         library(device)
     except (ImportError, ValueError) as error:
@@ -85,14 +82,8 @@ def unusable(device: torch.device) -> str:
     return ""
 
 
-def version_of(trt: Any) -> tuple[int, int]:
-    """Major and minor version."""
-    major, minor = re.findall(r"\d+", trt.__version__)[:2]
-    return int(major), int(minor)
-
-
 def machine(trt: Any, device: torch.device) -> Machine:
-    """What there is here."""
+    """Return the description of this machine."""
     return Machine(
         trt.__version__,
         torch.cuda.get_device_name(device),
@@ -104,46 +95,44 @@ def machine(trt: Any, device: torch.device) -> Machine:
 
 @functools.cache
 def logger(trt: Any) -> Any:
-    """The logger of a TensorRT; it takes one for all that it does.
+    """Return the logger for a TensorRT module, which accepts only one.
 
-    Errors are kept for the exception that follows them (:func:`failure`); the rest goes to
-    the log of this module.
+    Errors are kept for the following exception (:func:`failure`); the rest goes to this module's
+    log.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 asks for it by name
+            trt.ILogger.__init__(self)  # pybind11 needs the call by name
             self.errors: deque[str] = deque(maxlen=20)
 
         def log(self, severity: Any, message: str) -> None:
             if severity.name in ("ERROR", "INTERNAL_ERROR"):
                 self.errors.append(message)
-            elif severity.name in _LEVELS:  # not VERBOSE: a build has a million of those
+            elif severity.name in _LEVELS:  # not VERBOSE: a build logs a million of those
                 _log.log(_LEVELS[severity.name], "%s", message)
 
     return Logger()
 
 
-def created(trt: Any, kind: str) -> Any:
-    """A new ``Builder`` or ``Runtime``.
+def create(trt: Any, kind: str) -> Any:
+    """Create a ``Builder`` or ``Runtime``.
 
     Raises:
-        ModelError: TensorRT gives none, as on a machine without a driver.
+        ModelError: If TensorRT returns none, as on a machine without a driver.
     """
     try:
         return getattr(trt, kind)(logger(trt))
-    except TypeError as error:  # what pybind11 makes of a null pointer
+    except TypeError as error:  # pybind11's error for a null pointer
         raise failure(trt, f"start a {kind}") from error
 
 
-def failure(trt: Any, what: str) -> ModelError | torch.OutOfMemoryError:
-    """The error to raise when TensorRT could not do something, with what it said since the last."""
+def failure(trt: Any, action: str) -> ModelError | torch.OutOfMemoryError:
+    """Return the error for a failed action, with TensorRT's messages since the last one."""
     errors = logger(trt).errors
-    said = []
-    while errors:
-        said.append(errors.popleft())
-    why = " ".join("; ".join(said).split())[:1500] or "it does not say why"
-    message = f"TensorRT {trt.__version__} could not {what}: {why}"
-    if any(words in why.lower() for words in _NO_MEMORY):
+    reason = " ".join("; ".join(errors).split())[:1500] or "no reason given"
+    errors.clear()
+    message = f"TensorRT {trt.__version__} could not {action}: {reason}"
+    if any(words in reason.lower() for words in _NO_MEMORY):
         return torch.OutOfMemoryError(message)
     return ModelError(message)

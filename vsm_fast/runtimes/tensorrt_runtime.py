@@ -1,10 +1,8 @@
-"""Exported networks run by TensorRT, from a plan that was built for this machine."""
+"""Exported networks in TensorRT, from a plan built for this machine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +10,27 @@ import torch
 from torch import Tensor
 
 from vsm_fast.errors import ModelError
-from vsm_fast.runtimes.exported import IMAGES, SEMANTIC, VISUAL, ExportRecord
+from vsm_fast.runtimes.exported import IMAGES, SEMANTIC, VISUAL, ExportRecord, run_in_range
 from vsm_fast.runtimes.plans import choose_plan, read_plan
-from vsm_fast.runtimes.tensorrt_library import created, failure, library, machine
+from vsm_fast.runtimes.tensorrt_library import create, failure, library, machine
 from vsm_fast.torch_state import pinned
 
 
 class TensorRTRuntime:
-    """A :class:`Runtime` of a TensorRT engine.
+    """A :class:`Runtime` for a TensorRT engine.
 
-    TensorRT reads and writes the memory of torch's tensors. Any number of threads may call it:
-    each gets a lane, which is an execution context with a stream and a workspace of its own.
+    TensorRT reads and writes torch's memory. Concurrent calls are safe: each gets a lane, an
+    execution context with its own stream and workspace.
 
     Args:
         trt: The module ``tensorrt``.
         engine: An ``ICudaEngine``.
-        record: Of the exported folder that it was built from.
-        device: Where the engine is.
-        cuda_graph: Whether all launches of a batch become one CUDA graph; for one fixed batch
-            size only.
+        record: Record of the exported folder.
+        device: Device of the engine.
+        cuda_graph: Whether the launches of a batch become one CUDA graph; for a fixed batch size.
 
     Raises:
-        ModelError: The engine is not one of this network.
+        ModelError: If the engine does not match the record.
     """
 
     name = "tensorrt"
@@ -50,61 +47,49 @@ class TensorRTRuntime:
         self.device, self.precision = device, record.precision
         self.concurrent = False  # one batch fills a GPU
         self._trt, self._engine, self._batch = trt, engine, record.batch
-        self._side = record.model.backbone.resolution
         aggregation = record.model.aggregation
         self._shape = (aggregation.descriptor_channels, *aggregation.grid)
-        self._check_engine()
-        self._graphed = cuda_graph and record.batch.static
+        self._check_engine(record.model.backbone.resolution)
+        self._lane_type = _GraphLane if cuda_graph and record.batch.static else _Lane
         self._idle: list[_Lane] = []
         self._lock = threading.Lock()
 
     @pinned()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe images; see :class:`Runtime`."""
-        with torch.cuda.device(self.device), self._lane() as lane:
-            parts = [self._described(lane, part) for part in images.split(self._batch.most)]
-        semantic, visual = (torch.cat(branch) for branch in zip(*parts, strict=True))
-        return semantic, visual
+        """Extract descriptors; see :class:`Runtime`."""
+        with torch.cuda.device(self.device):
+            with self._lock:
+                lane = self._idle.pop() if self._idle else None
+            if lane is None:
+                lane = self._lane_type(self._trt, self._engine, self.device)
 
-    def _described(self, lane: _Lane, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Descriptors of a batch that is not too large; one that is too small is padded."""
-        count = len(images)
-        images = images.to(self.device, torch.float32).contiguous()
-        missing = self._batch.least - count
-        if missing > 0:
-            images = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
-        semantic, visual = (
-            torch.empty(len(images), *self._shape, device=self.device) for _ in range(2)
-        )
-        lane.run(images, semantic, visual)
-        return semantic[:count], visual[:count]
+            def run(images: Tensor) -> tuple[Tensor, Tensor]:
+                images = images.to(self.device, torch.float32).contiguous()
+                semantic, visual = (
+                    torch.empty(len(images), *self._shape, device=self.device) for _ in range(2)
+                )
+                lane.run(images, semantic, visual)
+                return semantic, visual
 
-    @contextmanager
-    def _lane(self) -> Iterator[_Lane]:
-        """A lane that nobody else uses; after an error it is not used again."""
-        with self._lock:
-            lane = self._idle.pop() if self._idle else None
-        if lane is None:
-            kind = _GraphLane if self._graphed else _Lane
-            lane = kind(self._trt, self._engine, self.device)
-        yield lane
-        with self._lock:
-            self._idle.append(lane)
+            found = run_in_range(run, images, self._batch)
+            with self._lock:
+                self._idle.append(lane)  # after an error a lane is not reused
+        return found
 
-    def _check_engine(self) -> None:
-        """Compare inputs, outputs and batch sizes with the record."""
+    def _check_engine(self, side: int) -> None:
         engine, batch = self._engine, self._batch
-        image, descriptor = (3, self._side, self._side), self._shape
         count = batch.most if batch.static else -1
-        wanted = {
-            IMAGES: (count, *image),
-            SEMANTIC: (count, *descriptor),
-            VISUAL: (count, *descriptor),
+        expected = {
+            IMAGES: (count, 3, side, side),
+            SEMANTIC: (count, *self._shape),
+            VISUAL: (count, *self._shape),
         }
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-        found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        if found != wanted:
-            raise ModelError(f"the engine has the inputs and outputs {found}; wanted {wanted}.")
+        actual = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+        if actual != expected:
+            raise ModelError(
+                f"the engine has the inputs and outputs {actual}; export.json says {expected}."
+            )
         if any(engine.get_tensor_dtype(name) != self._trt.float32 for name in names):
             raise ModelError("the engine has inputs or outputs of another type than float32.")
         sizes = [next(iter(shape)) for shape in engine.get_tensor_profile_shape(IMAGES, 0)]
@@ -116,12 +101,12 @@ class TensorRTRuntime:
 
 
 class _Lane:
-    """An execution context with its stream and workspace; one thread at a time uses it."""
+    """An execution context with its stream and workspace, for one thread at a time."""
 
     def __init__(self, trt: Any, engine: Any, device: torch.device) -> None:
         self._trt, self._device = trt, device
-        # The workspace is torch's memory: it counts as torch's, and what is too large is torch's
-        # error, which the describer answers with a smaller batch.
+        # The workspace is torch's memory: an allocation that fails is torch's error, to which the
+        # describer responds with a smaller batch.
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._context = engine.create_execution_context(strategy)
         if self._context is None:
@@ -130,10 +115,10 @@ class _Lane:
         self._workspace: Tensor | None = None
 
     def run(self, images: Tensor, semantic: Tensor, visual: Tensor) -> None:
-        """Describe ``images`` [B, 3, R, R] into the other two, in the order of torch's stream.
+        """Extract descriptors of ``images`` into the other tensors, in torch's stream order.
 
-        Tensors may be freed as soon as this returns: torch's stream waits for ours, and gives
-        their memory to nothing before that.
+        Tensors may be freed as soon as this returns: torch's stream waits for ours before it
+        reuses their memory.
         """
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -145,20 +130,19 @@ class _Lane:
         context = self._context
         bound = context.set_input_shape(IMAGES, tuple(images.shape))
         if bound:
-            self._provide(context.update_device_memory_size_for_shapes())
+            size = context.update_device_memory_size_for_shapes()
+            if self._workspace is None or self._workspace.numel() < size:
+                self._workspace = None  # freed before the new allocation
+                # In the order of this lane's stream, which may still use the old one.
+                with torch.cuda.stream(self._stream):
+                    self._workspace = torch.empty(
+                        max(size, 1), dtype=torch.uint8, device=self._device
+                    )
+            context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
         for name, tensor in ((IMAGES, images), (SEMANTIC, semantic), (VISUAL, visual)):
             bound = bound and context.set_tensor_address(name, tensor.data_ptr())
         if not bound:
-            raise failure(self._trt, f"take a batch of shape {list(images.shape)}")
-
-    def _provide(self, size: int) -> None:
-        """A workspace of at least ``size`` bytes."""
-        if self._workspace is None or self._workspace.numel() < size:
-            self._workspace = None  # before the new one is asked for
-            # In the order of this lane's stream, which may still work in the old one.
-            with torch.cuda.stream(self._stream):
-                self._workspace = torch.empty(max(size, 1), dtype=torch.uint8, device=self._device)
-        self._context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
+            raise failure(self._trt, f"accept a batch of shape {list(images.shape)}")
 
     def _launch(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
@@ -166,65 +150,59 @@ class _Lane:
 
 
 class _GraphLane(_Lane):
-    """A lane that captures its launches at the first batch and replays them for the others."""
+    """A lane that captures the launches of its first batch and replays them."""
 
     def __init__(self, trt: Any, engine: Any, device: torch.device) -> None:
         super().__init__(trt, engine, device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._fixed: tuple[Tensor, ...] = ()
+        self._buffers: tuple[Tensor, ...] = ()  # the tensors that the graph reads and writes
 
     def run(self, images: Tensor, semantic: Tensor, visual: Tensor) -> None:
-        """As of :class:`_Lane`."""
+        """Extract descriptors, as :class:`_Lane` does."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             if self._graph is None:
-                self._graph, self._fixed = self._captured(images, semantic, visual)
-            self._fixed[0].copy_(images)
+                self._capture(images, semantic, visual)
+            assert self._graph is not None
+            self._buffers[0].copy_(images)
             self._graph.replay()
-            for ours, theirs in zip((semantic, visual), self._fixed[1:], strict=True):
-                ours.copy_(theirs)
+            for ours, buffer in zip((semantic, visual), self._buffers[1:], strict=True):
+                ours.copy_(buffer)
         current.wait_stream(self._stream)
 
-    def _captured(self, *like: Tensor) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-        """The graph, and the tensors that it reads and writes."""
-        fixed = tuple(torch.empty_like(tensor) for tensor in like)
-        fixed[0].copy_(like[0])
-        self._bind(*fixed)
-        self._launch()  # TensorRT prepares itself at the first call for a shape
+    def _capture(self, images: Tensor, semantic: Tensor, visual: Tensor) -> None:
+        self._buffers = (images.clone(), torch.empty_like(semantic), torch.empty_like(visual))
+        self._bind(*self._buffers)
+        self._launch()  # TensorRT initialises itself in the first call per shape
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._launch()
-        return graph, fixed
+        self._graph = graph
 
 
 def load_tensorrt(folder: Path, record: ExportRecord, device: torch.device) -> TensorRTRuntime:
-    """The runtime of the plan in an exported folder that fits this machine.
-
-    Args:
-        folder: With ``export.json`` and plans.
-        record: Content of ``export.json``.
-        device: An NVIDIA GPU.
+    """Load the plan in an exported folder that fits this machine.
 
     Raises:
-        ModelError: There is no such plan, or it is damaged.
-        ValueError: The device is no NVIDIA GPU.
-        ImportError: TensorRT is not installed, or too old.
+        ModelError: If no plan fits, or it is damaged.
+        ValueError: If the device is not an NVIDIA GPU.
+        ImportError: If TensorRT is not installed, or too old.
     """
     trt = library(device)
     path, plan = choose_plan(folder, record, machine(trt, device))
-    engine = deserialized(trt, read_plan(path, plan), device)
+    engine = deserialize(trt, read_plan(path, plan), device)
     return TensorRTRuntime(trt, engine, record, device, cuda_graph=plan.cuda_graph)
 
 
-def deserialized(trt: Any, content: bytes, device: torch.device) -> Any:
-    """The engine of a plan, which must be one that was built here.
+def deserialize(trt: Any, content: bytes, device: torch.device) -> Any:
+    """Load an engine from a plan of trusted origin.
 
     Raises:
-        ModelError: TensorRT refuses it.
+        ModelError: If TensorRT refuses it.
     """
     with torch.cuda.device(device):
-        engine = created(trt, "Runtime").deserialize_cuda_engine(content)
+        engine = create(trt, "Runtime").deserialize_cuda_engine(content)
     if engine is None:
         raise failure(trt, "load the plan")
     return engine

@@ -1,4 +1,4 @@
-"""Single files of the Hub: what comes from the cache, and what an error says."""
+"""Files of the Hub: cache hits and errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError
 
 from vsm_fast.errors import ModelError
-from vsm_fast.model.hub_files import HubFiles, fetch
+from vsm_fast.model.presets import HubFiles
+from vsm_fast.model.sources import fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SOURCE = HubFiles("org/small", ("unet/a.json", "b.safetensors"))

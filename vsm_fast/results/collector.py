@@ -13,6 +13,7 @@ from vsm_fast.errors import Flag, Status
 from vsm_fast.images.subjects import Subject
 from vsm_fast.matching.matches import Matches
 from vsm_fast.matching.scoring import score
+from vsm_fast.results.doubts import PairPoints, pair_doubts
 from vsm_fast.results.heatmap import HeatmapEvidence
 from vsm_fast.results.points import GridFrame, MatchedPoints
 from vsm_fast.results.scores import VSMScores
@@ -87,9 +88,9 @@ class ScoreCollector:
         """
         kept_all = matches.kept.cpu().numpy()
         visual_all = matches.visual_similarity.float().cpu().numpy()
+        targets_all = matches.target_index.cpu().numpy()
         if self.heatmaps:
             semantic_all = matches.semantic_similarity.float().cpu().numpy()
-            targets_all = matches.target_index.cpu().numpy()
         offsets = matches.offsets.tolist()
         self._score[rows] = score(matches, [self.visual_threshold]).score[:, 0].numpy()
         for position, row in enumerate(rows.tolist()):
@@ -99,25 +100,29 @@ class ScoreCollector:
             kept, visual = kept_all[points], visual_all[points]
             self._n_source[row] = len(kept)
             self._similarity[row] = visual[kept]
-            self._set_text(row, references[reference], subject, bool(kept.any()))
+            cells, reference_cells = described.cells(position)
+            targets = reference_cells[targets_all[points][kept]]
+            paired = PairPoints(cells[kept], targets, visual[kept], described.generations.grid)
+            self._set_text(row, references[reference], subject, paired)
             if self.heatmaps and kept.any():
                 assert subject.mask is not None  # a subject with points was prepared
-                cells, reference_cells = described.cells(position)
                 evidence = HeatmapEvidence.pack(
                     cells, kept, visual, described.generations.grid, subject.box, subject.mask
                 )
-                targets = reference_cells[targets_all[points][kept]].astype(np.int32)
                 semantic, frame = semantic_all[points][kept], _frame(references[reference])
                 self._evidence[row] = evidence
                 self._points[row] = MatchedPoints(evidence, targets, semantic, frame)
 
-    def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
+    def _set_text(
+        self, row: int, reference: Subject, generation: Subject, points: PairPoints
+    ) -> None:
+        doubts = pair_doubts(reference, generation, points)
         if reference.status is not Status.OK:
             status: Status = reference.status
             reason = f"reference: {reference.reason}"
         elif generation.status is not Status.OK:
             status, reason = generation.status, f"generation: {generation.reason}"
-        elif not matched:
+        elif not len(points.cells):
             status = Status.NO_MATCH
             reason = "no point of the generation matches the reference semantically."
         else:
@@ -126,7 +131,8 @@ class ScoreCollector:
         notes += [f"generation: {note}" for note in generation.notes]
         self._columns["status"][row] = status.value
         self._columns["reason"][row] = reason
-        raised = {*reference.flags, *generation.flags}
+        notes += [f"pair: {note}" for _, note in doubts]
+        raised = {*reference.flags, *generation.flags, *(flag for flag, _ in doubts)}
         self._columns["notes"][row] = "; ".join(notes)
         self._columns["flags"][row] = ",".join(flag for flag in Flag if flag in raised)
         self._columns["ref_mask_origin"][row] = reference.mask_origin

@@ -53,9 +53,9 @@ def fingerprint(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Fingerpri
         mask: bool [H, W], the subject; not empty.
     """
     small = _reduced(pixels, THUMBNAIL, THUMBNAIL)
-    subject = _reduced(_bytes(mask), THUMBNAIL, THUMBNAIL) > 0
-    if not subject.any():  # smaller than half a pixel of the thumbnail
-        subject[:] = True
+    cover = _reduced(_bytes(mask) * np.uint8(255), THUMBNAIL, THUMBNAIL)
+    # Pixels without background where there are any: its colour is not the subject's.
+    subject = cover >= min(255, int(cover.max()))
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[subject]
     chroma = float(np.hypot(lab[:, 1], lab[:, 2]).mean())
     return Fingerprint(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), chroma)

@@ -55,9 +55,11 @@ def fingerprint(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Fingerpri
     small = _reduced(pixels, THUMBNAIL, THUMBNAIL)
     cover = _reduced(_bytes(mask) * np.uint8(255), THUMBNAIL, THUMBNAIL)
     # Pixels without background where there are any: its colour is not the subject's.
-    subject = cover >= min(255, int(cover.max()))
-    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[subject]
-    chroma = float(np.hypot(lab[:, 1], lab[:, 2]).mean())
+    weights = cover == 255 if cover.max() == 255 else cover
+    if not weights.any():  # too small for a pixel
+        weights = np.ones_like(cover)
+    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    chroma = float(np.average(np.hypot(lab[..., 1], lab[..., 2]), weights=weights))
     return Fingerprint(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), chroma)
 
 

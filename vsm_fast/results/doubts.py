@@ -1,8 +1,8 @@
 """Doubts about one pair: copies of the reference, a distorted aspect, lost colour.
 
-A copy is told by pixels. Blocks of both thumbnails are compared: as they are, mirrored, and where
-the matched points put them. Other photographs of a subject share no block but by chance; their
-points may lie alike, their backgrounds do not.
+A copy is told by pixels: blocks of both thumbnails are compared as they are, mirrored, and where a
+search over scales and shifts fits the generated image into the reference, as a crop of it. Other
+photographs of a subject share few blocks: their backgrounds differ even where the subject does not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vsm_fast.errors import Flag
 from vsm_fast.images.doubts import THUMBNAIL, Doubt
 from vsm_fast.images.subjects import Subject
 
-_GREY = 4.0  # CIE Lab chroma of a nearly grey subject, below
+_GREY = 3.0  # CIE Lab chroma of a nearly grey subject, below
 _COLOURED = 3.0  # of a reference with any colour, at least; per the generation's, at least too
 
 _BLOCK = 8  # pixels of the side of a thumbnail's block
@@ -26,19 +26,20 @@ _TEXTURED = 4.0  # grey levels of standard deviation in a block, above
 _ALIKE = 0.9  # correlation of two blocks, above
 _LEAST_BLOCKS = 8  # textured ones, without which pixels do not tell
 _COPIED = 0.3  # share of such blocks at their own place; half covered copies have 0.36 and more
-_REPLACED = 0.5  # share where the points put them, of which there are more ways to be alike
+_REPLACED = 0.5  # share after a crop was fitted, of which there are more ways to be alike
 _OUTSIDE = -1e4  # marks pixels beyond the reference
 
-_LEAST_POINTS = 16
-_ON_LINE = 0.7  # share of points within a cell of an upright shift and scale, at least
-_COPIED_LOOK = 0.85  # median visual similarity, at least; crops to 80 % have 0.89 and more
-_FIRST_TRY = 0.05  # share of blocks alike before the fit is refined, at least
 _TURNED = 0.03  # a copy is upright: shear of the refined fit, at most
 _REFINED = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-4)
+
+_SEARCHED = THUMBNAIL // 2  # pixels of the side, on which crops are searched
+_SCALES = np.linspace(0.5, 1, 11)  # sides of crops per side of the reference
+_FOUND = 0.6  # correlation of a crop with its place before the fit, at least
 
 _DISTORTED = 1.15  # ratio of the scales of width and height, above
 
 # Without pixels: re-encoded and resized copies only.
+_LEAST_POINTS = 16
 _SAME_LOOK, _SAME_SHARE, _SAME_PLACE = 0.95, 0.85, 0.95
 
 
@@ -100,20 +101,62 @@ def _copied(reference: Subject, generation: Subject, points: PairPoints) -> floa
         return 1.0 if _same_points(points) else None
     if max(share or 0 for share in shares) >= _COPIED:
         return width * rows / (height * columns)
-    placed = _placed(reference, generation, points)
-    if placed is None or (_share_placed(mine, theirs, placed) or 0) < _FIRST_TRY:
+    way, placed = _searched(mine, theirs, width * rows / (height * columns))
+    scales = None if placed is None else _fitted(mine, way, placed)
+    if scales is None:
         return None
+    across, down = scales
+    return (down * rows / height) / (across * columns / width)
+
+
+def _fitted(
+    mine: NDArray[np.float32], theirs: NDArray[np.float32], placed: NDArray[np.float32]
+) -> tuple[float, float] | None:
+    """Scales of x and y that take a crop to the reference; None where it is no crop."""
     try:
         _, refined = cv2.findTransformECC(
             mine, theirs, placed, cv2.MOTION_AFFINE, _REFINED, None, 3
         )
     except cv2.error:  # it found no way to improve
         return None
-    across, down = float(refined[0, 0]), float(refined[1, 1])
     upright = abs(refined[0, 1]) <= _TURNED and abs(refined[1, 0]) <= _TURNED
     if not upright or (_share_placed(mine, theirs, refined) or 0) < _REPLACED:
         return None
-    return (down * rows / height) / (across * columns / width)
+    return float(refined[0, 0]), float(refined[1, 1])
+
+
+def _searched(
+    mine: NDArray[np.float32], theirs: NDArray[np.float32], aspect: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """The reference, mirrored or not, and where the generation may be cut from it.
+
+    Args:
+        mine: Thumbnail of the generation.
+        theirs: Of the reference.
+        aspect: Width per height of the generation's image per that of the reference's.
+
+    Returns:
+        A thumbnail of the reference, and float32 [2, 3] from the generation's pixels to its;
+        None where no crop looks alike.
+    """
+    across, down = min(1.0, aspect), min(1.0, 1 / aspect)
+    pieces = []
+    for scale in _SCALES:
+        width, height = (max(4, round(_SEARCHED * scale * side)) for side in (across, down))
+        pieces.append(cv2.resize(mine, (width, height), interpolation=cv2.INTER_AREA))
+    best, way, placed = _FOUND, theirs, None
+    for turned in (theirs, np.ascontiguousarray(theirs[:, ::-1])):
+        small = cv2.resize(turned, (_SEARCHED, _SEARCHED), interpolation=cv2.INTER_AREA)
+        for piece in pieces:
+            alike = cv2.matchTemplate(small, piece, cv2.TM_CCOEFF_NORMED)
+            _, highest, _, (left, top) = cv2.minMaxLoc(alike)
+            if highest < best:
+                continue
+            best, way, twice = highest, turned, THUMBNAIL // _SEARCHED
+            x, y = piece.shape[1] / _SEARCHED, piece.shape[0] / _SEARCHED
+            corner = twice * left + x / 2 - 0.5, twice * top + y / 2 - 0.5
+            placed = np.array([[x, 0, corner[0]], [0, y, corner[1]]], np.float32)
+    return way, placed
 
 
 def _same_points(points: PairPoints) -> bool:
@@ -123,58 +166,6 @@ def _same_points(points: PairPoints) -> bool:
     same_look = np.mean(points.visual_similarity > _SAME_LOOK)
     same_place = np.mean(points.cells == points.targets)
     return bool(same_look >= _SAME_SHARE and same_place >= _SAME_PLACE)
-
-
-def _placed(
-    reference: Subject, generation: Subject, points: PairPoints
-) -> NDArray[np.float32] | None:
-    """From the generation's thumbnail to the reference's, float32 [2, 3]: shift and scale only.
-
-    None where the points do not agree on one, or do not look like a copy's.
-    """
-    if len(points.cells) < _LEAST_POINTS or np.median(points.visual_similarity) < _COPIED_LOOK:
-        return None
-    lines, on_line = [], np.ones(len(points.cells), bool)
-    for axis in (1, 0):
-        mine, theirs = (
-            _coordinates(cells, subject, points.grid, axis)
-            for cells, subject in ((points.cells, generation), (points.targets, reference))
-        )
-        line = _line(mine[0], theirs[0], 2 * mine[1])
-        if line is None:
-            return None
-        lines.append(line)
-        on_line &= np.abs(theirs[0] - line[0] * mine[0] - line[1]) <= theirs[1] * 1.01
-    if on_line.mean() < _ON_LINE:
-        return None
-    (across, right), (down, below) = lines
-    return np.array([[across, 0, right], [0, down, below]], np.float32)
-
-
-def _coordinates(
-    cells: NDArray[np.integer], subject: Subject, grid: tuple[int, int], axis: int
-) -> tuple[NDArray[np.float64], float]:
-    """Centres of cells along an axis (0: rows) in pixels of the thumbnail, and a cell's length."""
-    number = cells // grid[1] if axis == 0 else cells % grid[1]
-    left, top, right, bottom = subject.box
-    low, high = (top, bottom) if axis == 0 else (left, right)
-    scale = THUMBNAIL / subject.size[axis]
-    length = (high - low) / grid[axis]
-    return (low + (number + 0.5) * length) * scale - 0.5, length * scale
-
-
-def _line(
-    mine: NDArray[np.float64], theirs: NDArray[np.float64], apart: float
-) -> tuple[float, float] | None:
-    """Slope and intercept by medians over pairs of points, half of the points from each other."""
-    order, half = np.argsort(mine, kind="stable"), len(mine) // 2
-    low, high = order[:half], order[half : 2 * half]
-    distance = mine[high] - mine[low]
-    far = distance > apart
-    if np.count_nonzero(far) < _LEAST_POINTS // 2:
-        return None
-    slope = float(np.median((theirs[high] - theirs[low])[far] / distance[far]))
-    return (slope, float(np.median(theirs - slope * mine))) if slope > 0 else None
 
 
 def _share_placed(

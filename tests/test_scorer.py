@@ -110,7 +110,7 @@ def test_reference_descriptors_keep_names_statuses_and_flags(scorer: VSMScorer) 
     for column in ("ref_id", "status", "notes", "flags", "ref_mask_origin"):
         assert getattr(once, column).tolist() == getattr(again, column).tolist(), column
     assert once.ref_id.tolist() == [str(REFERENCE), "ref[1]", "nowhere.png", str(OTHER)]
-    assert once.flags.tolist() == ["", "no_mask", "", "no_mask"]
+    assert once.flags.tolist() == ["", "no_mask", "", "no_mask,copy_of_reference"]
     assert "nowhere.png" in once.reason[2]
 
 

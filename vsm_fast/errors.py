@@ -28,6 +28,12 @@ class Flag(StrEnum):
     NO_MASK = "no_mask"
     TINY_SUBJECT = "tiny_subject"
     ORIENTATION_DOUBTFUL = "orientation_doubtful"
+    DOUBTFUL_MASK = "doubtful_mask"
+    CUT_OFF = "cut_off"
+    SEVERAL_SUBJECTS = "several_subjects"
+    COPY_OF_REFERENCE = "copy_of_reference"
+    ASPECT_DISTORTED = "aspect_distorted"
+    NEARLY_GREY = "nearly_grey"
 
     def __str__(self) -> str:
         return self.value

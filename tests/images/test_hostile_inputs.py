@@ -360,8 +360,9 @@ def test_unusual_images_have_one_row_each(scorer, tmp_path):
     )  # fmt: skip
     assert len(found) == len(images) + 3
     tiny, whole = Flag.TINY_SUBJECT.value, Flag.NO_MASK.value
-    assert found.flags.tolist()[:6] == [whole] * 6
-    assert found.flags.tolist()[6:10] == [f"{whole},{tiny}", whole, whole, whole]
+    grey = f"{whole},{Flag.NEARLY_GREY.value}"
+    assert found.flags.tolist()[:6] == [grey, whole, whole, whole, whole, grey]
+    assert found.flags.tolist()[6:10] == [f"{whole},{tiny}", whole, whole, grey]
     assert found.flags.tolist()[-3:] == [tiny, tiny, ""]
     assert "generation: the subject has 263 pixels in" in found.notes[-2]
     assert set(found.status[:5]) == {"ok"}

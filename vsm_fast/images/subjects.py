@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vsm_fast.errors import Flag, InputError, Status
+from vsm_fast.images.doubts import Fingerprint, fingerprint, mask_doubts
 from vsm_fast.images.framing import Box, on_grey, subject_box, to_input
 from vsm_fast.images.loading import ImageSource, load_image
 from vsm_fast.images.masks import Mask, reduce_mask, subject_mask
@@ -40,6 +41,7 @@ class Subject:
         size: (H, W) of the image in pixels; zeros if unknown.
         mask: bool [H, W], the subject on the image; None unless ok.
         name: Path of the image; "" for pixels.
+        fingerprint: Thumbnail and chroma of the image, for flags of pairs; None unless ok.
     """
 
     status: Status = Status.OK
@@ -53,6 +55,7 @@ class Subject:
     size: tuple[int, int] = (0, 0)
     mask: NDArray[np.bool_] | None = None
     name: str = ""
+    fingerprint: Fingerprint | None = None
 
     def without_pixels(self) -> Subject:
         """Return the subject without its pixels, which a batch holds."""
@@ -115,6 +118,9 @@ def _prepare(source: ImageSource, mask_source: Mask, name: str, config: ModelCon
     if points < _LEAST_CELLS or area < _LEAST_PIXELS_PER_CELL * points:
         flags += (Flag.TINY_SUBJECT,)
         notes += (f"the subject has {area} pixels in {points} cells of the grid",)
+    for flag, note in mask_doubts(mask.pixels, mask.origin):
+        flags += (flag,)
+        notes += (note,)
     return Subject(
         notes=notes,
         flags=flags,
@@ -124,4 +130,5 @@ def _prepare(source: ImageSource, mask_source: Mask, name: str, config: ModelCon
         box=box,
         size=image.size,
         mask=mask.pixels,
+        fingerprint=fingerprint(image.pixels, mask.pixels),
     )

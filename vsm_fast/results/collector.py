@@ -13,6 +13,7 @@ from vsm_fast.errors import Flag, Status
 from vsm_fast.images.subjects import Subject
 from vsm_fast.matching.matches import Matches
 from vsm_fast.matching.scoring import score
+from vsm_fast.results.doubts import PairPoints, pair_doubts
 from vsm_fast.results.heatmap import HeatmapEvidence
 from vsm_fast.results.points import GridFrame, MatchedPoints
 from vsm_fast.results.scores import VSMScores
@@ -80,9 +81,9 @@ class ScoreCollector:
         """
         kept_all = matches.kept.cpu().numpy()
         visual_all = matches.visual_similarity.float().cpu().numpy()
+        targets_all = matches.target_index.cpu().numpy()
         if self.heatmaps:
             semantic_all = matches.semantic_similarity.float().cpu().numpy()
-            targets_all = matches.target_index.cpu().numpy()
         offsets = matches.offsets.tolist()
         self._score[rows] = score(matches, [self.visual_threshold]).score[:, 0].numpy()
         for position, row in enumerate(rows.tolist()):
@@ -92,42 +93,41 @@ class ScoreCollector:
             kept, visual = kept_all[points], visual_all[points]
             self._n_source[row] = len(kept)
             self._similarity[row] = visual[kept]
-            self._set_text(row, reference, generation, bool(kept.any()))
+            gen_image, ref_image = sides.pairs[position].tolist()
+            gen, ref = sides.generations, sides.references
+            cells = gen.cells[gen.rows(gen_image)].numpy()
+            ref_cells = ref.cells[ref.rows(ref_image)].numpy()
+            targets = ref_cells[targets_all[points][kept]].astype(np.int32)
+            matched = PairPoints(cells[kept], targets, visual[kept], gen.grid)
+            self._set_text(row, reference, generation, matched)
             if self.heatmaps and kept.any():
                 assert generation.mask is not None  # a subject with points was prepared
-                gen_image, ref_image = sides.pairs[position].tolist()
-                gen, ref = sides.generations, sides.references
                 evidence = HeatmapEvidence.pack(
-                    gen.cells[gen.rows(gen_image)].numpy(),
-                    kept,
-                    visual,
-                    gen.grid,
-                    generation.box,
-                    generation.mask,
+                    cells, kept, visual, gen.grid, generation.box, generation.mask
                 )
-                ref_cells = ref.cells[ref.rows(ref_image)].numpy()
                 # Descriptors from elsewhere carry no size of their image.
                 frame = GridFrame(reference.box, reference.size) if any(reference.size) else None
                 self._evidence[row] = evidence
                 self._points[row] = MatchedPoints(
-                    evidence,
-                    ref_cells[targets_all[points][kept]].astype(np.int32),
-                    semantic_all[points][kept],
-                    frame,
+                    evidence, targets, semantic_all[points][kept], frame
                 )
 
-    def _set_text(self, row: int, reference: Subject, generation: Subject, matched: bool) -> None:
+    def _set_text(
+        self, row: int, reference: Subject, generation: Subject, matched: PairPoints
+    ) -> None:
         status, reason = Status.OK, ""
         if reference.status is not Status.OK:
             status, reason = reference.status, f"reference: {reference.reason}"
         elif generation.status is not Status.OK:
             status, reason = generation.status, f"generation: {generation.reason}"
-        elif not matched:
+        elif not len(matched.cells):
             status = Status.NO_MATCH
             reason = "no point of the generated image matches the reference semantically."
+        doubts = pair_doubts(reference, generation, matched)
         notes = [f"reference: {note}" for note in reference.notes]
         notes += [f"generation: {note}" for note in generation.notes]
-        flags = {*reference.flags, *generation.flags}
+        notes += [f"pair: {note}" for _, note in doubts]
+        flags = {*reference.flags, *generation.flags, *(flag for flag, _ in doubts)}
         for name, text in (
             ("status", status.value),
             ("reason", reason),

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vsm_fast.cli import score_job
 from vsm_fast.cli.common import ExitCode, UsageError, make_folder, print_note, print_text
-from vsm_fast.cli.inputs import MASKS_HELP, PAIRING_HELP, MaskOptions, MaskSource, PairOptions
-from vsm_fast.cli.options import (
-    OUTPUTS,
-    SETTINGS,
-    Count,
-    Directory,
-    ModelOptions,
-    QuietCommand,
-    Threshold,
-    option,
-)
+from vsm_fast.cli.inputs import MASKS_HELP, PAIRING_HELP, MaskSource
+from vsm_fast.cli.score_options import JOBS_HELP, ScoreOptions
 
 if TYPE_CHECKING:
     from vsm_fast.images.automatic_masks import AutoMask
@@ -32,26 +23,10 @@ FORMATS = (".parquet", ".csv", ".jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(QuietCommand):
+class Score(ScoreOptions):
     """Score generated images against references."""
 
-    NOTES: ClassVar[str] = PAIRING_HELP + MASKS_HELP + score_job.HELP
-    pairs: PairOptions = field(default_factory=PairOptions)
-    masks: MaskOptions = field(default_factory=MaskOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-    semantic_threshold: Threshold = None
-    visual_threshold: Threshold = None
-    batch_size: Annotated[Count | None, option("images per batch", SETTINGS)] = None
-    cache: Annotated[Directory | None, option("descriptor cache", SETTINGS)] = None
-    out: Annotated[
-        str | None,
-        option("results: .parquet, .csv, .jsonl; DIR/ for a job", OUTPUTS, metavar="FILE|DIR/"),
-    ] = None
-    points: Annotated[bool, option("add the matched points (Parquet)", OUTPUTS)] = False
-    heatmaps: Annotated[Directory | None, option("one PNG per scored pair", OUTPUTS)] = None
-    limit_heatmaps: Annotated[Count | None, option("only the first N heat maps", OUTPUTS)] = None
-    fiftyone: Annotated[Directory | None, option("data set for FiftyOne", OUTPUTS)] = None
-    jobs: score_job.JobOptions = field(default_factory=score_job.JobOptions)
+    NOTES: ClassVar[str] = PAIRING_HELP + MASKS_HELP + JOBS_HELP
 
     def run(self) -> ExitCode:
         """Score the pairs."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vsm_fast.lab.training.rows import RowShards, write_rows
-from vsm_fast.lab.training.state import load_state, read_notes, read_step, save_state
+from vsm_fast.lab.training.state import load_state, read_progress, save_state
 
 
 def _write(path: Path, first: int, count: int) -> None:
@@ -60,8 +60,8 @@ def test_no_file_is_a_fresh_start(tmp_path: Path) -> None:
 
 def test_step_and_notes_are_read_without_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
-    assert (read_step(path), read_notes(path)) == (0, None)
+    assert read_progress(path) == (0, None)
     save_state(path, 7, {"net": torch.nn.Linear(2, 1)}, notes={"a": [1]})
-    assert read_step(path) == load_state(path, {}) == 7
-    assert read_notes(path) == {"a": [1]}
+    assert read_progress(path) == (7, {"a": [1]})
+    assert load_state(path, {}) == 7
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]

@@ -20,14 +20,7 @@ def write_outputs(evaluation: Evaluation, folder: str | os.PathLike[str]) -> lis
     """Write tables, rows and figures; ``evaluation.json`` is last and marks completion.
 
     Each file is written completely or left unchanged. A figure without data is not written, and
-    one from an earlier run is removed.
-
-    Args:
-        evaluation: Evaluation to write.
-        folder: Output folder, created if missing.
-
-    Returns:
-        The written files.
+    one from an earlier run is removed. The folder is created if missing; returns the written files.
 
     Raises:
         ImportError: If matplotlib or scipy is not installed. Names the extra.

@@ -22,11 +22,7 @@ _MOST = 24
 
 
 def contact_sheet(pairs: Iterable[ControlledPair], columns: int = 2) -> Image.Image:
-    """Draw original 1, altered 1 with its part outlined, and the reference of up to 24 pairs.
-
-    Args:
-        pairs: Only the first 24 are read.
-        columns: Pairs per row.
+    """Draw original 1, altered 1 with its part outlined, and the reference of the first 24 pairs.
 
     Raises:
         ValueError: If there is no pair.

@@ -24,12 +24,13 @@ from vsm_fast.files import write_json
 from vsm_fast.identity import differences
 from vsm_fast.jobs.job_folder import recorded_settings
 from vsm_fast.jobs.lock import only_writer
-from vsm_fast.lab.pairs.benchmark import BenchmarkJob, BenchmarkMaker
+from vsm_fast.lab.pairs.benchmark import Benchmark, BenchmarkJob
 from vsm_fast.lab.pairs.pair_inputs import open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 from vsm_fast.lab.pairs.pairs import ControlledPair
-from vsm_fast.lab.pairs.stages import StageModels, make_stages
+from vsm_fast.lab.pairs.stages import make_stages
+from vsm_fast.scorer import VSMScorer
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class PairJob:
         kinds: Alterations; all of the alterer's if empty.
         masker, parts, alterer, change: Names of the stages.
         detector_model, sam_model, alterer_model: Weights of pretrained stages, as in
-            ``vsm_fast.lab.pairs.stages.StageModels``.
+            ``vsm_fast.lab.pairs.stages.make_stages``.
         model: Model that extracts the descriptors.
         subjects, excluded: Sub-folders of the source to use, and to leave out.
         settings: Limits of the filters.
@@ -89,10 +90,15 @@ class PairJob:
             ImportError: If a package of a stage is missing.
             ModelError: If the weights of a stage are missing.
         """
-        from vsm_fast.scorer import VSMScorer
-
-        models = StageModels(self.detector_model, self.sam_model, self.alterer_model)
-        stages = make_stages(self.masker, self.parts, self.alterer, self.change, models=models)
+        stages = make_stages(
+            self.masker,
+            self.parts,
+            self.alterer,
+            self.change,
+            detector_model=self.detector_model,
+            sam_model=self.sam_model,
+            alterer_model=self.alterer_model,
+        )
         scorer = VSMScorer.from_pretrained(self.model)
         source = open_source(self.source, self.subjects, self.excluded)
         kinds = self.kinds or stages.alterer.kinds
@@ -100,7 +106,7 @@ class PairJob:
 
 
 Job = PairJob | BenchmarkJob
-_maker: list[PairMaker | BenchmarkMaker] = []  # of this process
+_maker: list[PairMaker | Benchmark] = []  # of this process
 
 
 def make_pairs_job(
@@ -144,11 +150,9 @@ def make_pairs_job(
         _check_same(recorded.get("inputs", inputs), inputs, out, "from other inputs")
     (out / "tallies").mkdir(parents=True, exist_ok=True)
     with only_writer(out / _LOCK):
-        for temporary in (
-            *out.glob(".pairs-*.tmp*"),
-            *out.glob(".job.*.tmp*"),
-        ):  # of killed processes
-            temporary.unlink(missing_ok=True)
+        for pattern in (".pairs-*.tmp*", ".job.*.tmp*"):  # of killed processes
+            for temporary in out.glob(pattern):
+                temporary.unlink(missing_ok=True)
         for shard, _ in tasks:  # from here on the short shard counts as missing
             _tally_path(out, shard).unlink(missing_ok=True)
         write_json(out / _JOB, {**_json_of(job), "inputs": inputs})

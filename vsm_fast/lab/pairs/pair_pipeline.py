@@ -246,13 +246,13 @@ class PairMaker:
 
         cells, flat = [], []
         for view in views:
-            assert view.descriptors is not None
             descriptors = torch.from_numpy(view.descriptors.reshape(-1, view.descriptors.shape[2]))
             cells.append(descriptors.abs().sum(1).nonzero()[:, 0])
             flat.append(descriptors[cells[-1]])
         source, target = flat
-        limits = self._settings.similarity, self._settings.skewness
-        matches = trusted_matches(source, target, *limits)
+        matches = trusted_matches(
+            source, target, self._settings.similarity, self._settings.skewness
+        )
         if len(matches) < _FEWEST_POINTS:
             raise Rejected("too few trusted matches")
         return np.concatenate(

@@ -208,13 +208,8 @@ def varied(
 ) -> tuple[Tensor, PairCells]:
     """Augment an example: random exposures, and a mirror image in half of the visits.
 
-    Both views are mirrored or neither: handedness belongs to a subject.
-
-    Args:
-        example: Example to augment.
-        rng: Random generator.
-        flips: Whether to mirror.
-        jitter: Maximum relative change of a colour channel; brightness shifts by 3/4 of it.
+    Both views are mirrored or neither: handedness belongs to a subject. ``jitter`` is the maximum
+    relative change of a colour channel; brightness shifts by 3/4 of it.
 
     Returns:
         float32 [4, 3, R, R] in [-1, 1], and the cells.

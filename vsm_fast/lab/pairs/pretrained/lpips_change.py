@@ -57,11 +57,7 @@ class LpipsDistance:
 
     @torch.inference_mode()
     def __call__(self, first: Pixels, second: Pixels) -> float:
-        """Return the distance of two images.
-
-        Args:
-            first: uint8 [H, W, 3]; sides below 64 pixels are enlarged.
-            second: uint8 [H, W, 3].
+        """Return the distance of images uint8 [H, W, 3]; sides below 64 pixels are enlarged.
 
         Raises:
             ValueError: If the sizes differ.
@@ -81,10 +77,6 @@ class LpipsDistance:
 class LpipsChange:
     """LPIPS of the bounding box of a part, before against after.
 
-    Args:
-        distance: LPIPS.
-        threshold: Smaller changes are rejected.
-
     Source: arXiv 2509.21989, the automated dataset (keeps pairs with LPIPS > 0.15).
     """
 
@@ -93,20 +85,8 @@ class LpipsChange:
     def __init__(self, distance: LpipsDistance, threshold: float = THRESHOLD) -> None:
         self._distance, self.threshold = distance, threshold
 
-    @classmethod
-    def from_pretrained(
-        cls, *, threshold: float = THRESHOLD, device: str | torch.device = "auto"
-    ) -> LpipsChange:
-        """Load LPIPS; raises as ``LpipsDistance.from_pretrained``."""
-        return cls(LpipsDistance.from_pretrained(device=device), threshold)
-
     def __call__(self, before: Pixels, after: Pixels, part: Mask) -> float:
-        """Return the change of a part.
-
-        Args:
-            before: uint8 [H, W, 3].
-            after: uint8 [H, W, 3].
-            part: bool [H, W].
+        """Return the change inside ``part`` (bool [H, W]) of images uint8 [H, W, 3].
 
         Raises:
             ValueError: If the part is empty or the sizes differ.

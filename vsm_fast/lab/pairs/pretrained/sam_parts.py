@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import cv2
 import numpy as np
 
-from vsm_fast.images.sam import SAM, SegmentAnything
+from vsm_fast.images.sam import SegmentAnything
 from vsm_fast.lab.pairs.pairs import Mask
 from vsm_fast.lab.pairs.stages import SubjectView
-from vsm_fast.model.pretrained import ModelSource
 
 AREA_SHARE = (0.05, 0.6)  # of the subject
 MIN_INSIDE = 0.9  # our choice: the outlines of SAM and of the subject differ by a few pixels
@@ -42,29 +39,6 @@ class SamParts:
         if not 0 < min_inside <= 1:
             raise ValueError(f"min_inside must lie in (0, 1]; got {min_inside}.")
         self._segmenter, self._area_share, self._min_inside = segmenter, area_share, min_inside
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        sam: ModelSource | str | os.PathLike[str] = SAM,
-        *,
-        area_share: tuple[float, float] = AREA_SHARE,
-        min_inside: float = MIN_INSIDE,
-        device: str = "auto",
-    ) -> SamParts:
-        """Load SAM.
-
-        Args:
-            sam: Hub repository or folder.
-            area_share: As above.
-            min_inside: As above.
-            device: ``"auto"`` (CUDA if available), or a torch device.
-
-        Raises:
-            ImportError: If transformers is not installed; the message names the extra.
-            ModelError: If the model is missing or incomplete.
-        """
-        return cls(SegmentAnything.from_pretrained(sam, device=device), area_share, min_inside)
 
     def __call__(self, view: SubjectView, point: tuple[float, float]) -> Mask | None:
         """Segment the part around a point.

@@ -29,8 +29,9 @@ class Warp:
     matrix: NDArray[np.float64]
     elastic: NDArray[np.float32]
 
-    def image(self, pixels: Pixels, border: int = cv2.BORDER_REFLECT_101) -> Pixels:
-        """Warp an image, uint8 [H, W, 3]."""
+    def image(self, pixels: Pixels) -> Pixels:
+        """Warp an image, uint8 [H, W, 3]; its border is reflected."""
+        border = cv2.BORDER_REFLECT_101
         return cv2.remap(pixels, self.inverse, None, cv2.INTER_LINEAR, borderMode=border)
 
     def mask(self, mask: Mask) -> Mask:

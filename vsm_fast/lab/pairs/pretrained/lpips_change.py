@@ -17,7 +17,6 @@ from vsm_fast.extras import required
 from vsm_fast.lab.pairs.pairs import Mask, Pixels
 from vsm_fast.model.devices import choose_device
 
-THRESHOLD = 0.15
 _MIN_SIDE = 64  # pixels; AlexNet's last features are 3 x 3 there and vanish below 31
 
 
@@ -81,9 +80,10 @@ class LpipsChange:
     """
 
     name = "lpips"
+    threshold = 0.15
 
-    def __init__(self, distance: LpipsDistance, threshold: float = THRESHOLD) -> None:
-        self._distance, self.threshold = distance, threshold
+    def __init__(self, distance: LpipsDistance) -> None:
+        self._distance = distance
 
     def __call__(self, before: Pixels, after: Pixels, part: Mask) -> float:
         """Return the change inside ``part`` (bool [H, W]) of images uint8 [H, W, 3].

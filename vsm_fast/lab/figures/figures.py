@@ -251,13 +251,7 @@ def matches_figure(
 
     Both halves show the same points of the generated image. In the right half, crosses and dashed
     lines mark points whose visual similarity is not above the threshold: the points that VSM
-    counts as inconsistent.
-
-    Args:
-        views: The images.
-        reference: Position of the reference.
-        generation: Position of the generated image.
-        max_matches: Upper limit of points drawn, spread evenly over the subject.
+    counts as inconsistent. ``max_matches`` limits the points, spread evenly over the subject.
 
     Raises:
         ValueError: If ``max_matches`` is below 1, or a position is out of range.

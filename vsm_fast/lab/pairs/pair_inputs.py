@@ -20,6 +20,7 @@ from vsm_fast.lab.pairs.pairs import Mask, Pixels, points_of_flow
 from vsm_fast.lab.pairs.photographs import SUFFIXES, Photograph, load_photographs, photographs_in
 from vsm_fast.lab.pairs.warps import colour_jitter, random_warp, replace_background
 
+_LEAST_QUALITY = 5  # in every column of ``quality_assessment``
 _MOST_PADDING = 0.06  # of a half's width, around each image of Subjects200K
 
 
@@ -120,15 +121,11 @@ class Subjects200K:
     """Pairs side by side in one image, in the Parquet layout of ``Yuanshi/Subjects200K``.
 
     A row has ``image`` (an encoded file), ``description.item`` (the subject's name) and optionally
-    ``quality_assessment``. Each half is one view; uniform borders are trimmed.
-
-    Args:
-        paths: Parquet files.
-        least_quality: Rows with a lower score in any column of ``quality_assessment`` are
-            skipped; rows without scores are accepted.
+    ``quality_assessment``: rows with a score below 5 are skipped, rows without scores accepted.
+    Each half is one view; uniform borders are trimmed.
     """
 
-    def __init__(self, paths: Sequence[Path], least_quality: int = 5) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [pq.ParquetFile(path) for path in paths]
         self._paths = list(paths)
         self._places: list[tuple[int, int, int, str]] = []  # file, row group, row, subject
@@ -145,12 +142,12 @@ class Subjects200K:
                 rows = file.read_row_group(group, columns).to_pylist() if columns else [{}] * count
                 for position, row in enumerate(rows):
                     scores = (row.get("quality_assessment") or {}).values()
-                    if all(score is None or score >= least_quality for score in scores):
+                    if all(score is None or score >= _LEAST_QUALITY for score in scores):
                         name = (row.get("description") or {}).get("item") or "subject"
                         self._places.append((number, group, position, str(name)))
         if not self._places:
             raise PairingError(
-                f"no pair of quality {least_quality} or better in {paths[0].parent}."
+                f"no pair of quality {_LEAST_QUALITY} or better in {paths[0].parent}."
             )
 
     def draw(self, rng: np.random.Generator, donors: Sequence[Pixels], mask_of: MaskOf) -> TwoViews:

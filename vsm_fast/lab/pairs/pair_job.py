@@ -115,13 +115,8 @@ def make_pairs_job(
     """Make the missing shards, then the summary.
 
     A shard is written completely or not at all. An interrupted job resumes at its first missing
-    shard and ends with the same bytes as an uninterrupted one.
-
-    Args:
-        job: The job.
-        out: Folder of the shards.
-        workers: Processes.
-        progress: Called with the number of pairs tried since the last call.
+    shard and ends with the same bytes as an uninterrupted one. ``progress`` is called with the
+    number of pairs tried since the last call.
 
     Returns:
         The summary: counts by kind and view, rejections by reason, the job, versions.

@@ -72,16 +72,8 @@ class Rejected(Exception):
 class PairMaker:
     """Makes controlled pairs from a source of two views.
 
-    Args:
-        source: Source of two views.
-        scorer: Extracts the semantic descriptors that match the views.
-        stages: Implementations.
-        settings: Limits.
-        kinds: Alterations to draw from.
-        seed: Determines every draw, together with the number of the pair.
-
-    Attributes:
-        inputs: Weights of pretrained stages.
+    The seed and the number of the pair determine every draw. ``inputs`` holds the weights of the
+    pretrained stages.
     """
 
     def __init__(

@@ -89,12 +89,8 @@ def training_example(
 ) -> TrainingExample | None:
     """Frame both views, hide the background where the model does, and compute the cells.
 
-    Args:
-        pair: A controlled pair.
-        rng: Random generator for the jitter of frames and masks; unused if the network reads
-            the whole image unmasked.
-        backbone: Framing of the model.
-        grid: (rows, columns) of the descriptors, a square.
+    ``rng`` jitters frames and masks, unless the network reads the whole image unmasked. The grid of
+    descriptors, (rows, columns), is a square.
 
     Returns:
         The example; None if a subject is too small to learn from.

@@ -240,11 +240,9 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class _History:
-    """``history.csv`` and TensorBoard logs of a run.
+    """``history.csv`` and TensorBoard logs of a run with a number of finished epochs.
 
-    Args:
-        folder: Run folder.
-        epochs: Number of finished epochs; later records of an interrupted run are dropped.
+    Later records of an interrupted run are dropped.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:

@@ -35,9 +35,6 @@ class LpipsDistance:
     def from_pretrained(cls, *, device: str | torch.device = "auto") -> LpipsDistance:
         """Load LPIPS 0.1 on AlexNet, the version its authors recommend as a metric.
 
-        Args:
-            device: ``"auto"`` (CUDA if available), or a torch device.
-
         Raises:
             ImportError: If lpips or torchvision is not installed; the message names the extra.
             ModelError: If AlexNet's weights are neither cached nor downloadable.

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vsm_fast.files import replacing
-from vsm_fast.lab.evaluation.tables import aligned
-from vsm_fast.lab.training.calibration import measure_at
+from vsm_fast.lab.evaluation.tables import markdown_table
+from vsm_fast.lab.training.calibration import oracle_and_kinds, report, stored_point_table
 from vsm_fast.lab.training.contrastive import AggregationPair
 from vsm_fast.lab.training.feature_cache import validation_features
 from vsm_fast.lab.training.train_job import PRESETS, TrainSettings, run_training
@@ -67,7 +67,9 @@ def run_ablations(
             result = run_training(seeded, folder, device="cpu", features=data)
             network = VSMScorer.from_pretrained(result.model, device="cpu").network
             networks = AggregationPair(network.semantic, network.visual).eval()
-            run = measure_at(networks, test_features, result.validation.thresholds)
+            points = stored_point_table(networks, test_features)
+            thresholds = result.validation.thresholds
+            run = report(*oracle_and_kinds(test_features), points, thresholds)
             figures.setdefault(name, []).append(run)
             _log.info("%s, seed %d: Pearson %.3f", name, seed, run["pearson"])
     return figures
@@ -81,7 +83,7 @@ def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
 
     rows = [[name, *(cell(runs, column) for column in _COLUMNS)] for name, runs in figures.items()]
-    return aligned(["variant", *_COLUMNS.values()], rows)
+    return markdown_table(["variant", *_COLUMNS.values()], rows)
 
 
 def main() -> None:

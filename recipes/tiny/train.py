@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,15 @@ from recipes.tiny.joint import JointTraining, train_joint
 from recipes.tiny.metric_losses import SimilarityCurve
 from vsm_fast.lab.evaluation.run import OTHER_SUBJECT
 from vsm_fast.lab.pairs.benchmark import Benchmark
+from vsm_fast.lab.pairs.pairs import ControlledPair
 from vsm_fast.lab.pairs.photographs import load_photographs
-from vsm_fast.lab.training.calibration import PointTable, calibrate, match_points, report
+from vsm_fast.lab.training.calibration import (
+    PointTable,
+    altered_cells,
+    calibrate,
+    point_table,
+    report,
+)
 from vsm_fast.lab.training.contrastive import (
     CHECKPOINT,
     AggregationPair,
@@ -163,6 +171,17 @@ def _save(out: Path, thresholds: Thresholds) -> Path:
     config = dataclasses.replace(CONFIG, thresholds=thresholds)
     save_model(out / "model", config, unet, average.semantic, average.visual)
     return out / "model"
+
+
+def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTable:
+    """Extract descriptors of controlled pairs and match them without thresholds."""
+    references = scorer.describe([p.original_2 for p in pairs], [p.mask_2 for p in pairs])
+    sources = scorer.describe([p.altered_1 for p in pairs], [p.mask_1 for p in pairs])
+    altered = [
+        altered_cells(scorer.config, pair, sources.cells[sources.rows(number)].numpy())
+        for number, pair in enumerate(pairs)
+    ]
+    return point_table(sources, references, np.concatenate(altered))
 
 
 def calibrate_stage(photos: Path, out: Path, count: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vsm_fast.lab.evaluation import Bootstrap
 from vsm_fast.lab.evaluation.outputs import write_outputs
 from vsm_fast.lab.evaluation.plots import draw_kde, draw_localisation, draw_scatter, oracle_bins
 from vsm_fast.lab.evaluation.run import PairMeasurement, summarise
-from vsm_fast.lab.evaluation.tables import aligned, as_json, csv_rows, markdown
+from vsm_fast.lab.evaluation.tables import as_json, csv_rows, markdown, markdown_table
 
 KINDS = ("none", "recolour", "shuffle", "other subject")
 FILES = {
@@ -191,7 +191,7 @@ def test_bins_of_the_oracle() -> None:
 
 
 def test_tables_line_up() -> None:
-    assert aligned(("a", "b"), [("x|y", "1"), ("z", "12345")]).splitlines() == [
+    assert markdown_table(("a", "b"), [("x|y", "1"), ("z", "12345")]).splitlines() == [
         "| a    |     b |",
         "| ---- | ----: |",
         "| x\\|y |     1 |",

@@ -10,12 +10,7 @@ import pytest
 from PIL import Image
 
 from vsm_fast.errors import PairingError
-from vsm_fast.lab.pairs.pair_inputs import (
-    PhotographFolder,
-    SingleImages,
-    Subjects200K,
-    open_source,
-)
+from vsm_fast.lab.pairs.pair_inputs import Photographs, Subjects200K, open_source
 
 
 def _write(path: Path, seed: int, mask: bool = False) -> None:
@@ -46,7 +41,7 @@ def test_a_folder_pairs_photographs_of_one_subject(tmp_path: Path) -> None:
         _write(tmp_path / "cup" / f"{name}.png", int(name), mask=name != "02")
     _write(tmp_path / "shoe" / "00.png", 7)
     source, mask_of = open_source(tmp_path), _MaskOf()
-    assert isinstance(source, PhotographFolder)
+    assert isinstance(source, Photographs)
     drawn = [source.draw(np.random.default_rng(n), [], mask_of) for n in range(40)]
     photos = [views for views in drawn if views.view == "photo"]
     warps = [views for views in drawn if views.view == "warp"]
@@ -76,12 +71,13 @@ def test_single_images_are_warped(tmp_path: Path) -> None:
     _write(tmp_path / "a.png", 0, mask=True)
     _write(tmp_path / "b.png", 1)
     source = open_source(tmp_path)
-    assert isinstance(source, SingleImages)
-    views = source.draw(np.random.default_rng(0), [], _MaskOf())
-    assert views.view == "warp"
-    assert views.points is not None
-    assert views.masks[1].any()
-    assert isinstance(open_source(tmp_path / "a.png"), SingleImages)
+    for n in range(4):
+        views = source.draw(np.random.default_rng(n), [], _MaskOf())
+        assert views.view == "warp"
+        assert views.points is not None
+        assert views.masks[1].any()
+    assert len(source.pictures()) == 2
+    assert len(open_source(tmp_path / "a.png").pictures()) == 1
 
 
 def _subjects200k(path: Path, quality: list[int | None]) -> None:

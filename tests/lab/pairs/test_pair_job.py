@@ -14,7 +14,7 @@ from pretrained_models import save_sd2_inpainting
 from vsm_fast.cli.main import ExitCode, main
 from vsm_fast.errors import PairingError
 from vsm_fast.jobs.job_folder import only_writer
-from vsm_fast.lab.pairs import pair_job
+from vsm_fast.lab.pairs import pair_job, pair_pipeline
 from vsm_fast.lab.pairs.pair_job import PairJob, make_pairs_job
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import read_pairs
@@ -184,14 +184,17 @@ def test_weights_are_recorded_and_other_weights_refused(
         assert not (tmp_path / "x").exists()
 
 
-def test_rejections_are_counted_and_a_pair_is_given_up(photos: Path, tmp_path: Path) -> None:
+def test_rejections_are_counted_and_a_pair_is_given_up(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Matches of a similarity above 1 do not exist: every altered pair is rejected."""
+    monkeypatch.setattr(pair_pipeline, "_TRIES", 3)
     settings = replace(QUICK, similarity=1.01, unaltered=0.0)
     job = _job(photos, count=1, parts="descriptors", settings=settings)
     summary = make_pairs_job(job, tmp_path / "out")
     assert summary["pairs"] == 0
     assert summary["given_up"] == 1
-    assert summary["rejected"] == {"too few trusted matches": 12}
+    assert summary["rejected"] == {"too few trusted matches": 3}
 
 
 def test_parts_at_trusted_matches_of_real_photographs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from vsm_fast.lab.pairs.alterations import LabChange, OfflineAlterer
 from vsm_fast.lab.pairs.descriptor_parts import DescriptorParts
 from vsm_fast.lab.pairs.pretrained.inpainting import Inpainter
 from vsm_fast.lab.pairs.pretrained.sam_parts import SamParts
-from vsm_fast.lab.pairs.stages import StageModels, make_stages
+from vsm_fast.lab.pairs.stages import make_stages
 
 one_thread = tiny_models.one_thread
 
@@ -49,9 +49,8 @@ def test_selected_weights_are_loaded_and_recorded(
         "from_pretrained",
         lambda source, **settings: loaded.append(load(source, **settings)) or loaded[-1],
     )
-    stages = make_stages(
-        "grounded-sam", "sam", "sd2-inpainting", "lab", "cpu", StageModels(**saved)
-    )
+    models = {f"{name}_model": folder for name, folder in saved.items()}
+    stages = make_stages("grounded-sam", "sam", "sd2-inpainting", "lab", "cpu", **models)
     assert stages.weights == saved
     assert isinstance(stages.masker, GroundedSam)
     assert isinstance(stages.alterer, Inpainter)
@@ -60,7 +59,7 @@ def test_selected_weights_are_loaded_and_recorded(
     assert isinstance(stages.parts(0.3), SamParts)
     assert len(loaded) == 1  # masks and parts share one SAM
     with pytest.raises(ModelError, match="no model 'elsewhere'"):
-        make_stages("grabcut", "sam", "offline", "lab", "cpu", StageModels(sam="elsewhere"))
+        make_stages("grabcut", "sam", "offline", "lab", "cpu", sam_model="elsewhere")
 
 
 def test_a_revision_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,18 +72,18 @@ def test_a_revision_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     for model in ("owner/sam@refs/pr/5", "owner/sam", None):
         with pytest.raises(ModelError, match="With network access run: hf download"):
-            make_stages("grabcut", "sam", "offline", "lab", "cpu", StageModels(sam=model))
+            make_stages("grabcut", "sam", "offline", "lab", "cpu", sam_model=model)
     assert requests == [("owner/sam", "refs/pr/5"), ("owner/sam", None), (SAM, None)]
 
 
 @pytest.mark.parametrize(
     ("stages", "models"),
     [
-        (("grabcut", "descriptors", "offline"), {"detector": "a/b"}),
-        (("grabcut", "random", "offline"), {"sam": "a/b"}),
-        (("grabcut", "descriptors", "offline"), {"alterer": "a/b"}),
+        (("grabcut", "descriptors", "offline"), {"detector_model": "a/b"}),
+        (("grabcut", "random", "offline"), {"sam_model": "a/b"}),
+        (("grabcut", "descriptors", "offline"), {"alterer_model": "a/b"}),
     ],
 )
 def test_unused_weights_are_refused(stages: tuple[str, ...], models: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"the \w+ 'a/b' is not used by .* select the"):
-        make_stages(*stages, "lab", models=StageModels(**models))
+        make_stages(*stages, "lab", **models)

@@ -13,11 +13,12 @@ import tiny_models
 import torch
 from training_runs import a_pair, write_backbone, write_pairs
 
+from recipes.tiny.train import match_points
 from vsm_fast import VSMScorer
 from vsm_fast.errors import TrainingError
 from vsm_fast.lab.pairs.pair_shards import read_pairs, write_pair_shard
 from vsm_fast.lab.training import feature_cache
-from vsm_fast.lab.training.calibration import match_points, stored_point_table
+from vsm_fast.lab.training.calibration import stored_point_table
 from vsm_fast.lab.training.contrastive import AggregationPair
 from vsm_fast.lab.training.feature_cache import training_features, validation_features
 from vsm_fast.lab.training.features import FeatureSettings, PairFeatures

@@ -105,7 +105,6 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from vsm_fast.lab.training import contrastive
-from vsm_fast.lab.training import contrastive
 from vsm_fast.lab.training.contrastive import ContrastiveTraining
 from vsm_fast.lab.training.features import FeatureSettings
 from vsm_fast.lab.training.train_job import TrainSettings, run_training

@@ -18,22 +18,15 @@ _BATCH = 16  # pairs per comparison
 
 
 class Baseline(Protocol):
-    """Metric that is evaluated on the same pairs as VSM.
-
-    Attributes:
-        name: Column name.
-    """
+    """Metric that is evaluated on the same pairs as VSM; ``name`` is its column."""
 
     name: str
 
     def __call__(self, pairs: Sequence[ControlledPair]) -> NDArray[np.float64]:
         """Compare ``altered_1`` with ``original_2`` inside their subject masks.
 
-        Args:
-            pairs: One batch of P pairs.
-
         Returns:
-            float64 [P], higher = more consistent; NaN where undefined.
+            float64 [P] for P pairs, higher = more consistent; NaN where undefined.
         """
         ...
 

@@ -17,17 +17,10 @@ from vsm_fast.lab.evaluation.tables import as_json, csv_rows, markdown, pair_col
 
 
 def write_outputs(evaluation: Evaluation, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write tables, rows and figures; ``evaluation.json`` is last and marks completion.
+    """Write tables, rows and figures into a folder, created if missing, and return their paths.
 
-    Each file is written completely or left unchanged. A figure without data is not written, and
-    one from an earlier run is removed.
-
-    Args:
-        evaluation: Evaluation to write.
-        folder: Output folder, created if missing.
-
-    Returns:
-        The written files.
+    Each file is written completely or left unchanged; ``evaluation.json`` is last and marks
+    completion. A figure without data is not written, and one from an earlier run is removed.
 
     Raises:
         ImportError: If matplotlib or scipy is not installed. Names the extra.

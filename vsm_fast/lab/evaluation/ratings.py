@@ -35,9 +35,6 @@ class ListMeaning(StrEnum):
     RATERS = "raters"
     CP_PF = "cp-pf"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 def load_ratings(
     source: str | os.PathLike[str], lists: ListMeaning = ListMeaning.RATERS

@@ -80,7 +80,7 @@ def markdown(evaluation: Evaluation) -> str:
     ours = ("VSM gain", "same > other", "published*: Pearson", "Spearman")
     parts += [
         "### Correlation with the oracle",
-        aligned(("metric", *coefficients, *ours), rows),
+        markdown_table(("metric", *coefficients, *ours), rows),
         f"VSM gain: Pearson of `{headline}` minus that of the row, on the same pairs.\n"
         "same > other: share of comparisons in which an unaltered pair scores higher than a pair "
         "of two subjects.\n"
@@ -90,7 +90,7 @@ def markdown(evaluation: Evaluation) -> str:
 
     if evaluation.human is not None:
         rows = [(m, *_coefficients(evaluation.overall(m, "human"))) for m in evaluation.metrics]
-        table = aligned(("metric", *coefficients), rows)
+        table = markdown_table(("metric", *coefficients), rows)
         parts += ["### Correlation with the mean human rating", table]
 
     points, pixels = evaluation.points, evaluation.pixels
@@ -107,7 +107,7 @@ def markdown(evaluation: Evaluation) -> str:
              "best IoU, threshold per pair", "pairs")  # fmt: skip
     parts += [
         "### Localisation of the altered part",
-        aligned(("", *heads), rows),
+        markdown_table(("", *heads), rows),
         "The IoU thresholds are chosen on these pairs: an upper bound.",
     ]
 
@@ -117,7 +117,7 @@ def markdown(evaluation: Evaluation) -> str:
         if row.by != "all" and row.metric == headline
     ]
     if rows:
-        table = aligned(("by", "group", *coefficients), rows)
+        table = markdown_table(("by", "group", *coefficients), rows)
         parts += [f"### `{headline}` by group", table]
 
     undefined = {status: n for status, n in counts["status"].items() if status != "ok"}
@@ -184,7 +184,7 @@ def pair_columns(evaluation: Evaluation) -> dict[str, list[Any]]:
     return columns
 
 
-def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table with aligned columns: the first one left, the others right."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
     widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(heads))]

@@ -45,12 +45,7 @@ class Correspondences:
 
 
 def correspond(views: SubjectViews, reference: int, generation: int) -> Correspondences:
-    """Match one generated image to one reference.
-
-    Args:
-        views: The images.
-        reference: Position of the reference among them.
-        generation: Position of the generated image.
+    """Match one generated image to one reference, given by their positions among the views.
 
     Raises:
         ValueError: If a position is out of range.

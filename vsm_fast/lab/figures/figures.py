@@ -116,9 +116,6 @@ def pca_figure(views: SubjectViews) -> Figure:
     Each branch has one basis and one scale for all images: within a branch, equal colours are
     equal descriptors.
 
-    Args:
-        views: The images.
-
     Raises:
         TooFewPointsError: If there are fewer than four points in all.
         ImportError: If matplotlib or scikit-learn is not installed; names the extra.
@@ -130,12 +127,7 @@ def pca_figure(views: SubjectViews) -> Figure:
 def segments_figure(
     views: SubjectViews, *, clusters: int = DEFAULT_CLUSTERS, seed: int = 0
 ) -> Figure:
-    """Draw clusters of the descriptors as colours, in one row per image.
-
-    Args:
-        views: The images.
-        clusters: Number of segments, 1 to 9.
-        seed: Random seed of k-means.
+    """Draw 1 to 9 clusters of the descriptors as colours, in one row per image.
 
     Raises:
         ValueError: If ``clusters`` is out of range.
@@ -259,13 +251,7 @@ def matches_figure(
 
     Both halves show the same points of the generated image. In the right half, crosses and dashed
     lines mark points whose visual similarity is not above the threshold: the points that VSM
-    counts as inconsistent.
-
-    Args:
-        views: The images.
-        reference: Position of the reference.
-        generation: Position of the generated image.
-        max_matches: Upper limit of points drawn, spread evenly over the subject.
+    counts as inconsistent. ``max_matches`` limits the points, spread evenly over the subject.
 
     Raises:
         ValueError: If ``max_matches`` is below 1, or a position is out of range.
@@ -321,9 +307,6 @@ def matches_figure(
 def mixing_figure(scorer: VSMScorer) -> Figure:
     """Draw the weight of each backbone level in both aggregation networks.
 
-    Args:
-        scorer: The model.
-
     Raises:
         ImportError: If matplotlib is not installed; names the extra.
     """
@@ -334,11 +317,7 @@ def mixing_figure(scorer: VSMScorer) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure to a PNG file of 200 dots per inch, atomically.
-
-    Args:
-        figure: The figure.
-        path: File to write, ending in .png; its folder must exist.
+    """Write a figure to a PNG file of 200 dots per inch, atomically; its folder must exist.
 
     Raises:
         ValueError: If the path does not end in .png.
@@ -445,17 +424,10 @@ def _draw_table(
     column: float,
     heights: Sequence[float],
 ) -> list[list[Axes]]:
-    """Fill a figure with rows of images.
+    """Fill an empty figure with rows of images, each after its title and note.
 
-    Args:
-        figure: An empty figure.
-        labels: Title and note per row.
-        columns: At least one.
-        column: Width of an image in inches.
-        heights: Of the heading and the rows; see :func:`_table_size`.
-
-    Returns:
-        The axes of the images, by row and column.
+    ``column`` is the width of an image in inches, ``heights`` come from :func:`_table_size`.
+    Returns the axes of the images, by row and column.
     """
     grid = figure.add_gridspec(
         1 + len(labels),
@@ -521,14 +493,9 @@ def _draw_points(
     passed: NDArray[np.bool_],
     size: float = 3.6,
 ) -> None:
-    """Draw dots, and crosses for points that failed.
+    """Draw dots of a diameter of ``size`` points, and crosses for points that failed.
 
-    Args:
-        axes: Axes in the units of ``places``.
-        places: float [m, 2], (x, y).
-        colours: float [m, 3] in [0, 1].
-        passed: bool [m].
-        size: Diameter in points.
+    ``places`` is float [m, 2], (x, y); ``colours`` float [m, 3] in [0, 1].
     """
     x, y = places.T
     axes.scatter(x[passed], y[passed], s=size**2, c=colours[passed], edgecolors="white",

@@ -79,15 +79,7 @@ class SubjectView:
 
 @dataclass(frozen=True, eq=False)
 class SubjectViews:
-    """The images of a figure; see :func:`describe_subjects`.
-
-    Attributes:
-        views: The images, in order.
-        descriptors: Their descriptors.
-        scorer: The source of the descriptors.
-        semantic_threshold: In [-1, 1].
-        visual_threshold: In [-1, 1].
-    """
+    """The images of a figure, in order, with their descriptors and thresholds in [-1, 1]."""
 
     views: tuple[SubjectView, ...]
     descriptors: Descriptors

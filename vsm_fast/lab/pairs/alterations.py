@@ -133,13 +133,9 @@ def alter(
 def strongest_change(
     pixels: Pixels, part: Mask, minimum: float, paint: Callable[[int], NDArray[np.generic]]
 ) -> Pixels:
-    """Paint a part again until the change is large enough.
+    """Paint a part again until the ``perceptual_change`` is large enough.
 
-    Args:
-        pixels: uint8 [H, W, 3].
-        part: bool [H, W].
-        minimum: Sufficient ``perceptual_change``.
-        paint: Returns the painted image, [H, W, 3] in [0, 255], for an attempt 0, 1, ….
+    ``paint`` returns the painted image, [H, W, 3] in [0, 255], for an attempt 0, 1, ….
 
     Returns:
         uint8 [H, W, 3], the first attempt with the minimum change, or the strongest of four;
@@ -159,15 +155,8 @@ def strongest_change(
 def paste(pixels: Pixels, painted: NDArray[np.generic], part: Mask) -> Pixels:
     """Paste painted pixels into a part, with a soft edge inside it.
 
-    A hard edge would be a clue that real edits do not leave.
-
-    Args:
-        pixels: uint8 [H, W, 3].
-        painted: [H, W, 3], uint8 or float in [0, 255].
-        part: bool [H, W].
-
-    Returns:
-        uint8 [H, W, 3]; equal to ``pixels`` outside the part.
+    A hard edge would be a clue that real edits do not leave. ``painted`` is [H, W, 3], uint8 or
+    float in [0, 255]; the result is uint8 and equal to ``pixels`` outside the part.
     """
     inner = cv2.erode(part.astype(np.uint8), np.ones((3, 3))).astype(np.float32)
     alpha = cv2.GaussianBlur(inner, (0, 0), 1.0)[..., None] * part[..., None]
@@ -180,12 +169,7 @@ def visibly_changed(before: Pixels, after: Pixels, part: Mask) -> Mask:
     """Remove from a part the regions without a visible change.
 
     A white wall inpainted in white is unchanged: labelled as altered, it would train and measure
-    a difference that nobody can see.
-
-    Args:
-        before: uint8 [H, W, 3].
-        after: uint8 [H, W, 3].
-        part: bool [H, W].
+    a difference that nobody can see. Images are uint8 [H, W, 3].
 
     Returns:
         bool [H, W], inside ``part``: pixels with a local mean difference above 3 CIE Lab units,

@@ -8,10 +8,10 @@ alterations and unaltered pairs are balanced and drawn independently.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Benchmark(Sequence[ControlledPair]):
         count: Pairs of one subject.
         seed: Seed of all draws.
         size: Side of the images in pixels.
+        inputs: Record of the loaded photographs, JSON values; kept as an attribute.
 
     Raises:
         PairingError: If a subject has fewer than two photographs with a mask, or there are no
@@ -60,6 +61,7 @@ class Benchmark(Sequence[ControlledPair]):
         seed: int,
         *,
         size: int = 256,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if count < 1 or not kinds or unknown:
@@ -86,6 +88,7 @@ class Benchmark(Sequence[ControlledPair]):
             raise PairingError("alterations need at least one donor image; got none.")
         self._subjects, self._donors = dict(subjects), donors
         self._count, self._seed, self._size = count, seed, size
+        self.inputs: Mapping[str, Any] = inputs or {}
         # SeedSequence keeps the draws of the plan apart from those of the pairs.
         plan = np.random.default_rng((seed, 0))
         names = sorted(subjects)
@@ -97,17 +100,12 @@ class Benchmark(Sequence[ControlledPair]):
     def __len__(self) -> int:
         return self._count + len(self._others)
 
-    @overload
-    def __getitem__(self, number: int) -> ControlledPair: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[ControlledPair]: ...
-    def __getitem__(self, number: int | slice) -> ControlledPair | list[ControlledPair]:
-        numbers = range(len(self))[number]  # checks the bounds
-        if isinstance(numbers, range):
-            return [self[place] for place in numbers]
-        return self._pair(numbers)
+    def make(self, number: int) -> tuple[ControlledPair, list[str]]:
+        """Return pair ``number``; the benchmark rejects no pair."""
+        return self[number], []
 
-    def _pair(self, number: int) -> ControlledPair:
+    def __getitem__(self, number: int) -> ControlledPair:  # type: ignore[override]
+        number = range(len(self))[number]  # checks the bounds
         two_subjects = number >= self._count
         if two_subjects:
             number -= self._count
@@ -198,7 +196,7 @@ class BenchmarkJob:
         """Return the number of pairs of one and two subjects."""
         return self.count + self.count // OTHERS_EVERY
 
-    def open(self) -> BenchmarkMaker:
+    def open(self) -> Benchmark:
         """Load the photographs.
 
         Raises:
@@ -240,29 +238,16 @@ class BenchmarkJob:
                 f"no photograph of {', '.join(maskless)} has a mask. Add NAME_mask.png beside "
                 "NAME.jpg for at least two photographs of each subject."
             )
-        pixels, kinds = [photo.pixels for photo in donors], self.kinds or KINDS
-        return BenchmarkMaker(
-            Benchmark(photographs, pixels, kinds, self.count, self.seed, size=self.size),
-            {
+        return Benchmark(
+            photographs,
+            [photo.pixels for photo in donors],
+            self.kinds or KINDS,
+            self.count,
+            self.seed,
+            size=self.size,
+            inputs={
                 "photographs": dict(usable),
                 "without_mask": len(photographs) - usable.total(),
                 "donors": dict(Counter(photo.subject for photo in donors)),
             },
         )
-
-
-@dataclass(frozen=True)
-class BenchmarkMaker:
-    """Makes the pairs of a benchmark job.
-
-    Attributes:
-        pairs: The benchmark.
-        inputs: Record of the loaded photographs, JSON values.
-    """
-
-    pairs: Benchmark
-    inputs: dict[str, Any]
-
-    def make(self, number: int) -> tuple[ControlledPair, list[str]]:
-        """Return pair ``number``; the benchmark rejects no pair."""
-        return self.pairs[number], []

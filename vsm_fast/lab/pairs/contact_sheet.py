@@ -19,14 +19,11 @@ _CAPTION = 18
 _OUTLINE = (255, 221, 0)  # visible on dark and light, also with colour blindness
 _HEADINGS = ("original 1", "altered 1", "original 2 = reference")
 _MOST = 24
+_COLUMNS = 2  # pairs per row
 
 
-def contact_sheet(pairs: Iterable[ControlledPair], columns: int = 2) -> Image.Image:
-    """Draw original 1, altered 1 with its part outlined, and the reference of up to 24 pairs.
-
-    Args:
-        pairs: Only the first 24 are read.
-        columns: Pairs per row.
+def save_contact_sheet(pairs: Iterable[ControlledPair], path: Path) -> None:
+    """Write a PNG of the first 24 pairs: original 1, altered 1 with its part outlined, reference.
 
     Raises:
         ValueError: If there is no pair.
@@ -34,7 +31,7 @@ def contact_sheet(pairs: Iterable[ControlledPair], columns: int = 2) -> Image.Im
     shown = list(islice(pairs, _MOST))
     if not shown:
         raise ValueError("a contact sheet needs at least one pair; got none.")
-    columns = min(columns, len(shown))
+    columns = min(_COLUMNS, len(shown))
     step = _SIDE + _GAP
     width, height = 3 * step + _GAP, step + _CAPTION
     rows = -(-len(shown) // columns)
@@ -57,10 +54,5 @@ def contact_sheet(pairs: Iterable[ControlledPair], columns: int = 2) -> Image.Im
         subject = pair.subject.encode("ascii", "replace").decode()[:28]  # the font is ASCII only
         text = f"{subject}   {pair.kind}, {pair.view or 'view unknown'}   oracle {pair.oracle:.2f}"
         draw.text((left, top + _SIDE + 2), text, "black", font)
-    return sheet
-
-
-def save_contact_sheet(pairs: Iterable[ControlledPair], path: Path) -> None:
-    """Write the contact sheet as PNG."""
     with replacing(path) as temporary:
-        contact_sheet(pairs).save(temporary)
+        sheet.save(temporary)

@@ -33,15 +33,8 @@ def extract_view(scorer: VSMScorer, pixels: Pixels, mask: Mask) -> SubjectView:
 
 def centres_of(view: SubjectView) -> NDArray[np.float32]:
     """Return the centres of all cells, float32 [h * w, 2], (x, y) in pixels."""
-    descriptors, box = _descriptors_of(view)
-    rows, columns = descriptors.shape[:2]
-    return cell_centres(np.arange(rows * columns), (rows, columns), box).astype(np.float32)
-
-
-def _descriptors_of(view: SubjectView) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
-    if view.descriptors is None or view.box is None:
-        raise ValueError("the view has no descriptors. Create it with extract_view.")
-    return view.descriptors, view.box
+    rows, columns = view.descriptors.shape[:2]
+    return cell_centres(np.arange(rows * columns), (rows, columns), view.box).astype(np.float32)
 
 
 class DescriptorParts:
@@ -58,7 +51,7 @@ class DescriptorParts:
 
     def __call__(self, view: SubjectView, point: tuple[float, float]) -> Mask | None:
         """Return the part around ``point``, bool [H, W]; None for a point off the subject."""
-        descriptors, (left, top, right, bottom) = _descriptors_of(view)
+        descriptors, (left, top, right, bottom) = view.descriptors, view.box
         on_subject = np.abs(descriptors).sum(axis=2) > 0
         rows, columns = on_subject.shape
         row = min(max(int((point[1] - top) * rows / (bottom - top)), 0), rows - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from vsm_fast.lab.pairs.pairs import Mask, Pixels, points_of_flow
 from vsm_fast.lab.pairs.photographs import SUFFIXES, Photograph, load_photographs, photographs_in
 from vsm_fast.lab.pairs.warps import colour_jitter, random_warp, replace_background
 
+_LEAST_QUALITY = 5  # in every column of ``quality_assessment``
 _MOST_PADDING = 0.06  # of a half's width, around each image of Subjects200K
 
 
@@ -60,24 +61,39 @@ class PairInput(Protocol):
         ...
 
 
-class PhotographFolder:
-    """Photographs in one sub-folder per subject; a single photograph is paired with its warp.
+class Photographs:
+    """Photographs by subject; a subject's only photograph is paired with its warp."""
 
-    Args:
-        root: ``SUBJECT/NAME.jpg``, with optional masks ``SUBJECT/NAME_mask.png``.
-        subjects: Sub-folders to read; all if empty.
-        excluded: Sub-folders to leave out.
-    """
+    def __init__(self, by_subject: Mapping[str, Sequence[Photograph]]) -> None:
+        self._by_subject = by_subject
 
-    def __init__(
-        self, root: Path, subjects: Sequence[str] = (), excluded: Sequence[str] = ()
-    ) -> None:
-        self._by_subject: dict[str, list[Photograph]] = {}
+    @classmethod
+    def of_folders(
+        cls, root: Path, subjects: Sequence[str] = (), excluded: Sequence[str] = ()
+    ) -> Photographs:
+        """Load ``SUBJECT/NAME.jpg``, with optional masks ``SUBJECT/NAME_mask.png``.
+
+        Reads ``subjects``, or all sub-folders if empty, without ``excluded``.
+        """
+        by_subject: dict[str, list[Photograph]] = {}
         for photograph in load_photographs(root, tuple(subjects)):
             if photograph.subject not in excluded:
-                self._by_subject.setdefault(photograph.subject, []).append(photograph)
-        if not self._by_subject:
+                by_subject.setdefault(photograph.subject, []).append(photograph)
+        if not by_subject:
             raise PairingError(f"{root}: every subject is excluded. Leave at least one.")
+        return cls(by_subject)
+
+    @classmethod
+    def of_images(cls, paths: Sequence[Path]) -> Photographs:
+        """Load images of one subject each, with optional masks ``NAME_mask.png`` beside them."""
+        alone: dict[str, list[Photograph]] = {}
+        for path in paths:
+            image = load_image(path)
+            mask_path = path.with_name(f"{path.stem}_mask.png")
+            subject = subject_mask(mask_path if mask_path.exists() else None, image)
+            mask = None if subject.origin == "whole image" else subject.pixels
+            alone[path.name] = [Photograph(path.stem, path.stem, image.pixels, mask)]
+        return cls(alone)
 
     def draw(self, rng: np.random.Generator, donors: Sequence[Pixels], mask_of: MaskOf) -> TwoViews:
         """Draw two photographs of a random subject, or one and its warp."""
@@ -86,7 +102,7 @@ class PhotographFolder:
         first = photographs[int(rng.integers(len(photographs)))]
         others = [photo for photo in photographs if photo is not first]
         if not others:
-            return warped_views(first, rng, donors, mask_of)
+            return _warped_views(first, rng, donors, mask_of)
         second = others[int(rng.integers(len(others)))]
         return TwoViews(
             first.subject,
@@ -101,45 +117,15 @@ class PhotographFolder:
         return [photo.pixels for photos in self._by_subject.values() for photo in photos]
 
 
-class SingleImages:
-    """Images without a second view; each is paired with its warp.
-
-    Args:
-        paths: Image files, with optional masks ``NAME_mask.png`` beside them.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._photographs = []
-        for path in paths:
-            image = load_image(path)
-            mask_path = path.with_name(f"{path.stem}_mask.png")
-            subject = subject_mask(mask_path if mask_path.exists() else None, image)
-            mask = None if subject.origin == "whole image" else subject.pixels
-            self._photographs.append(Photograph(path.stem, path.stem, image.pixels, mask))
-
-    def draw(self, rng: np.random.Generator, donors: Sequence[Pixels], mask_of: MaskOf) -> TwoViews:
-        """Draw an image and its warp."""
-        chosen = self._photographs[int(rng.integers(len(self._photographs)))]
-        return warped_views(chosen, rng, donors, mask_of)
-
-    def pictures(self) -> list[Pixels]:
-        """Return all images."""
-        return [photo.pixels for photo in self._photographs]
-
-
 class Subjects200K:
     """Pairs side by side in one image, in the Parquet layout of ``Yuanshi/Subjects200K``.
 
     A row has ``image`` (an encoded file), ``description.item`` (the subject's name) and optionally
-    ``quality_assessment``. Each half is one view; uniform borders are trimmed.
-
-    Args:
-        paths: Parquet files.
-        least_quality: Rows with a lower score in any column of ``quality_assessment`` are
-            skipped; rows without scores are accepted.
+    ``quality_assessment``: rows with a score below 5 are skipped, rows without scores accepted.
+    Each half is one view; uniform borders are trimmed.
     """
 
-    def __init__(self, paths: Sequence[Path], least_quality: int = 5) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [pq.ParquetFile(path) for path in paths]
         self._paths = list(paths)
         self._places: list[tuple[int, int, int, str]] = []  # file, row group, row, subject
@@ -156,12 +142,12 @@ class Subjects200K:
                 rows = file.read_row_group(group, columns).to_pylist() if columns else [{}] * count
                 for position, row in enumerate(rows):
                     scores = (row.get("quality_assessment") or {}).values()
-                    if all(score is None or score >= least_quality for score in scores):
+                    if all(score is None or score >= _LEAST_QUALITY for score in scores):
                         name = (row.get("description") or {}).get("item") or "subject"
                         self._places.append((number, group, position, str(name)))
         if not self._places:
             raise PairingError(
-                f"no pair of quality {least_quality} or better in {paths[0].parent}."
+                f"no pair of quality {_LEAST_QUALITY} or better in {paths[0].parent}."
             )
 
     def draw(self, rng: np.random.Generator, donors: Sequence[Pixels], mask_of: MaskOf) -> TwoViews:
@@ -206,7 +192,7 @@ def _trimmed(half: Pixels) -> Pixels:
     return half[top : half.shape[0] - bottom, left : half.shape[1] - right]
 
 
-def warped_views(
+def _warped_views(
     photograph: Photograph, rng: np.random.Generator, donors: Sequence[Pixels], mask_of: MaskOf
 ) -> TwoViews:
     """Pair an image with its warp, often on another background and relit; points are exact."""
@@ -250,10 +236,10 @@ def open_source(
         if shards:
             return Subjects200K(shards)
         if images and not subjects:
-            return SingleImages(images)
-        return PhotographFolder(root, subjects, excluded)
+            return Photographs.of_images(images)
+        return Photographs.of_folders(root, subjects, excluded)
     if root.suffix.lower() == ".parquet":
         return Subjects200K([root])
     if root.suffix.lower() in SUFFIXES:
-        return SingleImages([root])
+        return Photographs.of_images([root])
     raise PairingError(f"--source {root} is neither an image nor a Parquet file.")

@@ -23,12 +23,13 @@ from vsm_fast.errors import PairingError
 from vsm_fast.files import write_json
 from vsm_fast.identity import differences
 from vsm_fast.jobs.job_folder import only_writer, recorded_settings
-from vsm_fast.lab.pairs.benchmark import BenchmarkJob, BenchmarkMaker
+from vsm_fast.lab.pairs.benchmark import Benchmark, BenchmarkJob
 from vsm_fast.lab.pairs.pair_inputs import open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 from vsm_fast.lab.pairs.pairs import ControlledPair
-from vsm_fast.lab.pairs.stages import StageModels, make_stages
+from vsm_fast.lab.pairs.stages import make_stages
+from vsm_fast.scorer import VSMScorer
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class PairJob:
         kinds: Alterations; all of the alterer's if empty.
         masker, parts, alterer, change: Names of the stages.
         detector_model, sam_model, alterer_model: Weights of pretrained stages, as in
-            ``vsm_fast.lab.pairs.stages.StageModels``.
+            ``vsm_fast.lab.pairs.stages.make_stages``.
         model: Model that extracts the descriptors.
         subjects, excluded: Sub-folders of the source to use, and to leave out.
         settings: Limits of the filters.
@@ -87,10 +88,15 @@ class PairJob:
             ImportError: If a package of a stage is missing.
             ModelError: If the weights of a stage are missing.
         """
-        from vsm_fast.scorer import VSMScorer
-
-        models = StageModels(self.detector_model, self.sam_model, self.alterer_model)
-        stages = make_stages(self.masker, self.parts, self.alterer, self.change, models=models)
+        stages = make_stages(
+            self.masker,
+            self.parts,
+            self.alterer,
+            self.change,
+            detector_model=self.detector_model,
+            sam_model=self.sam_model,
+            alterer_model=self.alterer_model,
+        )
         scorer = VSMScorer.from_pretrained(self.model)
         source = open_source(self.source, self.subjects, self.excluded)
         kinds = self.kinds or stages.alterer.kinds
@@ -98,7 +104,7 @@ class PairJob:
 
 
 Job = PairJob | BenchmarkJob
-_maker: list[PairMaker | BenchmarkMaker] = []  # of this process
+_maker: list[PairMaker | Benchmark] = []  # of this process
 
 
 def make_pairs_job(
@@ -107,13 +113,8 @@ def make_pairs_job(
     """Make the missing shards, then the summary.
 
     A shard is written completely or not at all. An interrupted job resumes at its first missing
-    shard and ends with the same bytes as an uninterrupted one.
-
-    Args:
-        job: The job.
-        out: Folder of the shards.
-        workers: Processes.
-        progress: Called with the number of pairs tried since the last call.
+    shard and ends with the same bytes as an uninterrupted one. ``progress`` is called with the
+    number of pairs tried since the last call.
 
     Returns:
         The summary: counts by kind and view, rejections by reason, the job, versions.

@@ -72,16 +72,8 @@ class Rejected(Exception):
 class PairMaker:
     """Makes controlled pairs from a source of two views.
 
-    Args:
-        source: Source of two views.
-        scorer: Extracts the semantic descriptors that match the views.
-        stages: Implementations.
-        settings: Limits.
-        kinds: Alterations to draw from.
-        seed: Determines every draw, together with the number of the pair.
-
-    Attributes:
-        inputs: Weights of pretrained stages.
+    The seed and the number of the pair determine every draw. ``inputs`` holds the weights of the
+    pretrained stages.
     """
 
     def __init__(
@@ -246,13 +238,13 @@ class PairMaker:
 
         cells, flat = [], []
         for view in views:
-            assert view.descriptors is not None
             descriptors = torch.from_numpy(view.descriptors.reshape(-1, view.descriptors.shape[2]))
             cells.append(descriptors.abs().sum(1).nonzero()[:, 0])
             flat.append(descriptors[cells[-1]])
         source, target = flat
-        limits = self._settings.similarity, self._settings.skewness
-        matches = trusted_matches(source, target, *limits)
+        matches = trusted_matches(
+            source, target, self._settings.similarity, self._settings.skewness
+        )
         if len(matches) < _FEWEST_POINTS:
             raise Rejected("too few trusted matches")
         return np.concatenate(

@@ -60,14 +60,9 @@ _MAX_ROWS = 16  # per row group: rows are read by group and decoded one at a tim
 
 
 def write_pair_shard(pairs: Iterable[ControlledPair], path: str | os.PathLike[str]) -> int:
-    """Write pairs to one Parquet file, complete or not at all.
+    """Write pairs to one Parquet file, complete or not at all; return their number.
 
-    Args:
-        pairs: Consumed once, a few at a time.
-        path: The file; its folder must exist.
-
-    Returns:
-        The number of pairs.
+    Pairs are consumed a few at a time. The folder must exist.
     """
     written, rows = 0, list[dict[str, Any]]()
     with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
@@ -130,14 +125,11 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def read_pairs(source: str | os.PathLike[str]) -> Iterator[ControlledPair]:
-    """Read a generated or published dataset pair by pair.
+    """Read a generated or published dataset, a Parquet file or a folder of them, pair by pair.
 
     Columns outside the published layout are optional: ``id`` defaults to ``FILE:ROW``, other
     texts to ``""``, and ``kind`` follows from the masks (``"none"`` without an altered part, else
     ``"inpainted"``).
-
-    Args:
-        source: A Parquet file or a folder of them.
 
     Raises:
         PairingError: If there is no file, a file is not Parquet or lacks a column, or the images

@@ -30,14 +30,14 @@ class SubjectView:
     Attributes:
         pixels: uint8 [H, W, 3].
         mask: bool [H, W], the subject.
-        descriptors: float32 [h, w, C], unit length, 0 off the subject; None if not extracted.
+        descriptors: float32 [h, w, C], unit length, 0 off the subject.
         box: (left, top, right, bottom) in pixels, the region of the descriptor grid.
     """
 
     pixels: Pixels
     mask: Mask
-    descriptors: NDArray[np.float32] | None = None
-    box: tuple[int, int, int, int] | None = None
+    descriptors: NDArray[np.float32]
+    box: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,53 +132,38 @@ class Stages:
     weights: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class StageModels:
-    """Weights of the pretrained stages; None = default.
-
-    Each is a Hub repository ``"owner/name"`` or ``"owner/name@revision"``, or a folder.
-
-    Attributes:
-        detector: Grounding DINO, for the masker ``"grounded-sam"``.
-        sam: SAM, for the masker ``"grounded-sam"`` and the parts ``"sam"``.
-        alterer: Inpainting pipeline, of the same class as the default.
-    """
-
-    detector: str | None = None
-    sam: str | None = None
-    alterer: str | None = None
-
-
 def make_stages(
     masker: str,
     parts: str,
     alterer: str,
     change: str,
     device: str = "auto",
-    models: StageModels | None = None,
+    *,
+    detector_model: str | None = None,
+    sam_model: str | None = None,
+    alterer_model: str | None = None,
 ) -> Stages:
     """Load the named stages.
+
+    ``detector_model`` (Grounding DINO), ``sam_model`` and ``alterer_model`` (an inpainting pipeline
+    of the same class as the default) are weights: a Hub repository ``"owner/name"`` or
+    ``"owner/name@revision"``, or a folder; None selects the default.
 
     Raises:
         ValueError: If a name is unknown, or if weights are set for a stage that is not selected.
         ImportError: If a package is missing; the message names the extra.
         ModelError: If weights are missing; the message says how to fetch them.
     """
-    models = models or StageModels()
-    for name, choices in (
-        (masker, MASKERS),
-        (parts, PARTS),
-        (alterer, ALTERERS),
-        (change, CHANGES),
-    ):
+    selected = (masker, parts, alterer, change)
+    for name, choices in zip(selected, (MASKERS, PARTS, ALTERERS, CHANGES), strict=True):
         if name not in choices:
             raise ValueError(f"unknown stage {name!r}. Choose one of {', '.join(choices)}.")
     use_sam = masker == "grounded-sam" or parts == "sam"
     # Ignored weights would make another dataset than the command line suggests.
     for name, model, used, stages in (
-        ("detector", models.detector, masker == "grounded-sam", "masker grounded-sam"),
-        ("SAM", models.sam, use_sam, "masker grounded-sam or the parts sam"),
-        ("alterer", models.alterer, alterer != "offline", f"alterers {', '.join(ALTERERS[1:])}"),
+        ("detector", detector_model, masker == "grounded-sam", "masker grounded-sam"),
+        ("SAM", sam_model, use_sam, "masker grounded-sam or the parts sam"),
+        ("alterer", alterer_model, alterer != "offline", f"alterers {', '.join(ALTERERS[1:])}"),
     ):
         if model is not None and not used:
             raise ValueError(
@@ -202,11 +187,11 @@ def make_stages(
     if use_sam:
         from vsm_fast.images.grounded_sam import SAM, SegmentAnything
 
-        sam = SegmentAnything.from_pretrained(source(models.sam, SAM), device=device)
+        sam = SegmentAnything.from_pretrained(source(sam_model, SAM), device=device)
     if masker == "grounded-sam":
         from vsm_fast.images.grounded_sam import GROUNDING_DINO, GroundedSam
 
-        detector = source(models.detector, GROUNDING_DINO)
+        detector = source(detector_model, GROUNDING_DINO)
         masks = grounded = GroundedSam.from_pretrained(detector, sam, device=device)
         weights["detector"] = grounded.weights
     if use_sam:
@@ -225,11 +210,11 @@ def make_stages(
     if alterer != "offline":
         from vsm_fast.lab.pairs.pretrained.inpainting import INPAINTING_MODELS, Inpainter
 
-        pipeline = source(models.alterer, INPAINTING_MODELS[alterer].repository)
+        pipeline = source(alterer_model, INPAINTING_MODELS[alterer].repository)
         alters = inpainter = Inpainter.from_pretrained(alterer, pipeline, device=device)
         weights["alterer"] = inpainter.weights
     if change == "lpips":
-        from vsm_fast.lab.pairs.pretrained.lpips_change import LpipsChange
+        from vsm_fast.lab.pairs.pretrained.lpips_change import LpipsChange, LpipsDistance
 
-        measure = LpipsChange.from_pretrained(device=device)
+        measure = LpipsChange(LpipsDistance.from_pretrained(device=device))
     return Stages(masks, segmenter_of, alters, measure, weights)

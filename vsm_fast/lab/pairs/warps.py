@@ -29,8 +29,9 @@ class Warp:
     matrix: NDArray[np.float64]
     elastic: NDArray[np.float32]
 
-    def image(self, pixels: Pixels, border: int = cv2.BORDER_REFLECT_101) -> Pixels:
-        """Warp an image, uint8 [H, W, 3]."""
+    def image(self, pixels: Pixels) -> Pixels:
+        """Warp an image, uint8 [H, W, 3]; its border is reflected."""
+        border = cv2.BORDER_REFLECT_101
         return cv2.remap(pixels, self.inverse, None, cv2.INTER_LINEAR, borderMode=border)
 
     def mask(self, mask: Mask) -> Mask:
@@ -45,10 +46,7 @@ class Warp:
         return self.points(grid.reshape(-1, 2).astype(np.float32)).reshape(height, width, 2)
 
     def points(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Warp positions.
-
-        Args:
-            xy: float [N, 2], (x, y) pixel positions in the source image.
+        """Warp positions (x, y) in pixels of the source image, float [N, 2].
 
         Returns:
             float32 [N, 2], positions in the warped image, possibly outside it, accurate to a
@@ -119,13 +117,10 @@ def random_warp(rng: np.random.Generator, size: tuple[int, int], *, strength: fl
 
 
 def colour_jitter(rng: np.random.Generator, pixels: Pixels, strength: float = 1.0) -> Pixels:
-    """Change the exposure, as between two photographs of one subject.
+    """Change the exposure of an image, uint8 [H, W, 3], as between two photographs.
 
-    Args:
-        rng: Source of randomness.
-        pixels: uint8 [H, W, 3].
-        strength: 0 = unchanged; 1 = gain, contrast and saturation up to ±25 %, white balance up
-            to ±8 %, gamma 0.8 to 1.25, slight blur or noise, JPEG quality 40 and above.
+    ``strength`` 0 = unchanged; 1 = gain, contrast and saturation up to ±25 %, white balance up to
+    ±8 %, gamma 0.8 to 1.25, slight blur or noise, JPEG quality 40 and above.
     """
     image = pixels.astype(np.float32) / 255
     image = image ** np.exp(rng.uniform(-0.22, 0.22) * strength)
@@ -150,10 +145,7 @@ def colour_jitter(rng: np.random.Generator, pixels: Pixels, strength: float = 1.
 def replace_background(pixels: Pixels, mask: Mask, background: Pixels) -> Pixels:
     """Put the subject on another background, with an edge feathered over about two pixels.
 
-    Args:
-        pixels: uint8 [H, W, 3].
-        mask: bool [H, W], the subject.
-        background: uint8 [h, w, 3], resized to fit.
+    The background, uint8 [h, w, 3], is resized to fit.
     """
     height, width = mask.shape
     resized = cv2.resize(background, (width, height), interpolation=cv2.INTER_AREA)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,6 @@ from vsm_fast.lab.training.rows import RowShards
 from vsm_fast.matching.match import match
 from vsm_fast.model.config import ModelConfig
 from vsm_fast.results.heatmap import cells_inside
-from vsm_fast.scorer import VSMScorer
 
 _COST = 4.0  # of correlation, for losing every comparison with other subjects
 _BATCH = 16  # pairs per forward pass
@@ -70,17 +68,6 @@ class Validation:
     figures: dict[str, float]
 
 
-def match_points(scorer: VSMScorer, pairs: Sequence[ControlledPair]) -> PointTable:
-    """Extract descriptors of controlled pairs and match them without thresholds."""
-    references = scorer.describe([p.original_2 for p in pairs], [p.mask_2 for p in pairs])
-    sources = scorer.describe([p.altered_1 for p in pairs], [p.mask_1 for p in pairs])
-    altered = [
-        altered_cells(scorer.config, pair, sources.cells[sources.rows(number)].numpy())
-        for number, pair in enumerate(pairs)
-    ]
-    return _point_table(sources, references, np.concatenate(altered))
-
-
 @torch.inference_mode()
 def stored_point_table(networks: AggregationPair, features: RowShards) -> PointTable:
     """Match all pairs of stored features without thresholds.
@@ -100,13 +87,16 @@ def stored_point_table(networks: AggregationPair, features: RowShards) -> PointT
             side.append(Descriptors.pack(*packed))
         altered += [row["altered"][row["subject"][1].flatten()].numpy() for row in rows]
     references, sources = map(Descriptors.cat, sides)
-    return _point_table(sources, references, np.concatenate(altered))
+    return point_table(sources, references, np.concatenate(altered))
 
 
-def _point_table(
+def point_table(
     sources: Descriptors, references: Descriptors, altered: NDArray[np.bool_]
 ) -> PointTable:
-    """Match P sources with their P references; ``altered`` is bool [R], per source row."""
+    """Match P sources with their P references without thresholds.
+
+    ``altered``, bool [R], says of each row of ``sources`` whether it lies in the altered part.
+    """
     index = torch.arange(len(sources))
     matches = match(sources, references, torch.stack([index, index], dim=1), -2.0)
     kept = matches.kept.cpu()
@@ -229,17 +219,10 @@ def validate(networks: AggregationPair, features: RowShards) -> Validation:
     The figures select an epoch; they do not measure its quality. Arguments are those of
     :func:`stored_point_table`, errors those of :func:`calibrate`.
     """
-    oracle, kinds = _oracle_and_kinds(features)
+    oracle, kinds = oracle_and_kinds(features)
     table = stored_point_table(networks, features)
     thresholds = calibrate(table, oracle, kinds == OTHER_SUBJECT)
     return Validation(thresholds, report(oracle, kinds, table, thresholds))
-
-
-def measure_at(
-    networks: AggregationPair, features: RowShards, thresholds: tuple[float, float]
-) -> dict[str, float]:
-    """Report on pairs at thresholds that were calibrated on other pairs."""
-    return report(*_oracle_and_kinds(features), stored_point_table(networks, features), thresholds)
 
 
 def check_pairs(features: RowShards) -> None:
@@ -249,7 +232,7 @@ def check_pairs(features: RowShards) -> None:
         TrainingError: If there are fewer than three pairs of one subject, or all have the same
             altered share.
     """
-    oracle, kinds = _oracle_and_kinds(features)
+    oracle, kinds = oracle_and_kinds(features)
     judged = oracle[kinds != OTHER_SUBJECT]
     if len(judged) < _MIN_PAIRS or np.ptp(judged) == 0:
         raise TrainingError(
@@ -258,6 +241,7 @@ def check_pairs(features: RowShards) -> None:
         )
 
 
-def _oracle_and_kinds(features: RowShards) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+def oracle_and_kinds(features: RowShards) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    """Return oracle and kind of the pairs of ``feature_cache.validation_features``."""
     oracle = np.array(features.notes("oracle"), np.float64)
     return oracle, np.array(features.notes("kind"), np.str_)

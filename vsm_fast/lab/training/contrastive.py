@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vsm_fast.extras import required
 from vsm_fast.lab.training.features import PairFeatures, batch_levels
 from vsm_fast.lab.training.rows import RowShards
-from vsm_fast.lab.training.state import load_state, read_notes, save_state
+from vsm_fast.lab.training.state import load_state, read_progress, save_state
 from vsm_fast.model.aggregation import AggregationNetwork
 from vsm_fast.model.devices import autocast_bfloat16
 
@@ -241,7 +241,7 @@ def train_contrastive(
     checkpoint = out / CHECKPOINT
     modules: dict[str, nn.Module] = {"networks": networks}
     step = load_state(checkpoint, modules, optimizer)
-    sums: dict[str, float] = read_notes(checkpoint) or {}
+    sums: dict[str, float] = read_progress(checkpoint)[1] or {}
     networks.train()
     model, optimizer = accelerator.prepare(networks, optimizer)
     steps_per_epoch = math.ceil(pairs / settings.batch)

@@ -89,12 +89,8 @@ def training_example(
 ) -> TrainingExample | None:
     """Frame both views, hide the background where the model does, and compute the cells.
 
-    Args:
-        pair: A controlled pair.
-        rng: Random generator for the jitter of frames and masks; unused if the network reads
-            the whole image unmasked.
-        backbone: Framing of the model.
-        grid: (rows, columns) of the descriptors, a square.
+    ``rng`` jitters frames and masks, unless the network reads the whole image unmasked. The grid of
+    descriptors, (rows, columns), is a square.
 
     Returns:
         The example; None if a subject is too small to learn from.
@@ -208,13 +204,8 @@ def varied(
 ) -> tuple[Tensor, PairCells]:
     """Augment an example: random exposures, and a mirror image in half of the visits.
 
-    Both views are mirrored or neither: handedness belongs to a subject.
-
-    Args:
-        example: Example to augment.
-        rng: Random generator.
-        flips: Whether to mirror.
-        jitter: Maximum relative change of a colour channel; brightness shifts by 3/4 of it.
+    Both views are mirrored or neither: handedness belongs to a subject. ``jitter`` is the maximum
+    relative change of a colour channel; brightness shifts by 3/4 of it.
 
     Returns:
         float32 [4, 3, R, R] in [-1, 1], and the cells.

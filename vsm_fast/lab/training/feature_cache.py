@@ -54,15 +54,7 @@ def training_features(
     """Return training features: rows of ``PairFeatures``, the variants of a pair in succession.
 
     Leaves out pairs of two subjects, pairs with a subject that is too small, and pairs with
-    fewer than four matched points.
-
-    Args:
-        backbone: float [B, 3, R, R] in [-1, 1] -> one tensor per level.
-        config: Configuration of the backbone's model.
-        settings: Augmentation and matching.
-        pairs: Data set of controlled pairs.
-        folder: Cache folder.
-        advance: Callback with the number of pairs just finished.
+    fewer than four matched points. ``advance`` is called with the number of pairs just finished.
 
     Raises:
         TrainingError: If the folder holds other features, or no pair is usable.

@@ -139,13 +139,8 @@ def pair_features(
 ) -> list[PairFeatures]:
     """Extract the features of one variant of each example with the frozen backbone.
 
-    Args:
-        backbone: float [B, 3, R, R] in [-1, 1] -> one tensor per level.
-        examples: Framed pairs.
-        grid: (rows, columns) of the descriptors.
-        rngs: Random generator of each example's augmentation.
-        settings: Augmentation and matching.
-        match_level: Position of the level for feature matching.
+    Each example has its random generator of the augmentation; ``match_level`` is the position of
+    the level for feature matching. Other arguments as in :func:`stored_levels`.
     """
     visits = [
         varied(example, rng, flips=settings.flips, jitter=settings.jitter)

@@ -19,12 +19,9 @@ from vsm_fast.files import replacing
 def write_rows(
     path: Path, rows: Sequence[Mapping[str, Tensor]], notes: Mapping[str, Sequence[Any]]
 ) -> None:
-    """Write a shard atomically.
+    """Write a ``.safetensors`` shard atomically.
 
-    Args:
-        path: File to write, ``.safetensors``.
-        rows: At least one row; all rows have the same names and shapes.
-        notes: One JSON value per row, by name.
+    All rows, at least one, have the same names and shapes; ``notes`` hold one JSON value per row.
     """
     tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     with replacing(path) as temporary:
@@ -32,10 +29,7 @@ def write_rows(
 
 
 class RowShards(Sequence[dict[str, Tensor]]):
-    """Rows of several shards as one sequence; an access reads one row from disk.
-
-    Args:
-        paths: Files of :func:`write_rows`.
+    """Rows of several files of :func:`write_rows`; an access reads one row from disk.
 
     Raises:
         ValueError: If a file is damaged or not a shard.

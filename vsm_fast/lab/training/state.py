@@ -33,7 +33,7 @@ def save_state(
         step: Number of finished optimisation steps.
         modules: Modules by name; each state dict is stored under that name.
         optimizer: AdamW, or another optimiser whose state is tensors per parameter.
-        notes: JSON value for :func:`read_notes`.
+        notes: JSON value for :func:`read_progress`.
     """
     tensors = {
         f"{name}/{key}": value.detach().cpu().contiguous()
@@ -50,23 +50,13 @@ def save_state(
         save_file(tensors, temporary, metadata=metadata)
 
 
-def read_step(path: Path) -> int:
-    """Return the number of finished steps without loading weights; 0 if ``path`` is missing."""
-    metadata = _metadata(path)
-    return int(metadata["step"]) if metadata else 0
-
-
-def read_notes(path: Path) -> Any:
-    """Return the ``notes`` of :func:`save_state`; None if ``path`` is missing."""
-    metadata = _metadata(path)
-    return json.loads(metadata["notes"]) if metadata else None
-
-
-def _metadata(path: Path) -> dict[str, str] | None:
+def read_progress(path: Path) -> tuple[int, Any]:
+    """Return step and notes of a checkpoint without its weights; (0, None) if it is missing."""
     if not path.exists():
-        return None
+        return 0, None
     with safe_open(path, framework="pt") as file:
-        return dict(file.metadata())
+        metadata = file.metadata()
+    return int(metadata["step"]), json.loads(metadata["notes"])
 
 
 def load_state(

@@ -32,7 +32,7 @@ from vsm_fast.lab.training.contrastive import (
 )
 from vsm_fast.lab.training.feature_cache import training_features, validation_features
 from vsm_fast.lab.training.features import FeatureSettings
-from vsm_fast.lab.training.state import load_state, read_notes, read_step, save_state
+from vsm_fast.lab.training.state import load_state, read_progress, save_state
 from vsm_fast.model.aggregation import AggregationNetwork
 from vsm_fast.model.config import Thresholds
 from vsm_fast.model.devices import choose_device, choose_dtype
@@ -154,12 +154,12 @@ def run_training(
     if state.is_main_process:
         required("matplotlib", "the figure of the mixing weights")
         steps_per_epoch = -(-(len(train) // settings.features.variants) // settings.training.batch)
-        history = _History(out, read_step(out / CHECKPOINT) // steps_per_epoch)
+        history = _History(out, read_progress(out / CHECKPOINT)[0] // steps_per_epoch)
 
     def after_epoch(record: EpochRecord) -> None:
         assert history is not None
         result = validate(networks, validation)
-        figures, best = result.figures, read_notes(out / _BEST)
+        figures, (_, best) = result.figures, read_progress(out / _BEST)
         if best is None or figures["pearson"] > best["figures"]["pearson"]:
             save_state(out / _BEST, record.epoch, {"networks": networks}, notes=asdict(result))
         values = {f"loss/{name}": value for name, value in record.losses.items()}
@@ -190,8 +190,8 @@ def run_training(
     model = out / "model"
     if history is not None:
         history.close()
-        epoch = load_state(out / _BEST, {"networks": networks.cpu()})
-        best = read_notes(out / _BEST)
+        load_state(out / _BEST, {"networks": networks.cpu()})
+        epoch, best = read_progress(out / _BEST)
         thresholds = Thresholds(*best["thresholds"])
         config = replace(config, name=out.resolve().name, thresholds=thresholds)
         save_trained(model, config, source, networks.semantic, networks.visual)
@@ -206,7 +206,7 @@ def run_training(
         figure = mixing_figure(VSMScorer.from_pretrained(model, device="cpu"))
         save_figure(figure, out / "mixing.png")
     state.wait_for_everyone()
-    best, epoch = read_notes(out / _BEST), read_step(out / _BEST)
+    epoch, best = read_progress(out / _BEST)
     semantic, visual = best["thresholds"]
     return TrainResult(model, epoch, Validation((semantic, visual), best["figures"]))
 
@@ -240,11 +240,9 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class _History:
-    """``history.csv`` and TensorBoard logs of a run.
+    """``history.csv`` and TensorBoard logs of a run with a number of finished epochs.
 
-    Args:
-        folder: Run folder.
-        epochs: Number of finished epochs; later records of an interrupted run are dropped.
+    Later records of an interrupted run are dropped.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:

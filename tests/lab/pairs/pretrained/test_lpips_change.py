@@ -18,7 +18,7 @@ lpips = lpips_stand_in.lpips
 
 @pytest.fixture
 def change(lpips):
-    return LpipsChange.from_pretrained(device="cpu")
+    return LpipsChange(LpipsDistance.from_pretrained(device="cpu"))
 
 
 def picture(value, shape=(90, 120)):
@@ -60,9 +60,8 @@ def test_a_small_part_is_enlarged_for_alexnet(change):
     assert change._distance._model.seen[0].shape == (1, 3, 64, 120)
 
 
-def test_the_papers_threshold(lpips):
-    assert LpipsChange.from_pretrained().threshold == 0.15
-    assert LpipsChange.from_pretrained(threshold=0.3).threshold == 0.3
+def test_the_papers_threshold(change):
+    assert change.threshold == 0.15
 
 
 def test_wrong_input_is_refused(change):
@@ -77,7 +76,7 @@ def test_wrong_input_is_refused(change):
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ImportError, match=r"LPIPS needs lpips.*pip install lpips"):
-        LpipsChange.from_pretrained()
+        LpipsDistance.from_pretrained()
 
 
 def test_unavailable_weights_are_a_model_error(lpips, monkeypatch):
@@ -86,4 +85,4 @@ def test_unavailable_weights_are_a_model_error(lpips, monkeypatch):
 
     monkeypatch.setattr(lpips, "LPIPS", offline)
     with pytest.raises(ModelError, match=r"AlexNet's weights.*no network.*import lpips"):
-        LpipsChange.from_pretrained()
+        LpipsDistance.from_pretrained()

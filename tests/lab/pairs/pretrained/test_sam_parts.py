@@ -39,8 +39,10 @@ def rectangle(rows, columns):
     return mask
 
 
-def view(mask):
-    return SubjectView(pixels=np.zeros((SIDE, SIDE, 3), np.uint8), mask=mask)
+def view(mask, pixels=None):
+    height, width = mask.shape
+    pixels = np.zeros((height, width, 3), np.uint8) if pixels is None else pixels
+    return SubjectView(pixels, mask, np.zeros((1, 1, 1), np.float32), (0, 0, width, height))
 
 
 SUBJECT = rectangle((0, 20), (0, 40))  # 800 pixels
@@ -89,10 +91,7 @@ def test_a_point_beside_the_subject_or_the_image():
         parts(view(SUBJECT), (-0.1, 5))
 
 
-@pytest.mark.parametrize("share", [(0.6, 0.05), (-0.1, 0.5), (0.1, 1.1)])
-def test_wrong_settings_are_refused(share):
-    with pytest.raises(ValueError, match="area_share"):
-        SamParts(Answers(QUARTER), area_share=share)
+def test_a_share_inside_of_zero_is_refused():
     with pytest.raises(ValueError, match="min_inside"):
         SamParts(Answers(QUARTER), min_inside=0)
 
@@ -140,8 +139,8 @@ def test_a_part_of_a_real_model_lies_inside_the_subject(folder):
     pixels = np.random.default_rng(1).integers(0, 256, (48, 72, 3), dtype=np.uint8)
     mask = np.zeros((48, 72), bool)
     mask[8:40, 10:60] = True
-    parts = SamParts.from_pretrained(folder, min_inside=0.01, device="cpu")
-    found = [parts(SubjectView(pixels=pixels, mask=mask), (x, 20)) for x in range(12, 60, 8)]
+    parts = SamParts(SegmentAnything.from_pretrained(folder, device="cpu"), min_inside=0.01)
+    found = [parts(view(mask, pixels), (x, 20)) for x in range(12, 60, 8)]
     assert any(part is not None for part in found)
     for part in found:
         assert part is None or not (part & ~mask).any()

@@ -17,7 +17,6 @@ from vsm_fast.extras import required
 from vsm_fast.lab.pairs.pairs import Mask, Pixels
 from vsm_fast.model.devices import choose_device
 
-THRESHOLD = 0.15
 _MIN_SIDE = 64  # pixels; AlexNet's last features are 3 x 3 there and vanish below 31
 
 
@@ -35,9 +34,6 @@ class LpipsDistance:
     @classmethod
     def from_pretrained(cls, *, device: str | torch.device = "auto") -> LpipsDistance:
         """Load LPIPS 0.1 on AlexNet, the version its authors recommend as a metric.
-
-        Args:
-            device: ``"auto"`` (CUDA if available), or a torch device.
 
         Raises:
             ImportError: If lpips or torchvision is not installed; the message names the extra.
@@ -57,11 +53,7 @@ class LpipsDistance:
 
     @torch.inference_mode()
     def __call__(self, first: Pixels, second: Pixels) -> float:
-        """Return the distance of two images.
-
-        Args:
-            first: uint8 [H, W, 3]; sides below 64 pixels are enlarged.
-            second: uint8 [H, W, 3].
+        """Return the distance of images uint8 [H, W, 3]; sides below 64 pixels are enlarged.
 
         Raises:
             ValueError: If the sizes differ.
@@ -81,32 +73,17 @@ class LpipsDistance:
 class LpipsChange:
     """LPIPS of the bounding box of a part, before against after.
 
-    Args:
-        distance: LPIPS.
-        threshold: Smaller changes are rejected.
-
     Source: arXiv 2509.21989, the automated dataset (keeps pairs with LPIPS > 0.15).
     """
 
     name = "lpips"
+    threshold = 0.15
 
-    def __init__(self, distance: LpipsDistance, threshold: float = THRESHOLD) -> None:
-        self._distance, self.threshold = distance, threshold
-
-    @classmethod
-    def from_pretrained(
-        cls, *, threshold: float = THRESHOLD, device: str | torch.device = "auto"
-    ) -> LpipsChange:
-        """Load LPIPS; raises as ``LpipsDistance.from_pretrained``."""
-        return cls(LpipsDistance.from_pretrained(device=device), threshold)
+    def __init__(self, distance: LpipsDistance) -> None:
+        self._distance = distance
 
     def __call__(self, before: Pixels, after: Pixels, part: Mask) -> float:
-        """Return the change of a part.
-
-        Args:
-            before: uint8 [H, W, 3].
-            after: uint8 [H, W, 3].
-            part: bool [H, W].
+        """Return the change inside ``part`` (bool [H, W]) of images uint8 [H, W, 3].
 
         Raises:
             ValueError: If the part is empty or the sizes differ.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import cv2
 import numpy as np
 
-from vsm_fast.images.grounded_sam import SAM, SegmentAnything
+from vsm_fast.images.grounded_sam import SegmentAnything
 from vsm_fast.lab.pairs.pairs import Mask
 from vsm_fast.lab.pairs.stages import SubjectView
-from vsm_fast.model.pretrained import ModelSource
 
-AREA_SHARE = (0.05, 0.6)  # of the subject
+AREA_SHARE = (0.05, 0.6)  # area(part) / area(subject)
 MIN_INSIDE = 0.9  # our choice: the outlines of SAM and of the subject differ by a few pixels
 
 
@@ -25,46 +22,15 @@ class SamParts:
 
     Args:
         segmenter: SAM.
-        area_share: Range of ``area(part) / area(subject)``.
         min_inside: Minimum share of a mask inside the subject, in (0, 1].
 
     Source: arXiv 2509.21989, the automated dataset (part masks from SAM, relative area 0.05-0.6).
     """
 
-    def __init__(
-        self,
-        segmenter: SegmentAnything,
-        area_share: tuple[float, float] = AREA_SHARE,
-        min_inside: float = MIN_INSIDE,
-    ) -> None:
-        if not 0 <= area_share[0] < area_share[1] <= 1:
-            raise ValueError(f"area_share must rise within [0, 1]; got {area_share}.")
+    def __init__(self, segmenter: SegmentAnything, min_inside: float = MIN_INSIDE) -> None:
         if not 0 < min_inside <= 1:
             raise ValueError(f"min_inside must lie in (0, 1]; got {min_inside}.")
-        self._segmenter, self._area_share, self._min_inside = segmenter, area_share, min_inside
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        sam: ModelSource | str | os.PathLike[str] = SAM,
-        *,
-        area_share: tuple[float, float] = AREA_SHARE,
-        min_inside: float = MIN_INSIDE,
-        device: str = "auto",
-    ) -> SamParts:
-        """Load SAM.
-
-        Args:
-            sam: Hub repository or folder.
-            area_share: As above.
-            min_inside: As above.
-            device: ``"auto"`` (CUDA if available), or a torch device.
-
-        Raises:
-            ImportError: If transformers is not installed; the message names the extra.
-            ModelError: If the model is missing or incomplete.
-        """
-        return cls(SegmentAnything.from_pretrained(sam, device=device), area_share, min_inside)
+        self._segmenter, self._min_inside = segmenter, min_inside
 
     def __call__(self, view: SubjectView, point: tuple[float, float]) -> Mask | None:
         """Segment the part around a point.
@@ -74,8 +40,8 @@ class SamParts:
             point: (x, y) in pixels; the centre of the first pixel is 0.5.
 
         Returns:
-            bool [H, W], one component inside the subject around the point, outside ``area_share``
-            if no candidate is within; None without a candidate.
+            bool [H, W], one component inside the subject around the point, outside 0.05 to 0.6
+            of its area if no candidate is within; None without a candidate.
 
         Raises:
             ValueError: If the point lies outside the image.
@@ -88,7 +54,7 @@ class SamParts:
             return None
         candidates = self._segmenter.at_point(view.pixels, point)
         subject = np.count_nonzero(view.mask)
-        least, most = self._area_share
+        least, most = AREA_SHARE
         best: tuple[tuple[float, float], Mask] | None = None
         for mask, quality in zip(candidates.masks, candidates.quality, strict=True):
             inside = mask & view.mask

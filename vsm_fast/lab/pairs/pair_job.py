@@ -28,7 +28,7 @@ from vsm_fast.lab.pairs.pair_inputs import open_source
 from vsm_fast.lab.pairs.pair_pipeline import PairMaker, PairSettings
 from vsm_fast.lab.pairs.pair_shards import write_pair_shard
 from vsm_fast.lab.pairs.pairs import ControlledPair
-from vsm_fast.lab.pairs.stages import make_stages
+from vsm_fast.lab.pairs.stage_choice import make_stages
 from vsm_fast.scorer import VSMScorer
 
 _log = logging.getLogger(__name__)

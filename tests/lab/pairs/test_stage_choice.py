@@ -11,7 +11,7 @@ from vsm_fast.lab.pairs.alterations import LabChange, OfflineAlterer
 from vsm_fast.lab.pairs.descriptor_parts import DescriptorParts
 from vsm_fast.lab.pairs.pretrained.inpainting import Inpainter
 from vsm_fast.lab.pairs.pretrained.sam_parts import SamParts
-from vsm_fast.lab.pairs.stages import make_stages
+from vsm_fast.lab.pairs.stage_choice import make_stages
 
 one_thread = tiny_models.one_thread
 

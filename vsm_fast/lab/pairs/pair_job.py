@@ -49,7 +49,7 @@ class PairJob:
         kinds: Alterations; all of the alterer's if empty.
         masker, parts, alterer, change: Names of the stages.
         detector_model, sam_model, alterer_model: Weights of pretrained stages, as in
-            ``vsm_fast.lab.pairs.stages.make_stages``.
+            ``vsm_fast.lab.pairs.stage_choice.make_stages``.
         model: Model that extracts the descriptors.
         subjects, excluded: Sub-folders of the source to use, and to leave out.
         settings: Limits of the filters.

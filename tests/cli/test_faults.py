@@ -118,7 +118,7 @@ def test_a_signal_ends_the_run_and_leaves_no_partial_files(
         try:
             sys.stderr = log.open("w", buffering=1)
             if during == "scoring":
-                Describer.computed = wait  # type: ignore[assignment,method-assign]
+                Describer.compute = wait  # type: ignore[assignment,method-assign]
             else:
                 pq.write_table = wait
             exit_code = main([*PAIR, "--out", str(out), "--heatmaps", str(folder / "maps")])
@@ -126,7 +126,8 @@ def test_a_signal_ends_the_run_and_leaves_no_partial_files(
             exit_code = int(str(error.code))
         finally:
             os._exit(exit_code)
-    assert os.read(ready, 1)
+    os.close(started)  # a child that ends early closes the pipe: the test fails, and does not wait
+    assert os.read(ready, 1), log.read_text()
     os.kill(child, sent)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code, log.read_text()
     assert "Traceback" not in log.read_text()

@@ -191,7 +191,7 @@ def _leak_until_refused():
     """Leak memory with every batch; the system refuses the eighth."""
     import resource
 
-    piece, kept, plain = 2**28, [], Describer.computed
+    piece, kept, plain = 2**28, [], Describer.compute
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + 7 * piece + piece // 2
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -200,7 +200,7 @@ def _leak_until_refused():
         kept.append(np.empty(piece, np.uint8))  # untouched: the limit is on addresses
         return plain(*arguments)
 
-    Describer.computed = leaking
+    Describer.compute = leaking
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")

@@ -111,7 +111,7 @@ def test_an_interrupted_export_leaves_nothing(small_model, tmp_path, monkeypatch
 
 def test_a_folder_of_something_else_is_left_as_it_is(small_model, tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ModelError, match="left as it is"):
+    with pytest.raises(ModelError, match="Choose a new folder"):
         export_onnx(small_model, tmp_path)
     assert (tmp_path / "notes.txt").exists()
 

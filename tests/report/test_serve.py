@@ -303,6 +303,11 @@ def test_idle_clients_do_not_block_others(port, sent):
             assert ask(port, "GET", "/")[0] == 200
 
 
+def test_a_new_client_is_not_dropped_for_itself(port, monkeypatch):
+    monkeypatch.setattr("vsm_fast.report.server._MAX_CONNECTIONS", 0)
+    assert ask(port, "GET", "/")[0] == 200
+
+
 @pytest.mark.parametrize("sent", [*UNFINISHED, HEAD + "\r\n"])
 def test_clients_without_progress_are_dropped(monkeypatch, sent):
     lost, plain = threading.Semaphore(0), Connection.connection_lost

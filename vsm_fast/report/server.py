@@ -252,7 +252,8 @@ class Connection(H11Protocol):
         self._since = self.loop.time()
         self._seen: tuple[Any, int] = (None, 0)
         self._timer = self.loop.call_later(self.patience, self._check)
-        idle = [one for one in self.connections if isinstance(one, Connection) and one._is_idle()]
+        others = (one for one in self.connections if one is not self)
+        idle = [one for one in others if isinstance(one, Connection) and one._is_idle()]
         if len(self.connections) > _MAX_CONNECTIONS and idle:
             oldest = min(idle, key=lambda other: other._since)
             self.connections.discard(oldest)

@@ -11,13 +11,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vsm_fast.errors import WRONG_JSON, ModelError
 from vsm_fast.files import sha256_of, write_json
 from vsm_fast.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECORD = "export.json"
 ONNX = "model.onnx"
@@ -153,6 +154,8 @@ def run_in_range(
         images: float [N, 3, R, R].
         batch: Batch sizes that ``run`` accepts.
     """
+    import torch  # the export commands read options before they import it
+
     parts = []
     for part in images.split(batch.most):
         outputs = run(padded(part, batch.least))
@@ -163,6 +166,8 @@ def run_in_range(
 
 def padded(images: Tensor, size: int) -> Tensor:
     """Return a batch of at least ``size`` images; added rows repeat the last one."""
+    import torch
+
     missing = size - len(images)
     if missing <= 0:
         return images

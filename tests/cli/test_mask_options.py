@@ -54,7 +54,7 @@ def test_masks_are_found_where_there_are_none_and_the_table_says_so(photographs,
         ("robot_toy/repainted.jpg", "ok", "grabcut", "grabcut"),
     ]  # fmt: skip
     output = capsys.readouterr().out
-    assert "masks: references 3 grabcut, 2 given; generations 4 grabcut, 1 unknown" in output
+    assert "masks: references 3 grabcut, 2 given; generated images 4 grabcut, 1 unknown" in output
     assert "gens/robot_toy/flat.png: grabcut found no 'robot_toy'. Pass a mask." in output
 
 

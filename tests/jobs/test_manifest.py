@@ -295,7 +295,9 @@ def test_separator_and_encoding_are_detected_and_noted(tmp_path, name, text, enc
     masks = [row.gen_mask and row.gen_mask.name for row in pairing.rows]
     assert [(row.ref.name, row.gen.name) for row in pairing.rows] == [row[:2] for row in ROWS]
     assert masks == [None, "m.png"]
-    assert [said in note for note in pairing.notes] == [True] * bool(said)
+    assert [said in note and note.count(str(path)) == 1 for note in pairing.notes] == [True] * bool(
+        said
+    )
 
 
 @pytest.mark.parametrize(

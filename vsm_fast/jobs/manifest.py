@@ -139,7 +139,11 @@ def read_manifest(
             f"manifest {path}: ids must be unique; {', '.join(twice[:5])} "
             f"{'is' if len(twice) == 1 else 'are'} repeated."
         )
-    return Pairing(rows, tuple(f"{path}: {sentence}" for sentence in notes.sentences()))
+    sentences = (
+        sentence if sentence.startswith(str(path)) else f"{path}: {sentence}"
+        for sentence in notes.sentences()
+    )
+    return Pairing(rows, tuple(sentences))
 
 
 def _records(file: str, names: Mapping[str, str], notes: Notes) -> Iterator[tuple[str, Record]]:

@@ -57,7 +57,7 @@ def score_table(scores: VSMScores, ids: Sequence[str], subjects: Sequence[str]) 
     if any(set(counts) - {"given", ""} for counts in origins):
         texts = (", ".join(f"{n} {name or 'unknown'}" for name, n in counts.most_common())
                  for counts in origins)  # fmt: skip
-        parts.append("masks: references {}; generations {}".format(*texts))
+        parts.append("masks: references {}; generated images {}".format(*texts))
     failed = np.flatnonzero(~scored).tolist()
     if failed:
         lines = [f"  {_printable(ids[i])}: {_printable(scores.reason[i])}" for i in failed]

@@ -35,7 +35,7 @@ _LIKE_SIZE = 0.3  # area of the second largest piece per largest
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What copies and lost colour are told by.
+    """Features of an image that reveal copies and lost colour.
 
     Attributes:
         thumbnail: uint8 [64, 64], the whole image in grey, stretched to a square.

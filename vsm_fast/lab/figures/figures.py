@@ -88,7 +88,7 @@ _P = ParamSpec("_P")
 
 
 def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Draw a figure in this module's style, whatever style the caller has set."""
+    """Draw a figure in this module's style, independent of the caller's."""
 
     @wraps(draw)
     def drawn(*positional: _P.args, **keyword: _P.kwargs) -> Figure:
